@@ -1,0 +1,99 @@
+# Everything a developer does, one word each. `make help` reads the comments behind the targets.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+PROTO_DEPS := .proto-deps
+PROTOS := $(wildcard proto/taskservice/v1/*.proto)
+
+# What `make proto-check` compares the contract with: the main branch, and on it the commit before.
+AGAINST ?= $(if $(filter main,$(shell git branch --show-current 2>/dev/null)),HEAD~1,main)
+
+export UV_PYTHON_DOWNLOADS := never
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: setup
+setup: $(INSTALLED) ## Install everything into .venv (with uv where there is one)
+
+$(INSTALLED): pyproject.toml requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+		uv pip sync --quiet --require-hashes --python $(BIN)/python requirements-dev.lock && \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . ; \
+	else \
+		$(PYTHON) -m venv $(VENV) && \
+		$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.lock && \
+		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . ; \
+	fi
+	@touch $@
+
+.PHONY: run
+run: $(INSTALLED) ## Start the service, with its own PostgreSQL unless the environment names another
+	@exec $(BIN)/python -m server serve
+
+.PHONY: migrate
+migrate: $(INSTALLED) ## Bring the database's schema to the newest revision
+	@$(BIN)/python -m server migrate
+
+.PHONY: lint
+lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the contract
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@buf lint
+	@buf format --diff --exit-code proto
+
+.PHONY: format
+format: $(INSTALLED) ## Format the code and the contract
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@buf format --write proto
+
+# Google's protos lie in an installed wheel, protovalidate's only in a source distribution.
+$(PROTO_DEPS)/fetched: $(INSTALLED) proto/requirements.lock
+	@rm -rf $(PROTO_DEPS) && mkdir -p $(PROTO_DEPS)/google/api
+	@$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation --no-binary :all: \
+		--require-hashes --requirement proto/requirements.lock --dest $(PROTO_DEPS)/sdist
+	@tar -xzf $(PROTO_DEPS)/sdist/*.tar.gz -C $(PROTO_DEPS) --strip-components=3 \
+		--wildcards '*/upstream/proto/buf/validate/validate.proto'
+	@rm -r $(PROTO_DEPS)/sdist
+	@api=$$($(BIN)/python -c 'import google.api, os; print(os.path.dirname(google.api.annotations_pb2.__file__))' \
+		2>/dev/null || $(BIN)/python -c 'from google.api import http_pb2; print(http_pb2.__file__.rsplit("/", 1)[0])'); \
+		cp $$api/annotations.proto $$api/http.proto $$api/field_behavior.proto $(PROTO_DEPS)/google/api/
+	@touch $@
+
+.PHONY: proto
+proto: $(PROTO_DEPS)/fetched ## Write generated/ from proto/
+	@rm -rf generated && mkdir generated
+	@$(MAKE) --no-print-directory generate INTO=generated
+
+.PHONY: generate
+generate:
+	@$(BIN)/python -m grpc_tools.protoc -I proto -I $(PROTO_DEPS) \
+		--python_out=$(INTO) --mypy_out=quiet:$(INTO) buf/validate/validate.proto $(PROTOS:proto/%=%)
+	@$(BIN)/python -m grpc_tools.protoc -I proto -I $(PROTO_DEPS) \
+		--grpc_python_out=$(INTO) --mypy_grpc_out=quiet:$(INTO) taskservice/v1/task_service.proto
+
+.PHONY: proto-check
+proto-check: $(PROTO_DEPS)/fetched ## Fail if generated/ is not what proto/ gives, or breaks a client
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+		$(MAKE) --no-print-directory generate INTO="$$fresh" && \
+		diff --recursive --brief --exclude=__pycache__ "$$fresh" generated
+
+.PHONY: lock
+lock: ## Write the locks anew from pyproject.toml (needs uv)
+	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
+		--no-emit-index-url pyproject.toml --output-file requirements.lock
+	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
+		--no-emit-index-url --extra embedded --extra dev --constraint requirements.lock \
+		pyproject.toml --output-file requirements-dev.lock

@@ -1,0 +1,108 @@
+"""The one place that knows both representations of a task: the message and the row."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from taskservice.v1.task_pb2 import (
+    TASK_PRIORITY_MEDIUM,
+    TASK_PRIORITY_UNSPECIFIED,
+    TASK_STATUS_PENDING,
+    TASK_STATUS_UNSPECIFIED,
+    Task,
+    TaskPriority,
+    TaskStatus,
+)
+from taskservice.v1.task_service_pb2 import TaskStats
+
+from storage.repository import StatusPriorityCount
+from storage.tables import TaskRow
+
+_ETAG = re.compile(r'"([0-9a-f]{1,15})"')
+_NO_VERSION = 0
+
+
+def task_to_proto(row: TaskRow) -> Task:
+    """The message of a row."""
+    columns = row._asdict()  # A column has the name of its field.
+    del columns["version"]
+    return Task(**columns, etag=etag_of(row))
+
+
+def task_values(task: Task) -> dict[str, Any]:
+    """The writable columns of a message; what it does not say has its default."""
+    return {
+        "title": task.title,
+        "description": task.description,
+        "status": task.status or TASK_STATUS_PENDING,
+        "priority": task.priority or TASK_PRIORITY_MEDIUM,
+        "assigned_to": task.assigned_to,
+        "due_date": to_datetime(task.due_date) if task.HasField("due_date") else None,
+        "tags": distinct_tags(task.tags),
+    }
+
+
+def merged_values(row: TaskRow, task: Task, fields: frozenset[str]) -> dict[str, Any]:
+    """The writable columns of a row after these fields were taken from the message."""
+    return {
+        name: value if name in fields else getattr(row, name)
+        for name, value in task_values(task).items()
+    }
+
+
+def distinct_tags(tags: Iterable[str]) -> list[str]:
+    """The tags without those that repeat an earlier one in another case."""
+    first_spellings: dict[str, str] = {}
+    for tag in tags:
+        first_spellings.setdefault(tag.casefold(), tag)
+    return list(first_spellings.values())
+
+
+def stats_to_proto(counts: Iterable[StatusPriorityCount], as_of: dt.datetime) -> TaskStats:
+    """The statistics; every status and priority stands in them, also with 0."""
+    by_status = {status: 0 for status in TaskStatus.values() if status != TASK_STATUS_UNSPECIFIED}
+    by_priority = {
+        priority: 0 for priority in TaskPriority.values() if priority != TASK_PRIORITY_UNSPECIFIED
+    }
+    overdue = 0
+    for count in counts:
+        by_status[count.status] += count.total  # type: ignore[index]
+        by_priority[count.priority] += count.total  # type: ignore[index]
+        overdue += count.overdue
+    return TaskStats(
+        total=sum(by_status.values()),
+        by_status=[
+            TaskStats.StatusCount(status=status, count=count) for status, count in by_status.items()
+        ],
+        by_priority=[
+            TaskStats.PriorityCount(priority=priority, count=count)
+            for priority, count in by_priority.items()
+        ],
+        overdue=overdue,
+        as_of=as_of,  # type: ignore[arg-type]  # protobuf takes a datetime too.
+    )
+
+
+def etag_of(row: TaskRow) -> str:
+    """The etag, quoted as RFC 7232 has it: opaque to callers, the row's version to us."""
+    return f'"{row.version:x}"'
+
+
+def version_of(etag: str) -> int | None:
+    """The version that an etag stands for; None when there is no etag.
+
+    An etag that was never ours is no mistake of form: it stands for a version that no task has.
+    """
+    if not etag:
+        return None
+    match = _ETAG.fullmatch(etag)
+    return int(match[1], 16) if match else _NO_VERSION
+
+
+def to_datetime(timestamp: Timestamp) -> dt.datetime:
+    """The moment in UTC, cut to the microseconds that the database keeps."""
+    return timestamp.ToDatetime(dt.UTC)

@@ -1,0 +1,167 @@
+"""Errors on the wire: one table from exception to status (AIP-193), applied in one place.
+
+Code below the error interceptor raises what went wrong; here it becomes a code, a message for
+people and details for programs: an ErrorInfo always, and what else fits.
+
+    InvalidRequestError          rules of the contract are broken, with every violation
+    TransitionNotAllowedError    the status does not lead to the new one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from google.protobuf import any_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from taskservice.v1 import task_pb2
+
+from storage import errors as storage
+
+DOMAIN = "taskservice"
+_RETRY_DELAY = Duration(seconds=1)
+
+FieldViolation: TypeAlias = error_details_pb2.BadRequest.FieldViolation
+
+
+def violation(field: str, description: str, reason: str) -> FieldViolation:
+    """What is wrong with a field: for people, and in UPPER_SNAKE_CASE for programs."""
+    return FieldViolation(field=field, description=description, reason=reason)  # type: ignore[call-arg]
+
+
+class InvalidRequestError(Exception):
+    """The request breaks rules of the contract."""
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+class TransitionNotAllowedError(Exception):
+    """A task's status does not lead to the one that was asked for."""
+
+    def __init__(self, task_id: str, before: int, after: int) -> None:
+        names = [task_pb2.TaskStatus.Name(status) for status in (before, after)]  # type: ignore[arg-type]
+        super().__init__(f"{names[0]} does not lead to {names[1]}")
+        self.task_id = task_id
+
+
+class _Row(NamedTuple):
+    """A row of the table: the code, the reason, the message and the details beside ErrorInfo."""
+
+    code: int
+    reason: str
+    message: Callable[[Exception], str]
+    details: Callable[[Exception], Sequence[Message]] = lambda _: ()
+
+
+def _says(text: str) -> Callable[[Exception], str]:
+    return lambda _: text
+
+
+def _violations(error: Any) -> Sequence[Message]:
+    return [error_details_pb2.BadRequest(field_violations=error.violations)]
+
+
+def _task(error: Exception) -> Sequence[Message]:
+    return [
+        error_details_pb2.ResourceInfo(
+            resource_type="taskservice.v1.Task", resource_name=getattr(error, "task_id", "")
+        )
+    ]
+
+
+def _precondition(kind: str) -> Callable[[Exception], Sequence[Message]]:
+    def details(error: Exception) -> Sequence[Message]:
+        violation = error_details_pb2.PreconditionFailure.Violation(
+            type=kind, subject=getattr(error, "task_id", ""), description=str(error)
+        )
+        return [*_task(error), error_details_pb2.PreconditionFailure(violations=[violation])]
+
+    return details
+
+
+def _retry(_: Exception) -> Sequence[Message]:
+    return [error_details_pb2.RetryInfo(retry_delay=_RETRY_DELAY)]
+
+
+TABLE: dict[type[Exception], _Row] = {
+    InvalidRequestError: _Row(code_pb2.INVALID_ARGUMENT, "INVALID_REQUEST", str, _violations),
+    storage.TaskNotFoundError: _Row(
+        code_pb2.NOT_FOUND, "TASK_NOT_FOUND", _says("there is no such task"), _task
+    ),
+    storage.TaskExistsError: _Row(
+        code_pb2.ALREADY_EXISTS, "TASK_EXISTS", _says("there is a task with this id"), _task
+    ),
+    storage.TaskNotDeletedError: _Row(
+        code_pb2.ALREADY_EXISTS, "TASK_NOT_DELETED", _says("the task is not deleted"), _task
+    ),
+    storage.RequestIdReusedError: _Row(
+        code_pb2.ALREADY_EXISTS,
+        "REQUEST_ID_REUSED",
+        _says("the request_id was used with another request"),
+    ),
+    storage.VersionMismatchError: _Row(
+        code_pb2.ABORTED, "ETAG_MISMATCH", _says("the task was written since; read it again"), _task
+    ),
+    storage.TransactionConflictError: _Row(
+        code_pb2.ABORTED,
+        "TRANSACTION_CONFLICT",
+        _says("the write gave way to others; try again"),
+        _retry,
+    ),
+    storage.TaskDeletedError: _Row(
+        code_pb2.FAILED_PRECONDITION,
+        "TASK_DELETED",
+        _says("the task is deleted; undelete it first"),
+        _precondition("TASK_DELETED"),
+    ),
+    TransitionNotAllowedError: _Row(
+        code_pb2.FAILED_PRECONDITION,
+        "STATUS_TRANSITION_NOT_ALLOWED",
+        str,
+        _precondition("STATUS_TRANSITION"),
+    ),
+    storage.StatementTimeoutError: _Row(
+        code_pb2.DEADLINE_EXCEEDED, "STATEMENT_TIMEOUT", _says("the query took too long")
+    ),
+    storage.StatementCancelledError: _Row(
+        code_pb2.CANCELLED, "CALL_CANCELLED", _says("the call was cancelled")
+    ),
+    storage.DatabaseUnavailableError: _Row(
+        code_pb2.UNAVAILABLE, "DATABASE_UNAVAILABLE", _says("the database is away"), _retry
+    ),
+}
+
+
+def status_of(error: Exception) -> status_pb2.Status | None:
+    """The status that the table gives to an exception; None for one that it does not know."""
+    row = TABLE.get(type(error))
+    if row is None:
+        return None
+    return status(row.code, row.message(error), row.reason, *row.details(error))
+
+
+def internal_status(request_id: str) -> status_pb2.Status:
+    """The status of what nobody foresaw. It says where to look, and nothing of what happened."""
+    return status(
+        code_pb2.INTERNAL, "internal error", "INTERNAL", metadata={"request_id": request_id}
+    )
+
+
+def status(
+    code: int,
+    message: str,
+    reason: str,
+    *details: Message,
+    metadata: dict[str, str] | None = None,
+) -> status_pb2.Status:
+    """A google.rpc.Status with an ErrorInfo before the other details."""
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    packed = []
+    for detail in (info, *details):
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(detail)
+    return status_pb2.Status(code=code, message=message, details=packed)

@@ -1,0 +1,45 @@
+"""Server reflection, v1 and v1alpha, of our contract and what it imports, and of nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from taskservice.v1 import task_service_pb2
+
+_SERVICES = tuple(
+    service.full_name for service in task_service_pb2.DESCRIPTOR.services_by_name.values()
+)
+
+
+def add_reflection(server: grpc.Server) -> None:
+    """Serves reflection under both of its names.
+
+    grpcio-reflection knows v1alpha only; v1 has the same messages, so that the same servicer
+    answers for it.
+    """
+    pool = DescriptorPool()
+    _add_file(pool, task_service_pb2.DESCRIPTOR)
+    servicer = reflection.ReflectionServicer(_SERVICES, pool=pool)
+    handler: Any = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    for version in ("v1", "v1alpha"):
+        service = grpc.method_handlers_generic_handler(
+            f"grpc.reflection.{version}.ServerReflection", {"ServerReflectionInfo": handler}
+        )
+        server.add_generic_rpc_handlers((service,))
+
+
+def _add_file(pool: DescriptorPool, file: FileDescriptor) -> None:
+    for dependency in file.dependencies:
+        _add_file(pool, dependency)
+    proto = FileDescriptorProto()
+    file.CopyToProto(proto)
+    pool.Add(proto)

@@ -1,0 +1,194 @@
+"""Settings: read from the environment and `.env`, checked once, before anything starts.
+
+`.env.example` lists them all with a line of meaning each.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+_SECRET_KEY_CHARACTERS = 32
+_DRIVER = "postgresql+psycopg2"
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used: one line for each, which names it and never shows a secret."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+class Settings(BaseSettings):
+    """What the service can be told. Durations name their unit in their last word."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    app_name: str = "task-service"
+    version: str = metadata.version("task-service")
+    environment: Literal["development", "staging", "production"] = "development"
+    debug: bool = False
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    grpc_host: str = "127.0.0.1"
+    grpc_port: int = Field(50051, ge=0, le=65535)
+    workers: int | None = Field(None, ge=1, le=256)
+    threads_per_worker: int = Field(4, ge=1, le=256)
+    shutdown_delay_seconds: float | None = Field(None, ge=0, le=600)
+    shutdown_grace_seconds: float = Field(30, ge=0, le=3600)
+    health_check_interval_seconds: float = Field(2, gt=0, le=60)
+
+    database_url: SecretStr | None = None
+    db_host: str | None = None
+    db_port: int = Field(5432, ge=1, le=65535)
+    db_name: str = "tasks"
+    db_user: str = "tasks"
+    db_password: SecretStr | None = None
+    db_pool_size: int = Field(20, ge=1, le=1000)
+    db_max_overflow: int = Field(10, ge=0, le=1000)
+    db_pool_recycle_seconds: float = Field(3600, gt=0)
+    db_statement_timeout_seconds: float = Field(30, gt=0, le=3600)
+    data_dir: Path = Path(".data")
+
+    secret_key: SecretStr | None = None
+    request_id_retention_hours: float = Field(24, gt=0)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Settings:
+        lines = [*self._database_mistakes(), *self._secret_mistakes()]
+        if lines:
+            raise ValueError("\n".join(lines))
+        return self
+
+    def _database_mistakes(self) -> list[str]:
+        if self.database_url and self.db_host:
+            return ["DATABASE_URL: set either this or DB_HOST, not both"]
+        if self.database_url and _parsed(self.database_url) is None:
+            return ["DATABASE_URL: must be a URL such as postgresql://user:password@host/name"]
+        if self.environment != "development" and not self.explicit_database_url:
+            return [f"DATABASE_URL: must be set (or DB_HOST) in {self.environment}"]
+        return []
+
+    def _secret_mistakes(self) -> list[str]:
+        if self.environment == "development":
+            return []
+        key = self.secret_key.get_secret_value() if self.secret_key else ""
+        if len(key) >= _SECRET_KEY_CHARACTERS:
+            return []
+        return [
+            f"SECRET_KEY: must have {_SECRET_KEY_CHARACTERS} characters or more "
+            f"in {self.environment}"
+        ]
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Reads the settings. Raises: SettingsError."""
+        try:
+            return cls()
+        except ValidationError as error:
+            raise SettingsError(_readable(error)) from None
+
+    @property
+    def explicit_database_url(self) -> str | None:
+        """The database that the settings name; None when the embedded one is meant."""
+        if self.database_url:
+            url = _parsed(self.database_url)
+        elif self.db_host:
+            url = URL.create(
+                _DRIVER,
+                username=self.db_user,
+                password=self.db_password.get_secret_value() if self.db_password else None,
+                host=self.db_host,
+                port=self.db_port,
+                database=self.db_name,
+            )
+        else:
+            return None
+        return url.render_as_string(hide_password=False) if url else None
+
+    @property
+    def worker_count(self) -> int:
+        """How many processes serve: one in development, else one for each usable core."""
+        return self.workers or (1 if self.environment == "development" else usable_cores())
+
+    @property
+    def drain_delay_seconds(self) -> float:
+        """How long to go on serving after NOT_SERVING, so that balancers can turn away."""
+        if self.shutdown_delay_seconds is not None:
+            return self.shutdown_delay_seconds
+        return 0 if self.environment == "development" else 5
+
+    def key(self) -> bytes:
+        """The secret that keys are derived from; in development made once, kept in DATA_DIR."""
+        if self.secret_key is not None:
+            return self.secret_key.get_secret_value().encode()
+        path = self.data_dir / "secret_key"
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return path.read_bytes()
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(_SECRET_KEY_CHARACTERS))
+        return path.read_bytes()
+
+
+def _parsed(secret: SecretStr) -> URL | None:
+    try:
+        url = make_url(secret.get_secret_value())
+    except (ArgumentError, ValueError):
+        return None
+    if url.drivername not in {"postgres", "postgresql", _DRIVER}:
+        return None
+    return url.set(drivername=_DRIVER)
+
+
+def _readable(error: ValidationError) -> list[str]:
+    lines = []
+    for mistake in error.errors(include_url=False, include_input=False):
+        name = "_".join(str(part) for part in mistake["loc"]).upper()
+        message = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
+            message = "there is no such setting; see .env.example"
+        lines += [f"{name}: {message}"] if name else message.splitlines()
+    return sorted(lines)
+
+
+def usable_cores(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> int:
+    """The cores that this process may use: its affinity, within the CPU quota of its cgroup."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quotas = [math.ceil(quota) for quota in _cgroup_quotas(root, membership)]
+    return max(1, min([cores or 1, *quotas]))
+
+
+def _cgroup_quotas(root: Path, membership: Path) -> Iterator[float]:
+    """Every quota that holds here, in cores: cgroup v2 `cpu.max`, or v1 `cpu.cfs_quota_us`."""
+    limits = [[root / "cpu" / "cpu.cfs_quota_us", root / "cpu" / "cpu.cfs_period_us"]]
+    with suppress(OSError):
+        group = membership.read_text().rpartition("0::")[2].strip().strip("/")
+        limits += [[root / level / "cpu.max"] for level in (Path(group), *Path(group).parents)]
+    for files in limits:
+        with suppress(OSError):
+            quota, period = " ".join(file.read_text().strip() for file in files).split()
+            if quota not in {"max", "-1"}:
+                yield int(quota) / int(period)

@@ -1,0 +1,186 @@
+"""Several workers as one service: started, watched, replaced and stopped together.
+
+Each worker is forked before grpc is imported, for grpc does not survive a fork. Workers share the
+port. A worker that dies is replaced, later each time it dies young; when that goes on, the service
+ends. A worker whose supervisor is gone drains and ends too: it waits on a pipe that only the
+supervisor holds open.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from signal import SIGCHLD, SIGHUP, SIGINT, SIGTERM
+
+import structlog
+
+from server.process import Signals
+
+log = structlog.get_logger()
+
+# A worker that lived shorter than this died young; after so many in a row the service ends.
+_YOUNG_SECONDS = 10.0
+_CRASH_LOOP = 5
+_MAX_BACKOFF_SECONDS = 8.0
+_TICK_SECONDS = 1.0
+
+Serve = Callable[[int, Callable[[], object]], bool]
+"""What a worker does: given the descriptor that closes when the supervisor is gone, and what to
+call when it serves, it returns whether it ended in order."""
+
+
+@dataclass
+class _Worker:
+    pid: int
+    ready_fd: int
+    started: float = field(default_factory=time.monotonic)
+    ready: bool = False
+    retiring: bool = False
+
+
+class Supervisor:
+    """Keeps `count` workers serving."""
+
+    def __init__(
+        self,
+        count: int,
+        serve: Serve,
+        *,
+        on_ready: Callable[[], None],
+        stop_within_seconds: float,
+    ) -> None:
+        self._count = count
+        self._serve = serve
+        self._on_ready = on_ready
+        self._stop_within_seconds = stop_within_seconds
+        self._workers: dict[int, _Worker] = {}
+        self._to_replace: list[int] = []
+        self._died_young = 0
+        self._not_before = 0.0
+        self._stop_by: float | None = None
+        self._announced = False
+        self._in_order = True
+
+    def run(self) -> bool:
+        """Runs until a signal ends the service; returns whether it ended in order."""
+        self._parent, self._alive = os.pipe()
+        with Signals(SIGTERM, SIGINT, SIGHUP, SIGCHLD) as signals:
+            self._signals = signals
+            while self._stop_by is None or self._workers:
+                self._keep_count()
+                self._replace_next()
+                waiting = [worker.ready_fd for worker in self._starting()]
+                for number in signals.wait(_TICK_SECONDS, also=waiting):
+                    self._receive(number)
+                self._note_ready()
+                self._reap()
+                self._kill_overdue()
+        return self._in_order
+
+    def _receive(self, number: int) -> None:
+        if number == SIGHUP:
+            log.info("replacing workers")
+            self._to_replace = [pid for pid, w in self._workers.items() if not w.retiring]
+        elif number in {SIGTERM, SIGINT}:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Drains every worker; at a second signal they get theirs, and stop at once."""
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + self._stop_within_seconds
+        for pid in self._workers:
+            os.kill(pid, SIGTERM)
+
+    def _keep_count(self) -> None:
+        if self._stop_by is not None or time.monotonic() < self._not_before:
+            return
+        while len(self._workers) < self._count:
+            self._start_worker()
+
+    def _replace_next(self) -> None:
+        """One at a time: the new worker serves before the old one drains."""
+        workers = self._workers.values()
+        self._to_replace = [pid for pid in self._to_replace if pid in self._workers]
+        if not self._to_replace or self._stop_by is not None:
+            return
+        if any(worker.retiring or not worker.ready for worker in workers):
+            return
+        if len(self._workers) == self._count:
+            self._start_worker()
+        else:
+            pid = self._to_replace.pop(0)
+            self._workers[pid].retiring = True
+            os.kill(pid, SIGTERM)
+
+    def _start_worker(self) -> None:
+        ready, says_ready = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(ready)
+            self._become_worker(says_ready)
+        os.close(says_ready)
+        self._workers[pid] = _Worker(pid, ready)
+
+    def _become_worker(self, says_ready: int) -> None:
+        """In the child: serves, and never returns into what the parent was doing."""
+        code = 1
+        try:
+            os.close(self._alive)
+            os.setsid()  # Ctrl-C at a terminal is the supervisor's, who passes it on once.
+            self._signals.__exit__()
+            if self._serve(self._parent, lambda: os.write(says_ready, b"!")):
+                code = 0
+        except Exception as error:
+            log.exception("worker failed", why=str(error))
+        finally:
+            os._exit(code)
+
+    def _note_ready(self) -> None:
+        for worker in self._starting():
+            if select.select([worker.ready_fd], [], [], 0)[0]:
+                worker.ready = os.read(worker.ready_fd, 1) != b""
+                os.close(worker.ready_fd)
+                worker.ready_fd = -1
+        if not self._announced and sum(w.ready for w in self._workers.values()) == self._count:
+            self._announced = True
+            self._on_ready()
+
+    def _starting(self) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if worker.ready_fd >= 0]
+
+    def _reap(self) -> None:
+        for pid in list(self._workers):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if not done:
+                continue
+            worker = self._workers.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            if worker.retiring or self._stop_by is not None:
+                self._in_order = self._in_order and code == 0
+            else:
+                self._mourn(worker, code)
+
+    def _mourn(self, worker: _Worker, code: int) -> None:
+        """A worker died on its own: when is the next one to start, if at all?"""
+        lived_seconds = time.monotonic() - worker.started
+        if not worker.ready:
+            self._to_replace = []  # What the replacement cannot do, the old one still does.
+        self._died_young = self._died_young + 1 if lived_seconds < _YOUNG_SECONDS else 0
+        backoff_seconds = min(0.25 * 2**self._died_young, _MAX_BACKOFF_SECONDS)
+        self._not_before = time.monotonic() + (backoff_seconds if self._died_young else 0)
+        log.error("worker died", pid=worker.pid, code=code, lived_seconds=round(lived_seconds, 1))
+        if self._died_young >= _CRASH_LOOP:
+            log.critical("workers die as soon as they start; giving up")
+            self._in_order = False
+            self._stop()
+
+    def _kill_overdue(self) -> None:
+        if self._stop_by is None or time.monotonic() < self._stop_by:
+            return
+        for pid in self._workers:
+            log.error("worker did not stop in time; killing it", pid=pid)
+            os.kill(pid, signal.SIGKILL)

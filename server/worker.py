@@ -1,0 +1,119 @@
+"""A process that serves: it starts, waits for a signal, and drains."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from signal import SIGHUP, SIGINT, SIGTERM
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2_grpc
+from taskservice.v1 import task_service_pb2_grpc
+
+from server.health import HealthServicer, ReadinessMonitor
+from server.interceptors import interceptors
+from server.maintenance import Maintenance
+from server.pagination import PageTokens
+from server.process import AddressError, Signals, listen_address
+from server.reflection import add_reflection
+from server.servicer import TaskServicer
+from server.settings import Settings
+from storage.database import Database
+from storage.repository import TaskRepository
+from storage.schema import check_revision
+
+log = structlog.get_logger()
+
+_POLL_SECONDS = 0.05
+
+
+class Worker:
+    """The service in one process: everything that `start` brings up, `drain` brings down."""
+
+    def __init__(self, settings: Settings, database_url: str, *, share_port: bool = False) -> None:
+        self._settings = settings
+        self._database = Database(
+            database_url,
+            pool_size=settings.db_pool_size,
+            max_overflow=settings.db_max_overflow,
+            pool_recycle_seconds=settings.db_pool_recycle_seconds,
+            statement_timeout_seconds=settings.db_statement_timeout_seconds,
+            application_name=settings.app_name,
+        )
+        repository = TaskRepository(self._database)
+        self._maintenance = Maintenance(
+            repository,
+            request_id_retention=dt.timedelta(hours=settings.request_id_retention_hours),
+        )
+        self._health = HealthServicer()
+        self._readiness = ReadinessMonitor(
+            self._health,
+            self._check_schema,
+            interval_seconds=settings.health_check_interval_seconds,
+        )
+        self._server = grpc.server(
+            ThreadPoolExecutor(settings.threads_per_worker, thread_name_prefix="call"),
+            interceptors=interceptors(self._database),
+            options=[("grpc.so_reuseport", int(share_port))],
+        )
+        task_service_pb2_grpc.add_TaskServiceServicer_to_server(
+            TaskServicer(repository, PageTokens(settings.key())), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        add_reflection(self._server)
+
+    def start(self, port: int) -> int:
+        """Serves; returns the port, which is another one only for port 0. Raises: AddressError."""
+        address = listen_address(self._settings.grpc_host, port)
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise AddressError(f"cannot listen on {address}: {error}") from error
+        self._server.start()
+        self._readiness.start()
+        self._maintenance.start()
+        return port
+
+    def drain(self, signals: Signals) -> bool:
+        """Ends in order; at once after a second signal. Returns whether it ended in order.
+
+        Health says NOT_SERVING first and calls still get in, so that balancers can turn away;
+        then no new call gets in, and those that run may finish.
+        """
+        log.info("draining")
+        self._readiness.stop()
+        self._maintenance.stop()
+        self._health.enter_graceful_shutdown()
+        hurried = bool(signals.wait(self._settings.drain_delay_seconds))
+        self._health.end_watches()
+        stopped = self._server.stop(0 if hurried else self._settings.shutdown_grace_seconds)
+        while not stopped.is_set():
+            if signals.wait(_POLL_SECONDS) and not hurried:
+                hurried = True
+                self._server.stop(0)
+        self._database.close()
+        log.info("stopped")
+        return not hurried
+
+    def _check_schema(self) -> None:
+        with self._database.engine.connect() as connection:
+            check_revision(connection)
+
+
+def serve(
+    settings: Settings,
+    database_url: str,
+    port: int,
+    *,
+    share_port: bool = False,
+    parent: tuple[int, ...] = (),
+    on_ready: Callable[[int], object],
+) -> bool:
+    """Serves until a signal comes or the parent's descriptor closes. Raises: AddressError."""
+    with Signals(SIGTERM, SIGINT, SIGHUP) as signals:
+        worker = Worker(settings, database_url, share_port=share_port)
+        on_ready(worker.start(port))
+        signals.wait(also=parent)
+        return worker.drain(signals)

@@ -1,0 +1,247 @@
+"""The connection to PostgreSQL: the pool, retries, cancellation, and errors in our own words.
+
+A read is one statement in AUTOCOMMIT, and so is a write: what must happen together stands in one
+statement (WITH …), which is atomic by itself and costs one round trip.
+"""
+
+from __future__ import annotations
+
+import random
+import select
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import psycopg2
+from sqlalchemy import Engine, Executable, Row, create_engine, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from storage.errors import (
+    DatabaseUnavailableError,
+    StatementCancelledError,
+    StatementTimeoutError,
+    StorageError,
+    TransactionConflictError,
+)
+
+# SQLSTATE: a primary that became a replica; shutdown, crash, start-up, dropped database and idle
+# timeouts; too few connections or too little memory. Class 08 is "connection exception".
+_UNAVAILABLE = {"25006", "57P01", "57P02", "57P03", "57P04", "57P05"}
+_UNAVAILABLE_CLASSES = {"08", "53"}
+_CONFLICT = {"40001", "40P01"}
+_QUERY_CANCELED = "57014"
+
+_CONFLICT_ATTEMPTS = 4
+_IDLE_SECONDS_TRUSTED = 30.0
+_CANCEL_THREADS = 4
+
+Parameters = dict[str, Any]
+Rows = Sequence[Row[Any]]
+
+
+class Cancellation:
+    """Ends the statement of a call that nobody waits for any more.
+
+    As a context manager it covers the statements of its thread. `cancel` may be called from any
+    thread, before, during or after a statement: it never hits a statement of another call, for
+    the connection is not given back while a cancel request is under way.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: Any = None
+        self.cancelled = False
+        self.ended = False
+
+    def __enter__(self) -> Cancellation:
+        self._token = _cancellation.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended = True
+        _cancellation.reset(self._token)
+
+    def cancel(self) -> None:
+        """Ends the running statement, if there is one, and lets none begin; may block."""
+        with self._lock:
+            self.cancelled = True
+            if self._running is not None:
+                self._running.cancel()
+
+    @contextmanager
+    def statement(self, connection: Any) -> Iterator[None]:
+        with self._lock:
+            if self.cancelled:
+                raise StatementCancelledError
+            self._running = connection
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running = None
+
+
+_cancellation: ContextVar[Cancellation | None] = ContextVar("cancellation", default=None)
+
+
+class Database:
+    """A pool of connections to one PostgreSQL database."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int = 20,
+        max_overflow: int = 10,
+        pool_recycle_seconds: float = 3600,
+        pool_timeout_seconds: float = 5,
+        statement_timeout_seconds: float = 30,
+        application_name: str = "task-service",
+    ) -> None:
+        milliseconds = int(statement_timeout_seconds * 1000)
+        self._engine = create_engine(
+            url,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            pool_size=pool_size,
+            max_overflow=max_overflow,
+            pool_recycle=int(pool_recycle_seconds),
+            pool_timeout=pool_timeout_seconds,
+            pool_use_lifo=True,
+            connect_args={
+                "application_name": application_name,
+                "options": f"-c statement_timeout={milliseconds} -c timezone=UTC",
+                # A peer that vanishes without a word is noticed in seconds, not in hours.
+                "connect_timeout": 5,
+                "keepalives_idle": 20,
+                "keepalives_interval": 5,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 20_000,
+            },
+        )
+        event.listen(self._engine, "checkin", _remember_return)
+        event.listen(self._engine, "checkout", _validate)
+        event.listen(self._engine, "handle_error", _recognise_lost_connection)
+        self._cancellers = ThreadPoolExecutor(_CANCEL_THREADS, thread_name_prefix="cancel")
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    def read(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
+        """Runs a statement that changes nothing; once more when the connection was lost.
+
+        Raises: DatabaseUnavailableError, StatementTimeoutError, StatementCancelledError.
+        """
+        try:
+            return self._run(statement, parameters)
+        except DatabaseUnavailableError:
+            return self._run(statement, parameters)
+
+    def write(
+        self, statement: Executable, parameters: Parameters | None = None, *, commit: bool = True
+    ) -> Rows:
+        """Runs a statement that changes something, wholly or not at all.
+
+        Without `commit` it runs, returns what it would, and is rolled back. It is repeated when
+        the database gave it up for another transaction, never when the connection was lost: it
+        may have taken place.
+
+        Raises: as `read`, TransactionConflictError, and IntegrityError of a constraint.
+        """
+        for attempt in range(_CONFLICT_ATTEMPTS):
+            try:
+                return self._run(statement, parameters, commit=commit)
+            except TransactionConflictError:
+                if attempt == _CONFLICT_ATTEMPTS - 1:
+                    raise
+                time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
+        raise AssertionError("unreachable")
+
+    def cancel_later(self, cancellation: Cancellation) -> None:
+        """Cancels from a thread of our own, for callers that must not block."""
+        if not cancellation.ended:
+            self._cancellers.submit(cancellation.cancel)
+
+    def close(self) -> None:
+        self._cancellers.shutdown()
+        self._engine.dispose()
+
+    def _run(
+        self, statement: Executable, parameters: Parameters | None, *, commit: bool = True
+    ) -> Rows:
+        cancellation = _cancellation.get() or Cancellation()
+        with _storage_errors(cancellation), self._engine.connect() as connection:
+            if not commit:
+                connection.execution_options(isolation_level="READ COMMITTED")
+            with cancellation.statement(connection.connection.driver_connection):
+                rows = connection.execute(statement, parameters).all()
+            if not commit:
+                connection.rollback()
+            return rows
+
+
+@contextmanager
+def _storage_errors(cancellation: Cancellation) -> Iterator[None]:
+    """The one place where a driver's error becomes ours."""
+    try:
+        yield
+    except PoolTimeoutError as error:
+        raise DatabaseUnavailableError("every connection of the pool is in use") from error
+    except DBAPIError as error:
+        raise _translated(error, cancellation) or error from error
+
+
+def _translated(error: DBAPIError, cancellation: Cancellation) -> StorageError | None:
+    sqlstate = getattr(error.orig, "pgcode", None)
+    if sqlstate == _QUERY_CANCELED:
+        return StatementCancelledError() if cancellation.cancelled else StatementTimeoutError()
+    if sqlstate in _CONFLICT:
+        return TransactionConflictError(str(error.orig).strip())
+    if _means_unavailable(error.orig):
+        return DatabaseUnavailableError(str(error.orig).strip())
+    return None
+
+
+def _means_unavailable(error: BaseException | None) -> bool:
+    sqlstate = getattr(error, "pgcode", None)
+    if sqlstate is None:  # The server did not say anything: the socket is gone, or never was.
+        return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return sqlstate in _UNAVAILABLE or sqlstate[:2] in _UNAVAILABLE_CLASSES
+
+
+def _recognise_lost_connection(context: ExceptionContext) -> None:
+    if _means_unavailable(context.original_exception):
+        context.is_disconnect = True
+
+
+def _remember_return(_connection: object, record: Any) -> None:
+    record.info["returned_at"] = time.monotonic()
+
+
+def _validate(connection: Any, record: Any, _proxy: object) -> None:
+    """A dead connection never reaches a caller, and a live one costs no round trip.
+
+    The server has nothing to say on an idle connection but that it ends. So one whose socket has
+    something to read is asked, and so is one that was idle long enough to have died in silence.
+    """
+    idle_seconds = time.monotonic() - record.info.get("returned_at", time.monotonic())
+    if idle_seconds < _IDLE_SECONDS_TRUSTED and not _readable(connection):
+        return
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except psycopg2.Error as error:
+        raise DisconnectionError from error
+
+
+def _readable(connection: Any) -> bool:
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

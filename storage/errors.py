@@ -1,0 +1,72 @@
+"""What can go wrong below the servicer, in the words of tasks, never of a driver.
+
+StorageError
+├── TaskNotFoundError            there is no such task
+├── TaskExistsError              the id is taken
+├── TaskDeletedError             the task is deleted, so it cannot be changed
+├── TaskNotDeletedError          the task is not deleted, so it cannot be undeleted
+├── VersionMismatchError         the task was written since it was read
+├── RequestIdReusedError         the request id stands for another request
+├── TransactionConflictError     serialization failures outlasted the retries
+├── StatementTimeoutError        the database ended a statement that took too long
+├── StatementCancelledError      the caller is gone: its statement was not run, or ended
+└── DatabaseUnavailableError     the database is away, starting or failing over
+"""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """The root of what storage raises on purpose."""
+
+
+class TaskError(StorageError):
+    """An error about one task."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+
+class TaskNotFoundError(TaskError):
+    """There is no task with this id."""
+
+
+class TaskExistsError(TaskError):
+    """There is a task with this id already."""
+
+
+class TaskDeletedError(TaskError):
+    """The task is deleted."""
+
+
+class TaskNotDeletedError(TaskError):
+    """The task is not deleted."""
+
+
+class VersionMismatchError(TaskError):
+    """The task has another version than the one that the write was meant for."""
+
+
+class RequestIdReusedError(StorageError):
+    """The principal used this request id for a request with another body."""
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(request_id)
+        self.request_id = request_id
+
+
+class TransactionConflictError(StorageError):
+    """The database gave up the transaction for another one, more often than we retry."""
+
+
+class StatementTimeoutError(StorageError):
+    """The database ended the statement at its statement_timeout."""
+
+
+class StatementCancelledError(StorageError):
+    """The call that the statement was for has ended."""
+
+
+class DatabaseUnavailableError(StorageError):
+    """No connection, a lost one, or a server that starts, stops or is read-only."""

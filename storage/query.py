@@ -1,0 +1,200 @@
+"""What a list asks for, as a typed tree, and the SQL it becomes.
+
+Every value is a bound parameter and every name comes from the tables: no text of a caller's ever
+becomes SQL. What a caller may write is the server's to say (`server/filtering.py`); here every
+tree that can be built has a meaning.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import ColumnElement, Text, and_, bindparam, cast, func, literal, not_, or_, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from storage.tables import INFINITY, SEARCH_CONFIG, TaskRow, absent_last, search_vector, tasks
+
+Value = str | int | dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`field operator value`; an absent time fails every comparison but `!=`."""
+
+    field: str
+    operator: str
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The field has a value: it is neither NULL, nor empty."""
+
+    field: str
+
+
+@dataclass(frozen=True, slots=True)
+class HasTag:
+    """The task has this very tag."""
+
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class HasWords:
+    """The words stand side by side in the field; in title and description when it is None."""
+
+    words: str
+    field: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    term: Filter
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    terms: tuple[Filter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    terms: tuple[Filter, ...]
+
+
+Filter = Comparison | Present | HasTag | HasWords | Not | And | Or
+
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sort:
+    """One term of an order."""
+
+    field: str
+    descending: bool = False
+
+
+NEWEST_FIRST = (Sort("created_at", descending=True),)
+
+Cursor = tuple[Value | None, ...]
+"""A place in an order: a row's value for each term of `total_order`."""
+
+
+def total_order(order: Sequence[Sort]) -> tuple[Sort, ...]:
+    """The order completed to one without ties: by created_at and id, as every index is."""
+    named = {sort.field for sort in order}
+    last = order[-1].descending
+    ties = [Sort(field, last) for field in ("created_at", "id") if field not in named]
+    return (*order, *ties)
+
+
+def cursor_at(row: TaskRow, order: Sequence[Sort]) -> Cursor:
+    """The place of a row in the order."""
+    return tuple(getattr(row, sort.field) for sort in total_order(order))
+
+
+def _operand(field: str) -> ColumnElement[Any]:
+    column = tasks.c[field]
+    return absent_last(column) if column.nullable else column
+
+
+def _comparison(term: Comparison) -> ColumnElement[bool]:
+    column = tasks.c[term.field]
+    value = literal(term.value, column.type)
+    result: ColumnElement[bool] = COMPARISONS[term.operator](_operand(term.field), value)
+    if column.nullable and term.operator in {">", ">="}:
+        return and_(result, column.is_not(None))
+    return result
+
+
+def _presence(field: str) -> ColumnElement[bool]:
+    column = tasks.c[field]
+    if column.nullable:
+        return column.is_not(None)
+    if field == "tags":
+        return func.cardinality(column) > 0
+    return column != "" if field in _TEXTS else literal(value=True)
+
+
+_TEXTS = {"title", "description", "assigned_to", "created_by"}
+
+
+def _words(term: HasWords) -> ColumnElement[bool]:
+    phrase = func.phraseto_tsquery(SEARCH_CONFIG, term.words)
+    found: ColumnElement[bool] = search_vector.bool_op("@@")(phrase)
+    if term.field is None:
+        return found
+    # The index narrows the search to tasks that have the words somewhere.
+    return and_(found, func.to_tsvector(SEARCH_CONFIG, tasks.c[term.field]).bool_op("@@")(phrase))
+
+
+def condition(term: Filter) -> ColumnElement[bool]:
+    """The SQL of a filter; it is never NULL, so that NOT is its complement."""
+    match term:
+        case Comparison():
+            return _comparison(term)
+        case Present(field):
+            return _presence(field)
+        case HasTag(tag):
+            return tasks.c.tags.contains(cast([tag], ARRAY(Text)))
+        case HasWords():
+            return _words(term)
+        case Not(inner):
+            return not_(condition(inner))
+        case And(terms):
+            return and_(*map(condition, terms))
+        case Or(terms):
+            return or_(*map(condition, terms))
+
+
+def ordering(order: Sequence[Sort]) -> list[ColumnElement[Any]]:
+    """The ORDER BY of a list."""
+    return [
+        _operand(sort.field).desc() if sort.descending else _operand(sort.field).asc()
+        for sort in total_order(order)
+    ]
+
+
+def after(order: Sequence[Sort], cursor: Cursor) -> ColumnElement[bool]:
+    """What comes after a place in the order.
+
+    Terms of one direction become a single row comparison, where an index can begin; between runs
+    of different directions the condition is spelled out, under a bound on the first term.
+    """
+    terms = list(zip(total_order(order), cursor, strict=True))
+    runs = [list(run) for _, run in groupby(terms, key=lambda term: term[0].descending)]
+    result: ColumnElement[bool] | None = None
+    for run in reversed(runs):
+        here, there = _row(run)
+        beyond = here < there if run[0][0].descending else here > there
+        result = beyond if result is None else or_(beyond, and_(here == there, result))
+    if len(runs) > 1:
+        here, there = _row(terms[:1])
+        bound = here <= there if terms[0][0].descending else here >= there
+        result = and_(bound, result)  # type: ignore[arg-type]
+    return result  # type: ignore[return-value]
+
+
+def _row(run: Sequence[tuple[Sort, Value | None]]) -> tuple[Any, Any]:
+    here = tuple_(*(_operand(sort.field) for sort, _ in run))
+    there = tuple_(
+        *(
+            INFINITY if value is None else bindparam(None, value, tasks.c[sort.field].type)
+            for sort, value in run
+        )
+    )
+    return here, there

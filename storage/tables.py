@@ -1,0 +1,146 @@
+"""The tables. What is written here is what `alembic check` holds the migrations to.
+
+The constraints repeat the contract's rules (proto/taskservice/v1/task.proto), so that a row that
+breaks them cannot exist, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ColumnElement,
+    DateTime,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+# What the full-text index holds, spelled as PostgreSQL spells it back: a search must use the very
+# same expression to be served by the index.
+SEARCH_CONFIG = text("'simple'::regconfig")
+_SEARCH_VECTOR = "to_tsvector('simple'::regconfig, (title || ' '::text) || description)"
+search_vector: ColumnElement[str] = literal_column(_SEARCH_VECTOR)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("id", Uuid(as_uuid=False), primary_key=True),
+    Column("title", Text, nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column(
+        "status",
+        SmallInteger,
+        nullable=False,
+        comment="1 pending, 2 in progress, 3 completed, 4 cancelled",
+    ),
+    Column(
+        "priority",
+        SmallInteger,
+        nullable=False,
+        comment="1 low, 2 medium, 3 high, 4 urgent",
+    ),
+    Column("assigned_to", Text, nullable=False, server_default=""),
+    Column("due_date", DateTime(timezone=True)),
+    Column("tags", ARRAY(Text), nullable=False, server_default="{}"),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("completed_at", DateTime(timezone=True)),
+    Column("deleted_at", DateTime(timezone=True)),
+    Column("version", BigInteger, nullable=False, server_default="1"),
+    CheckConstraint("char_length(title) BETWEEN 1 AND 200", name="title_length"),
+    CheckConstraint("char_length(description) <= 2000", name="description_length"),
+    CheckConstraint("char_length(assigned_to) <= 200", name="assigned_to_length"),
+    CheckConstraint("status BETWEEN 1 AND 4", name="status_known"),
+    CheckConstraint("priority BETWEEN 1 AND 4", name="priority_known"),
+    CheckConstraint("cardinality(tags) <= 10", name="tags_count"),
+    CheckConstraint(
+        "(status = 3) = (completed_at IS NOT NULL)", name="completed_at_follows_status"
+    ),
+    CheckConstraint("version >= 1", name="version_positive"),
+    Index("idx_task_search", text(_SEARCH_VECTOR), postgresql_using="gin"),
+)
+
+
+class TaskRow(NamedTuple):
+    """A row of `tasks`, its columns in the table's order."""
+
+    id: str
+    title: str
+    description: str
+    status: int
+    priority: int
+    assigned_to: str
+    due_date: dt.datetime | None
+    tags: list[str]
+    created_by: str
+    created_at: dt.datetime
+    updated_at: dt.datetime
+    completed_at: dt.datetime | None
+    deleted_at: dt.datetime | None
+    version: int
+
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("principal", Text, primary_key=True),
+    Column("request_id", Uuid(as_uuid=False), primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("task_id", Uuid(as_uuid=False), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Index("idx_request_created_at", "created_at"),
+    comment="Writes that were asked with a request id and took place",
+)
+
+# A time that is absent compares as one after all others. The indexes hold this expression, so
+# that a page can begin at (due_date, created_at, id) > (…) whether the due date is there or not.
+INFINITY: ColumnElement[dt.datetime] = literal_column("'infinity'::timestamp with time zone")
+
+
+def absent_last(column: Column[dt.datetime]) -> ColumnElement[dt.datetime]:
+    """The column with NULL as infinity: as PostgreSQL places NULLs, and comparable."""
+    return func.coalesce(column, INFINITY)
+
+
+def _ordered(name: str, *columns: ColumnElement[Any]) -> Index:
+    """An index that finds by its columns and gives a page in the list's order."""
+    return Index(name, *columns, tasks.c.created_at, tasks.c.id)
+
+
+_ordered("idx_task_created_at")
+_ordered("idx_task_updated_at", tasks.c.updated_at)
+_ordered("idx_task_due_date", absent_last(tasks.c.due_date))
+_ordered("idx_task_status", tasks.c.status)
+_ordered("idx_task_priority", tasks.c.priority)
+_ordered("idx_task_assigned_to", tasks.c.assigned_to)
+_ordered("idx_task_title", tasks.c.title)
+# Carries everything that the statistics read, so that they are counted from the index alone.
+Index(
+    "idx_task_status_priority",
+    tasks.c.status,
+    tasks.c.priority,
+    tasks.c.due_date,
+    postgresql_where=text("deleted_at IS NULL"),
+)
+Index("idx_task_tags", tasks.c.tags, postgresql_using="gin")
