@@ -44,10 +44,18 @@ run: $(INSTALLED) ## Start the service, with its own PostgreSQL unless the envir
 migrate: $(INSTALLED) ## Bring the database's schema to the newest revision
 	@$(BIN)/python -m server migrate
 
+.PHONY: test
+test: $(INSTALLED) ## Run every test, and fail below 90 % of branches covered
+	@$(BIN)/python -m pytest --cov --cov-report=term
+
+.PHONY: bench
+bench: $(INSTALLED) ## Measure throughput, CPU and round trips per call
+	@$(BIN)/python -m benchmarks.calls
+
 .PHONY: lint
-lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the contract
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the contract's style
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@buf lint
@@ -55,11 +63,35 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and the contract
-	@$(BIN)/ruff check --fix .
-	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
 	@buf format --write proto
 
-# Google's protos lie in an installed wheel, protovalidate's only in a source distribution.
+.PHONY: proto
+proto: $(PROTO_DEPS)/fetched ## Write generated/ from proto/
+	@rm -rf generated && $(MAKE) --no-print-directory generate INTO=generated
+
+.PHONY: proto-check
+proto-check: $(PROTO_DEPS)/fetched ## Fail if generated/ is not what proto/ gives, or clients would break
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+		$(MAKE) --no-print-directory generate INTO="$$fresh/generated" && \
+		diff --recursive --brief --exclude=__pycache__ "$$fresh/generated" generated
+	@before=$$(mktemp -d) && trap 'rm -rf "$$before"' EXIT && \
+		if git archive $(AGAINST) proto buf.yaml 2>/dev/null | tar -x -C "$$before" 2>/dev/null; then \
+			cp -r $(PROTO_DEPS) "$$before" && buf breaking --against "$$before"; \
+		else \
+			echo "no earlier contract to compare with at $(AGAINST)"; \
+		fi
+
+.PHONY: generate
+generate:
+	@mkdir -p $(INTO)
+	@$(BIN)/python -m grpc_tools.protoc -I proto -I $(PROTO_DEPS) \
+		--python_out=$(INTO) --mypy_out=quiet:$(INTO) buf/validate/validate.proto $(PROTOS:proto/%=%)
+	@$(BIN)/python -m grpc_tools.protoc -I proto -I $(PROTO_DEPS) \
+		--grpc_python_out=$(INTO) --mypy_grpc_out=quiet:$(INTO) taskservice/v1/task_service.proto
+
+# Google's protos lie in an installed wheel; protovalidate's only in a source distribution.
 $(PROTO_DEPS)/fetched: $(INSTALLED) proto/requirements.lock
 	@rm -rf $(PROTO_DEPS) && mkdir -p $(PROTO_DEPS)/google/api
 	@$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation --no-binary :all: \
@@ -67,31 +99,20 @@ $(PROTO_DEPS)/fetched: $(INSTALLED) proto/requirements.lock
 	@tar -xzf $(PROTO_DEPS)/sdist/*.tar.gz -C $(PROTO_DEPS) --strip-components=3 \
 		--wildcards '*/upstream/proto/buf/validate/validate.proto'
 	@rm -r $(PROTO_DEPS)/sdist
-	@api=$$($(BIN)/python -c 'import google.api, os; print(os.path.dirname(google.api.annotations_pb2.__file__))' \
-		2>/dev/null || $(BIN)/python -c 'from google.api import http_pb2; print(http_pb2.__file__.rsplit("/", 1)[0])'); \
+	@api=$$($(BIN)/python -c 'from google.api import http_pb2; print(http_pb2.__file__.rsplit("/", 1)[0])') && \
 		cp $$api/annotations.proto $$api/http.proto $$api/field_behavior.proto $(PROTO_DEPS)/google/api/
 	@touch $@
 
-.PHONY: proto
-proto: $(PROTO_DEPS)/fetched ## Write generated/ from proto/
-	@rm -rf generated && mkdir generated
-	@$(MAKE) --no-print-directory generate INTO=generated
+.PHONY: migration
+migration: $(INSTALLED) ## Write a migration from what changed in the tables: make migration NAME="add colour"
+	@$(BIN)/python -m storage.migrations new "$(NAME)"
 
-.PHONY: generate
-generate:
-	@$(BIN)/python -m grpc_tools.protoc -I proto -I $(PROTO_DEPS) \
-		--python_out=$(INTO) --mypy_out=quiet:$(INTO) buf/validate/validate.proto $(PROTOS:proto/%=%)
-	@$(BIN)/python -m grpc_tools.protoc -I proto -I $(PROTO_DEPS) \
-		--grpc_python_out=$(INTO) --mypy_grpc_out=quiet:$(INTO) taskservice/v1/task_service.proto
-
-.PHONY: proto-check
-proto-check: $(PROTO_DEPS)/fetched ## Fail if generated/ is not what proto/ gives, or breaks a client
-	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
-		$(MAKE) --no-print-directory generate INTO="$$fresh" && \
-		diff --recursive --brief --exclude=__pycache__ "$$fresh" generated
+.PHONY: migration-check
+migration-check: $(INSTALLED) ## Fail if the migrations do not give what the tables say
+	@$(BIN)/python -m storage.migrations check
 
 .PHONY: lock
-lock: ## Write the locks anew from pyproject.toml (needs uv)
+lock: ## Write the locked requirements anew from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 		--no-emit-index-url pyproject.toml --output-file requirements.lock
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \

@@ -8,18 +8,21 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 _SECRET_KEY_CHARACTERS = 32
+_YEAR_SECONDS = 365 * 24 * 3600
 _DRIVER = "postgresql+psycopg2"
 
 
@@ -56,47 +59,44 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: float = Field(30, ge=0, le=3600)
     health_check_interval_seconds: float = Field(2, gt=0, le=60)
 
-    database_url: SecretStr | None = None
     db_host: str | None = None
+    database_url: SecretStr | None = Field(None, validate_default=True)
     db_port: int = Field(5432, ge=1, le=65535)
     db_name: str = "tasks"
     db_user: str = "tasks"
     db_password: SecretStr | None = None
     db_pool_size: int = Field(20, ge=1, le=1000)
     db_max_overflow: int = Field(10, ge=0, le=1000)
-    db_pool_recycle_seconds: float = Field(3600, gt=0)
-    db_statement_timeout_seconds: float = Field(30, gt=0, le=3600)
+    db_pool_recycle_seconds: float = Field(3600, gt=0, le=_YEAR_SECONDS)
+    db_statement_timeout_seconds: float = Field(30, ge=0.001, le=3600)
     data_dir: Path = Path(".data")
 
-    secret_key: SecretStr | None = None
-    request_id_retention_hours: float = Field(24, gt=0)
+    secret_key: SecretStr | None = Field(None, validate_default=True)
+    request_id_retention_hours: float = Field(24, gt=0, le=_YEAR_SECONDS / 3600)
 
-    @model_validator(mode="after")
-    def _check_together(self) -> Settings:
-        lines = [*self._database_mistakes(), *self._secret_mistakes()]
-        if lines:
-            raise ValueError("\n".join(lines))
-        return self
+    # Each looks back at fields above its own, so that these mistakes are told with all others.
 
-    def _database_mistakes(self) -> list[str]:
-        if self.database_url and self.db_host:
-            return ["DATABASE_URL: set either this or DB_HOST, not both"]
-        if self.database_url and _parsed(self.database_url) is None:
-            return ["DATABASE_URL: must be a URL such as postgresql://user:password@host/name"]
-        if self.environment != "development" and not self.explicit_database_url:
-            return [f"DATABASE_URL: must be set (or DB_HOST) in {self.environment}"]
-        return []
+    @field_validator("database_url")
+    @classmethod
+    def _check_database(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        host, environment = info.data.get("db_host"), info.data.get("environment", "development")
+        if url and host:
+            raise ValueError("set either this or DB_HOST, not both")
+        if url and _parsed(url) is None:
+            raise ValueError("must be a URL such as postgresql://user:password@host/name")
+        if environment != "development" and not (url or host):
+            raise ValueError(f"must be set (or DB_HOST) in {environment}")
+        return url
 
-    def _secret_mistakes(self) -> list[str]:
-        if self.environment == "development":
-            return []
-        key = self.secret_key.get_secret_value() if self.secret_key else ""
-        if len(key) >= _SECRET_KEY_CHARACTERS:
-            return []
-        return [
-            f"SECRET_KEY: must have {_SECRET_KEY_CHARACTERS} characters or more "
-            f"in {self.environment}"
-        ]
+    @field_validator("secret_key")
+    @classmethod
+    def _check_secret(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        environment = info.data.get("environment", "development")
+        if environment != "development" and len(key or "") < _SECRET_KEY_CHARACTERS:
+            raise ValueError(
+                f"must have {_SECRET_KEY_CHARACTERS} characters or more in {environment}"
+            )
+        return key
 
     @classmethod
     def load(cls) -> Settings:
@@ -105,6 +105,8 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             raise SettingsError(_readable(error)) from None
+        except UnicodeDecodeError:
+            raise SettingsError([".env: must be UTF-8 text"]) from None
 
     @property
     def explicit_database_url(self) -> str | None:
@@ -141,13 +143,13 @@ class Settings(BaseSettings):
         if self.secret_key is not None:
             return self.secret_key.get_secret_value().encode()
         path = self.data_dir / "secret_key"
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return path.read_bytes()
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(_SECRET_KEY_CHARACTERS))
+        if not path.exists():
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self.data_dir) as file:
+                file.write(secrets.token_urlsafe(_SECRET_KEY_CHARACTERS))
+                file.flush()
+                with suppress(FileExistsError):  # The first key stays, and nobody reads half of it.
+                    os.link(file.name, path)
         return path.read_bytes()
 
 
@@ -162,14 +164,16 @@ def _parsed(secret: SecretStr) -> URL | None:
 
 
 def _readable(error: ValidationError) -> list[str]:
-    lines = []
-    for mistake in error.errors(include_url=False, include_input=False):
-        name = "_".join(str(part) for part in mistake["loc"]).upper()
-        message = mistake["msg"].removeprefix("Value error, ")
-        if mistake["type"] == "extra_forbidden":
-            message = "there is no such setting; see .env.example"
-        lines += [f"{name}: {message}"] if name else message.splitlines()
-    return sorted(lines)
+    return sorted(
+        _line(mistake) for mistake in error.errors(include_url=False, include_input=False)
+    )
+
+
+def _line(mistake: ErrorDetails) -> str:
+    message = mistake["msg"].removeprefix("Value error, ")
+    if mistake["type"] == "extra_forbidden":
+        message = "there is no such setting; see .env.example"
+    return f"{str(mistake['loc'][0]).upper()}: {message}"
 
 
 def usable_cores(

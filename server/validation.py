@@ -105,7 +105,7 @@ def check_update(request: UpdateTaskRequest) -> frozenset[str]:
     """Returns the fields to change. Raises: InvalidRequestError."""
     violations = Violations(request)
     if not UUID.fullmatch(request.task.id):
-        violations.add("task.id", "must be a valid UUID", "STRINGUUID")
+        violations.add("task.id", "must be a valid UUID", "STRING_UUID")
     fields = _masked(request, violations)
     violations.extend(
         [

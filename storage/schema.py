@@ -50,13 +50,13 @@ def upgrade(url: str) -> None:
     with _connection(url) as connection, _migration_lock(connection):
         _refuse_unknown(current_revision(connection))
         connection.commit()
-        command.upgrade(_config(connection), "head")
+        command.upgrade(configuration(connection), "head")
 
 
 def downgrade(url: str, revision: str) -> None:
     """Migrates down to a revision, `base` for none."""
     with _connection(url) as connection, _migration_lock(connection):
-        command.downgrade(_config(connection), revision)
+        command.downgrade(configuration(connection), revision)
 
 
 def check(url: str) -> None:
@@ -113,10 +113,11 @@ def _migration_lock(connection: Connection) -> Iterator[None]:
 
 
 def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
+    return ScriptDirectory.from_config(configuration())
 
 
-def _config(connection: Connection | None = None) -> Config:
+def configuration(connection: Connection | None = None) -> Config:
+    """How Alembic is told where the migrations are, and which connection to use."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

@@ -1,0 +1,56 @@
+"""Reading errors as a client does: the code, and the details behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+Detail = TypeVar("Detail", bound=Message)
+
+
+class Failure:
+    """A failed call; its details can be read once the block that made it is over."""
+
+    error: grpc.RpcError
+
+    def detail(self, kind: type[Detail]) -> Detail:
+        """The one detail of this kind."""
+        status = rpc_status.from_call(self.error)  # type: ignore[arg-type]
+        assert status is not None, "the error has no details"
+        found = [any_ for any_ in status.details if any_.Is(kind.DESCRIPTOR)]
+        assert len(found) == 1, status
+        detail = kind()
+        found[0].Unpack(detail)
+        return detail
+
+    @property
+    def message(self) -> str:
+        return str(self.error.details())
+
+    @property
+    def info(self) -> error_details_pb2.ErrorInfo:
+        return self.detail(error_details_pb2.ErrorInfo)
+
+    @property
+    def violations(self) -> dict[str, str]:
+        """The field violations: field to reason."""
+        violations = self.detail(error_details_pb2.BadRequest).field_violations
+        return {violation.field: violation.reason for violation in violations}  # type: ignore[attr-defined]
+
+
+@contextmanager
+def fails(code: grpc.StatusCode, reason: str) -> Iterator[Failure]:
+    """The block's call must fail with this code and ErrorInfo."""
+    failure = Failure()
+    with pytest.raises(grpc.RpcError) as raised:
+        yield failure
+    failure.error = raised.value
+    assert failure.error.code() == code, failure.error
+    assert (failure.info.domain, failure.info.reason) == ("taskservice", reason)

@@ -1,0 +1,231 @@
+"""Every row of the error table, and what no table foresaw: code, reason, details, and no leak."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import code_pb2, error_details_pb2
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
+from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    GetTaskRequest,
+    ListTasksRequest,
+    UndeleteTaskRequest,
+)
+from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+
+from server import errors
+from server.settings import Settings
+from storage import errors as storage
+from tests.conftest import running_worker
+from tests.server.errors import fails
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+SERVICE = "/taskservice.v1.TaskService/"
+METHODS = (
+    *("CreateTask", "GetTask", "ListTasks", "UpdateTask"),
+    *("DeleteTask", "UndeleteTask", "GetTaskStats"),
+)
+
+ROWS: list[tuple[Exception, int, str, set[str]]] = [
+    (
+        errors.InvalidRequestError([errors.violation("title", "is bad", "BAD")]),
+        code_pb2.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+        {"BadRequest"},
+    ),
+    (
+        errors.TransitionNotAllowedError("id", 3, 4),
+        code_pb2.FAILED_PRECONDITION,
+        "STATUS_TRANSITION_NOT_ALLOWED",
+        {"ResourceInfo", "PreconditionFailure"},
+    ),
+    (
+        storage.TaskDeletedError("id"),
+        code_pb2.FAILED_PRECONDITION,
+        "TASK_DELETED",
+        {"ResourceInfo", "PreconditionFailure"},
+    ),
+    (storage.TaskNotFoundError("id"), code_pb2.NOT_FOUND, "TASK_NOT_FOUND", {"ResourceInfo"}),
+    (storage.TaskExistsError("id"), code_pb2.ALREADY_EXISTS, "TASK_EXISTS", {"ResourceInfo"}),
+    (
+        storage.TaskNotDeletedError("id"),
+        code_pb2.ALREADY_EXISTS,
+        "TASK_NOT_DELETED",
+        {"ResourceInfo"},
+    ),
+    (storage.RequestIdReusedError("id"), code_pb2.ALREADY_EXISTS, "REQUEST_ID_REUSED", set()),
+    (storage.VersionMismatchError("id"), code_pb2.ABORTED, "ETAG_MISMATCH", {"ResourceInfo"}),
+    (
+        storage.TransactionConflictError("secret"),
+        code_pb2.ABORTED,
+        "TRANSACTION_CONFLICT",
+        {"RetryInfo"},
+    ),
+    (storage.StatementTimeoutError(), code_pb2.DEADLINE_EXCEEDED, "STATEMENT_TIMEOUT", set()),
+    (storage.StatementCancelledError(), code_pb2.CANCELLED, "CALL_CANCELLED", set()),
+    (
+        storage.DatabaseUnavailableError("secret"),
+        code_pb2.UNAVAILABLE,
+        "DATABASE_UNAVAILABLE",
+        {"RetryInfo"},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason", "details"), ROWS, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_an_exception_becomes_its_status(
+    error: Exception, code: int, reason: str, details: set[str]
+) -> None:
+    status = errors.status_of(error)
+    assert status is not None
+    info = error_details_pb2.ErrorInfo()
+    status.details[0].Unpack(info)
+    assert (status.code, info.reason, info.domain) == (code, reason, "taskservice")
+    assert {any_.TypeName().rpartition(".")[2] for any_ in status.details[1:]} == details
+    assert "secret" not in status.message
+
+
+def test_no_row_of_the_table_is_untested() -> None:
+    assert {type(row[0]) for row in ROWS} == set(errors.TABLE)
+
+
+@pytest.mark.parametrize("task_id", ["", "1", "x" * 10_000, "\0", f"{{{uuid.UUID(int=1)}}}"])
+@pytest.mark.parametrize("request_type", [GetTaskRequest, DeleteTaskRequest, UndeleteTaskRequest])
+def test_an_id_that_is_none_is_refused(
+    stub: TaskServiceStub, request_type: Any, task_id: str
+) -> None:
+    method = getattr(stub, request_type.DESCRIPTOR.name.removesuffix("Request"))
+    with fails(INVALID, "INVALID_REQUEST") as failure:
+        method(request_type(id=task_id))
+    assert set(failure.violations) == {"id"}
+
+
+def test_create_tells_all_violations_at_once(stub: TaskServiceStub) -> None:
+    task = Task(
+        title="t" * 201,
+        description="\0",
+        status=9,  # type: ignore[arg-type]
+        priority=-1,  # type: ignore[arg-type]
+        assigned_to="a" * 201,
+        tags=[str(number) for number in range(11)],
+    )
+    with fails(INVALID, "INVALID_REQUEST") as failure:
+        stub.CreateTask(CreateTaskRequest(task=task, task_id="1", request_id="2"))
+    assert failure.violations == {
+        "task.title": "STRING_MAX_LEN",
+        "task.description": "TASK_DESCRIPTION_NO_NUL",
+        "task.status": "ENUM_DEFINED_ONLY",
+        "task.priority": "ENUM_DEFINED_ONLY",
+        "task.assigned_to": "STRING_MAX_LEN",
+        "task.tags": "REPEATED_MAX_ITEMS",
+        "task_id": "STRING_UUID",
+        "request_id": "STRING_UUID",
+    }
+
+
+def test_list_tells_all_violations_at_once(stub: TaskServiceStub) -> None:
+    request = ListTasksRequest(page_size=-1, filter="(", order_by="colour", page_token="x")  # noqa: S106
+    with fails(INVALID, "INVALID_REQUEST") as failure:
+        stub.ListTasks(request)
+    assert failure.violations == {
+        "page_size": "INT32_GTE",
+        "filter": "FILTER_INVALID",
+        "order_by": "ORDER_BY_INVALID",
+        "page_token": "PAGE_TOKEN_INVALID",
+    }
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n", "\u00a0\u3000", "\u200b"])
+def test_a_blank_title_is_refused(stub: TaskServiceStub, blank: str) -> None:
+    with fails(INVALID, "INVALID_REQUEST") as failure:
+        stub.CreateTask(CreateTaskRequest(task=Task(title=blank)))
+    assert failure.violations == {"task.title": "TASK_TITLE_NOT_BLANK"}
+
+
+def test_a_create_without_a_task_is_refused(stub: TaskServiceStub) -> None:
+    with fails(INVALID, "INVALID_REQUEST") as failure:
+        stub.CreateTask(CreateTaskRequest())
+    assert failure.violations == {"task": "REQUIRED"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bytes_that_are_no_message_are_the_callers_mistake(
+    channel: grpc.Channel, method: str
+) -> None:
+    """grpcio by itself would say INTERNAL."""
+    with fails(INVALID, "INVALID_REQUEST"):
+        _raw(channel, method)(b"\xff\xff\xff")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_bytes_are_an_internal_error(channel: grpc.Channel, method: str) -> None:
+    """Whatever arrives is worked on or refused: bytes at random, and messages of other methods."""
+    call = _raw(channel, method)
+
+    @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.binary(max_size=60) | _near_messages())
+    def send(data: bytes) -> None:
+        try:
+            call(data)
+        except grpc.RpcError as error:
+            assert error.code() not in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}  # noqa: PT017
+
+    send()
+
+
+def _raw(channel: grpc.Channel, method: str) -> Any:
+    return channel.unary_unary(
+        SERVICE + method, request_serializer=bytes, response_deserializer=bytes
+    )
+
+
+def _near_messages() -> st.SearchStrategy[bytes]:
+    """Field after field, each well-formed on the wire, with values that may not fit."""
+    field = st.builds(
+        lambda number, content: bytes([number << 3 | 2, len(content)]) + content,
+        st.integers(1, 14),
+        st.binary(max_size=40) | st.text(max_size=10).map(str.encode),
+    )
+    varint = st.builds(
+        lambda number, value: bytes([number << 3, value]), st.integers(1, 14), st.integers(0, 127)
+    )
+    flat = st.lists(field | varint, max_size=5).map(b"".join)
+    nested = flat.map(lambda inner: bytes([10, len(inner)]) + inner if len(inner) < 128 else inner)
+    return flat | nested
+
+
+def test_an_unknown_method_is_unimplemented(channel: grpc.Channel) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        _raw(channel, "Nonsense")(b"")
+    assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_an_internal_error_says_where_to_look_and_nothing_else(
+    settings: Settings, own_database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The text is fixed; the id stands in the log, beside what really happened."""
+    with running_worker(settings, own_database_url) as channel:
+        with create_engine(own_database_url).connect() as connection:
+            connection.execute(text("ALTER TABLE tasks RENAME TO elsewhere"))
+            connection.commit()
+        with fails(grpc.StatusCode.INTERNAL, "INTERNAL") as failure:
+            TaskServiceStub(channel).GetTask(
+                GetTaskRequest(id=str(uuid.UUID(int=1))),
+                metadata=(("x-request-id", "find-me"),),
+            )
+    assert failure.message == "internal error"
+    assert failure.info.metadata["request_id"] == "find-me"
+    logged = capsys.readouterr().out
+    assert "find-me" in logged
+    assert 'relation "tasks" does not exist' in logged

@@ -1,0 +1,61 @@
+"""Reflection serves our contract and what it imports, and nothing else of what is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha.reflection_pb2 import (
+    ServerReflectionRequest,
+    ServerReflectionResponse,
+)
+
+Ask = Callable[..., ServerReflectionResponse]
+
+
+@pytest.fixture(params=["v1", "v1alpha"])
+def ask(request: pytest.FixtureRequest, channel: grpc.Channel) -> Ask:
+    call = channel.stream_stream(
+        f"/grpc.reflection.{request.param}.ServerReflection/ServerReflectionInfo",
+        request_serializer=ServerReflectionRequest.SerializeToString,
+        response_deserializer=ServerReflectionResponse.FromString,
+    )
+    return lambda **question: next(iter(call(iter([ServerReflectionRequest(**question)]))))
+
+
+def files(response: ServerReflectionResponse) -> set[str]:
+    return {
+        FileDescriptorProto.FromString(file).name
+        for file in response.file_descriptor_response.file_descriptor_proto
+    }
+
+
+def test_the_service_is_listed(ask: Ask) -> None:
+    services = ask(list_services="").list_services_response.service
+    assert [service.name for service in services] == ["taskservice.v1.TaskService"]
+
+
+def test_a_symbol_comes_with_all_it_needs(ask: Ask) -> None:
+    assert files(ask(file_containing_symbol="taskservice.v1.TaskService")) == {
+        "taskservice/v1/task_service.proto",
+        "taskservice/v1/task.proto",
+        "buf/validate/validate.proto",
+        "google/api/annotations.proto",
+        "google/api/field_behavior.proto",
+        "google/api/http.proto",
+        "google/protobuf/descriptor.proto",
+        "google/protobuf/duration.proto",
+        "google/protobuf/field_mask.proto",
+        "google/protobuf/timestamp.proto",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["grpc/health/v1/health.proto", "google/rpc/error_details.proto", "nonsense"]
+)
+def test_other_files_are_not_there(ask: Ask, name: str) -> None:
+    """Both are loaded in this process."""
+    error = ask(file_by_filename=name).error_response
+    assert error.error_code == grpc.StatusCode.NOT_FOUND.value[0]
