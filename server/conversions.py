@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from storage.repository import StatusPriorityCount
+from storage.tables import TaskRow
 from taskservice.v1.task_pb2 import (
     TASK_PRIORITY_MEDIUM,
     TASK_PRIORITY_UNSPECIFIED,
@@ -18,9 +21,6 @@ from taskservice.v1.task_pb2 import (
     TaskStatus,
 )
 from taskservice.v1.task_service_pb2 import TaskStats
-
-from storage.repository import StatusPriorityCount
-from storage.tables import TaskRow
 
 _ETAG = re.compile(r'"([0-9a-f]{1,15})"')
 _NO_VERSION = 0

@@ -16,9 +16,9 @@ from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from taskservice.v1 import task_pb2
 
 from storage import errors as storage
+from taskservice.v1 import task_pb2
 
 DOMAIN = "taskservice"
 _RETRY_DELAY = Duration(seconds=1)

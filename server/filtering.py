@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import NamedTuple, NoReturn, TypeVar
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
-from taskservice.v1.task_pb2 import TaskPriority, TaskStatus
 
 from server.validation import UUID, FieldError
 from storage.query import (
@@ -28,6 +27,7 @@ from storage.query import (
     Sort,
     Value,
 )
+from taskservice.v1.task_pb2 import TaskPriority, TaskStatus
 
 T = TypeVar("T")
 
@@ -75,8 +75,9 @@ def _uuid(text: str) -> str:
 
 def _time(text: str) -> dt.datetime:
     try:
-        return dt.datetime.fromisoformat(_RFC_3339.fullmatch(text.upper())[0])  # type: ignore[index]
-    except (TypeError, ValueError):
+        time = dt.datetime.fromisoformat(_RFC_3339.fullmatch(text.upper())[0])  # type: ignore[index]
+        return time.astimezone(dt.UTC)  # PostgreSQL knows fewer offsets than RFC 3339.
+    except (TypeError, ValueError, OverflowError):
         raise ValueError('must be an RFC 3339 timestamp such as "2027-01-31T12:00:00Z"') from None
 
 
@@ -236,5 +237,6 @@ def parse_order(text: str) -> tuple[Sort, ...]:
             order[field] = Sort(field, descending=direction == ["desc"])
             position += len(term) + 1
             continue
+        position += len(term) - len(term.lstrip())
         raise FieldError(f"at character {position}: {problem}", "ORDER_BY_INVALID")
     return tuple(order.values())

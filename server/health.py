@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2
+
 from taskservice.v1 import task_service_pb2
 
 log = structlog.get_logger()

@@ -13,6 +13,7 @@ from server.settings import Settings
 
 def configure(settings: Settings) -> None:
     """Sends our log lines, and those of libraries, to standard output in one form."""
+    level = "DEBUG" if settings.debug else settings.log_level
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -21,7 +22,7 @@ def configure(settings: Settings) -> None:
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stdout)
@@ -37,7 +38,8 @@ def configure(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level)
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
+    # Statements, without their parameters: those are the callers' data.
+    logging.getLogger("sqlalchemy.engine").setLevel("INFO" if settings.debug else "WARNING")
 
 
 def _rendering(settings: Settings) -> list[Processor]:

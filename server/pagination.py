@@ -35,7 +35,8 @@ class PageTokens:
         """The token of a place in the list that the binding describes."""
         values = [[_TIME, v.isoformat()] if isinstance(v, dt.datetime) else v for v in cursor]
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._cipher.encrypt(nonce, json.dumps(values).encode(), _digest(binding))
+        content = json.dumps(values, ensure_ascii=False).encode()  # Escapes would treble it.
+        sealed = self._cipher.encrypt(nonce, content, _digest(binding))
         return _encode(nonce + sealed)
 
     def open(self, token: str, *binding: object) -> Cursor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -9,11 +10,14 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection, reflection_pb2
+
 from taskservice.v1 import task_service_pb2
 
 _SERVICES = tuple(
     service.full_name for service in task_service_pb2.DESCRIPTOR.services_by_name.values()
 )
+
+_STREAMS = 2
 
 
 def add_reflection(server: grpc.Server) -> None:
@@ -24,9 +28,17 @@ def add_reflection(server: grpc.Server) -> None:
     """
     pool = DescriptorPool()
     _add_file(pool, task_service_pb2.DESCRIPTOR)
-    servicer = reflection.ReflectionServicer(_SERVICES, pool=pool)
+    servicer: Any = reflection.ReflectionServicer(_SERVICES, pool=pool)
+
+    def reflect(requests: Any, context: grpc.ServicerContext) -> Any:
+        yield from servicer.ServerReflectionInfo(requests, context)
+
+    # A stream holds its thread for as long as the client likes: none of those that calls need.
+    reflect.experimental_thread_pool = ThreadPoolExecutor(  # type: ignore[attr-defined]
+        _STREAMS, thread_name_prefix="reflection"
+    )
     handler: Any = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
+        reflect,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )

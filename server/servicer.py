@@ -9,19 +9,6 @@ from typing import NamedTuple
 
 import grpc
 import uuid_utils
-from taskservice.v1 import task_service_pb2_grpc
-from taskservice.v1.task_pb2 import Task
-from taskservice.v1.task_service_pb2 import (
-    CreateTaskRequest,
-    DeleteTaskRequest,
-    GetTaskRequest,
-    GetTaskStatsRequest,
-    ListTasksRequest,
-    ListTasksResponse,
-    TaskStats,
-    UndeleteTaskRequest,
-    UpdateTaskRequest,
-)
 
 from server.conversions import (
     merged_values,
@@ -37,6 +24,19 @@ from storage.errors import TaskNotFoundError, VersionMismatchError
 from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, cursor_at
 from storage.repository import RequestRecord, TaskRepository
 from storage.tables import TaskRow
+from taskservice.v1 import task_service_pb2_grpc
+from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    GetTaskRequest,
+    GetTaskStatsRequest,
+    ListTasksRequest,
+    ListTasksResponse,
+    TaskStats,
+    UndeleteTaskRequest,
+    UpdateTaskRequest,
+)
 
 # Who calls, as long as calls bear no credentials.
 ANONYMOUS = "anonymous"

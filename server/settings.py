@@ -76,6 +76,13 @@ class Settings(BaseSettings):
 
     # Each looks back at fields above its own, so that these mistakes are told with all others.
 
+    @field_validator("debug")
+    @classmethod
+    def _check_debug(cls, debug: bool, info: ValidationInfo) -> bool:
+        if debug and info.data.get("environment") == "production":
+            raise ValueError("must be false in production")
+        return debug
+
     @field_validator("database_url")
     @classmethod
     def _check_database(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:

@@ -118,20 +118,24 @@ class Supervisor:
 
     def _start_worker(self) -> None:
         ready, says_ready = os.pipe()
+        # Until the child has let go of our signals, one for it would count as one for us.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGTERM, SIGINT, SIGHUP})
         pid = os.fork()
         if pid == 0:
             os.close(ready)
-            self._become_worker(says_ready)
+            self._become_worker(says_ready, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(says_ready)
         self._workers[pid] = _Worker(pid, ready)
 
-    def _become_worker(self, says_ready: int) -> None:
+    def _become_worker(self, says_ready: int, mask: set[signal.Signals]) -> None:
         """In the child: serves, and never returns into what the parent was doing."""
         code = 1
         try:
             os.close(self._alive)
             os.setsid()  # Ctrl-C at a terminal is the supervisor's, who passes it on once.
             self._signals.__exit__()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if self._serve(self._parent, lambda: os.write(says_ready, b"!")):
                 code = 0
         except Exception as error:
@@ -160,7 +164,8 @@ class Supervisor:
             worker = self._workers.pop(pid)
             code = os.waitstatus_to_exitcode(status)
             if worker.retiring or self._stop_by is not None:
-                self._in_order = self._in_order and code == 0
+                # One that did not serve yet has nothing to drain, and ends at once.
+                self._in_order = self._in_order and (code == 0 or not worker.ready)
             else:
                 self._mourn(worker, code)
 

@@ -13,6 +13,11 @@ from typing import Any, TypeVar
 import protovalidate
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from server.conversions import etag_of, to_datetime
+from server.errors import FieldViolation, InvalidRequestError, TransitionNotAllowedError, violation
+from storage.errors import TaskDeletedError, VersionMismatchError
+from storage.tables import TaskRow
 from taskservice.v1.task_pb2 import (
     TASK_STATUS_CANCELLED,
     TASK_STATUS_COMPLETED,
@@ -22,11 +27,6 @@ from taskservice.v1.task_pb2 import (
     TaskStatus,
 )
 from taskservice.v1.task_service_pb2 import CreateTaskRequest, UpdateTaskRequest
-
-from server.conversions import etag_of, to_datetime
-from server.errors import FieldViolation, InvalidRequestError, TransitionNotAllowedError, violation
-from storage.errors import TaskDeletedError, VersionMismatchError
-from storage.tables import TaskRow
 
 T = TypeVar("T")
 

@@ -10,7 +10,6 @@ from signal import SIGHUP, SIGINT, SIGTERM
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2_grpc
-from taskservice.v1 import task_service_pb2_grpc
 
 from server.health import HealthServicer, ReadinessMonitor
 from server.interceptors import interceptors
@@ -23,6 +22,7 @@ from server.settings import Settings
 from storage.database import Database
 from storage.repository import TaskRepository
 from storage.schema import check_revision
+from taskservice.v1 import task_service_pb2_grpc
 
 log = structlog.get_logger()
 

@@ -141,7 +141,9 @@ class Database:
         """
         try:
             return self._run(statement, parameters)
-        except DatabaseUnavailableError:
+        except DatabaseUnavailableError as error:
+            if isinstance(error.__cause__, PoolTimeoutError):
+                raise  # Nothing was lost, and the caller has waited long enough.
             return self._run(statement, parameters)
 
     def write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, NamedTuple
 
+from psycopg2.errors import UniqueViolation
 from sqlalchemy import (
     BigInteger,
     Executable,
@@ -67,13 +68,15 @@ class TaskRepository:
     ) -> TaskRow:
         """Stores a task and, in the same statement, the request that asked for it.
 
-        Raises: TaskExistsError, RequestIdReusedError.
+        Raises: TaskExistsError, RequestIdReusedError, and IntegrityError of another constraint.
         """
         try:
             return self._write(_INSERT, values, request, commit=commit)
         except IntegrityError as error:
             if (done := self.find_replay(request)) is not None:
                 return done
+            if not isinstance(error.orig, UniqueViolation):
+                raise
             raise TaskExistsError(values["id"]) from error
 
     def get(self, task_id: str) -> TaskRow:
@@ -125,7 +128,8 @@ class TaskRepository:
         statements, values = (_UPDATE, values | key) if changed else (_TOUCH, key)
         try:
             return self._write(statements, values, request, commit=commit)
-        except IntegrityError:
+        except (IntegrityError, VersionMismatchError):
+            # The same request may have come first, and be what changed the version.
             if (done := self.find_replay(request)) is not None:
                 return done
             raise
@@ -297,17 +301,17 @@ _SELECT_REQUEST = select(requests.c.fingerprint, requests.c.task_id).where(
     requests.c.request_id == bindparam("request_id"),
 )
 
-_request_key = tuple_(requests.c.principal, requests.c.request_id)
+# A CTE is run once; a subquery might be run for each row, and then removes more than its limit.
+_old = (
+    select(requests.c.principal, requests.c.request_id)
+    .where(requests.c.created_at < bindparam("before"))
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
+    .cte("old")
+)
 
 _FORGET_REQUESTS = (
     delete(requests)
-    .where(
-        _request_key.in_(
-            select(requests.c.principal, requests.c.request_id)
-            .where(requests.c.created_at < bindparam("before"))
-            .limit(bindparam("most"))
-            .with_for_update(skip_locked=True)
-        )
-    )
+    .where(tuple_(requests.c.principal, requests.c.request_id).in_(select(_old)))
     .returning(requests.c.request_id)
 )

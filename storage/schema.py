@@ -81,7 +81,8 @@ def current_revision(connection: Connection) -> str | None:
     """The revision that the database is at; None before its first migration."""
     if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
         return None
-    return str(connection.scalar(text("SELECT version_num FROM alembic_version")))
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
 
 
 def _refuse_unknown(current: str | None) -> None:

@@ -14,9 +14,6 @@ from contextlib import contextmanager
 import grpc
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
-from taskservice.v1.task_pb2 import Task
-from taskservice.v1.task_service_pb2 import CreateTaskRequest
-from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 
 from server.process import Signals
 from server.settings import Settings
@@ -25,6 +22,9 @@ from storage import schema
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.repository import TaskRepository
+from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import CreateTaskRequest
+from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 
 _numbers = itertools.count(1)
 

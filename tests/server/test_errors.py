@@ -12,6 +12,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
+
+from server import errors
+from server.settings import Settings
+from storage import errors as storage
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     CreateTaskRequest,
@@ -21,10 +25,6 @@ from taskservice.v1.task_service_pb2 import (
     UndeleteTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-
-from server import errors
-from server.settings import Settings
-from storage import errors as storage
 from tests.conftest import running_worker
 from tests.server.errors import fails
 

