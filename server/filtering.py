@@ -110,6 +110,7 @@ class _Part(NamedTuple):
     """A part of the tree while it is built, with what the limits count."""
 
     node: Filter
+    start: int
     depth: int = 0
     terms: int = 1
 
@@ -140,7 +141,7 @@ class _TreeBuilder(Transformer[Token, Filter]):
 
     def group(self, part: _Part) -> _Part:
         if part.depth == MAX_DEPTH:
-            raise FieldError(f"must not be nested deeper than {MAX_DEPTH}", "FILTER_TOO_DEEP")
+            _refuse(part.start, f"nested deeper than {MAX_DEPTH}", "FILTER_TOO_DEEP")
         return part._replace(depth=part.depth + 1)
 
     def argument(self, token: Token) -> Token:
@@ -149,24 +150,27 @@ class _TreeBuilder(Transformer[Token, Filter]):
         return token.update(value=re.sub(r"\\(.)", r"\1", token[1:-1], flags=re.DOTALL))
 
     def words(self, words: Token) -> _Part:
-        return _Part(HasWords(_value(words, _text)))
+        return _Part(HasWords(_value(words, _text)), words.start_pos or 0)
 
     def comparison(self, name: Token, operator: Token, argument: Token) -> _Part:
         field = _FIELDS.get(name)
         if field is None:
-            _refuse(name, f"there is no field {name[:100]!r}; known are {', '.join(_FIELDS)}")
+            _refuse(
+                name.start_pos, f"there is no field {name[:100]!r}; known are {', '.join(_FIELDS)}"
+            )
         if operator == ":":
-            return _Part(_has(name, field, operator, argument))
+            return _Part(_has(name, field, operator, argument), name.start_pos or 0)
         if operator not in field.operators:
-            _refuse(operator, f"{name} does not know the operator {operator}")
-        return _Part(Comparison(str(name), str(operator), _value(argument, field.parse)))
+            _refuse(operator.start_pos, f"{name} does not know the operator {operator}")
+        comparison = Comparison(str(name), str(operator), _value(argument, field.parse))
+        return _Part(comparison, name.start_pos or 0)
 
 
 def _has(name: Token, field: _Field, operator: Token, argument: Token) -> Filter:
     if argument.type == "TEXT" and argument == "*" and field.presence:
         return Present(str(name))
     if field.has is None:
-        _refuse(operator, f"{name} does not know the operator :")
+        _refuse(operator.start_pos, f"{name} does not know the operator :")
     return field.has(_value(argument, _text))
 
 
@@ -174,23 +178,24 @@ def _joined(kind: type[And | Or], parts: tuple[_Part | Token, ...]) -> _Part:
     joined = [part for part in parts if isinstance(part, _Part)]
     if len(joined) == 1:
         return joined[0]
-    terms = sum(part.terms for part in joined)
-    if terms > MAX_TERMS:
-        raise FieldError(f"must not have more than {MAX_TERMS} terms", "FILTER_TOO_LONG")
-    return _Part(
-        kind(tuple(part.node for part in joined)), max(part.depth for part in joined), terms
-    )
+    terms = 0
+    for part in joined:
+        terms += part.terms
+        if terms > MAX_TERMS:
+            _refuse(part.start, f"more than {MAX_TERMS} terms", "FILTER_TOO_LONG")
+    depth = max(part.depth for part in joined)
+    return _Part(kind(tuple(part.node for part in joined)), joined[0].start, depth, terms)
 
 
 def _value(token: Token, parse: Callable[[str], T]) -> T:
     try:
         return parse(str(token))
     except ValueError as error:
-        _refuse(token, f"{str(token)[:100]!r} {error}")
+        _refuse(token.start_pos, f"{str(token)[:100]!r} {error}")
 
 
-def _refuse(token: Token, description: str) -> NoReturn:
-    raise FieldError(f"at character {(token.start_pos or 0) + 1}: {description}", "FILTER_INVALID")
+def _refuse(start: int | None, description: str, reason: str = "FILTER_INVALID") -> NoReturn:
+    raise FieldError(f"at character {(start or 0) + 1}: {description}", reason)
 
 
 _parser = Lark.open(

@@ -69,7 +69,12 @@ class Violations:
         self._found.append(violation(field, description, reason))
 
     def parse(self, field: str, parser: Callable[[str], T], text: str, default: T) -> T:
-        """The parsed text; the default after a mistake, which is noted."""
+        """The parsed text; the default after a mistake, which is noted.
+
+        A text that breaks a rule of the contract is not parsed: it may be of any length.
+        """
+        if any(found.field == field for found in self._found):
+            return default
         try:
             return parser(text)
         except FieldError as error:

@@ -1,0 +1,426 @@
+"""What the service can be told, and what it says to those who tell it wrongly."""
+
+from __future__ import annotations
+
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy.engine import make_url
+
+from server.settings import Settings, SettingsError, usable_cores
+
+PROJECT = Path(__file__).parents[2]
+
+SECRET = "correct-horse-battery-staple-2026"  # noqa: S105
+URL = f"postgresql://someone:{SECRET}@db.example/tasks"
+SAFE = {"ENVIRONMENT": "production", "DATABASE_URL": URL, "SECRET_KEY": SECRET}
+
+Load = Callable[..., Settings]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Loads the settings in a folder of the test's own, from this .env and these variables."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(Settings.model_config, "env_file", ".env")
+
+    def load(dotenv: str | bytes = "", **environment: str) -> Settings:
+        (tmp_path / ".env").write_bytes(dotenv if isinstance(dotenv, bytes) else dotenv.encode())
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return Settings.load()
+
+    return load
+
+
+def mistakes(load: Load, dotenv: str | bytes = "", **environment: str) -> list[str]:
+    """The lines with which the settings are refused."""
+    with pytest.raises(SettingsError) as raised:
+        load(dotenv, **environment)
+    return raised.value.lines
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def test_everything_has_a_default(load: Load) -> None:
+    """`make run` works in a fresh checkout, where nobody has set anything."""
+    settings = load()
+    assert (settings.environment, settings.grpc_port, settings.explicit_database_url) == (
+        "development",
+        50051,
+        None,
+    )
+
+
+def test_a_setting_is_read_from_the_environment(load: Load) -> None:
+    assert load(GRPC_PORT="1234").grpc_port == 1234
+
+
+def test_a_setting_is_read_from_dotenv(load: Load) -> None:
+    assert load("GRPC_PORT=1234\n").grpc_port == 1234
+
+
+def test_the_environment_wins_over_dotenv(load: Load) -> None:
+    assert load("GRPC_PORT=1234\n", GRPC_PORT="4321").grpc_port == 4321
+
+
+def test_dotenv_is_found_in_the_working_directory(tmp_path: Path) -> None:
+    """In a process of its own: the tests' own has stopped looking for the file."""
+    (tmp_path / ".env").write_text("APP_NAME=from-dotenv\n")
+    script = "from server.settings import Settings; print(Settings.load().app_name)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "from-dotenv\n"
+
+
+def test_an_empty_value_means_not_set(load: Load) -> None:
+    """Kubernetes and Compose pass empty strings for what an operator left out."""
+    loaded = load("DB_HOST=\n", WORKERS="", DATABASE_URL="")
+    assert (loaded.db_host, loaded.workers, loaded.database_url) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "seconds"),
+    [
+        ("development", {}, 0),
+        ("production", {}, 5),
+        ("production", {"SHUTDOWN_DELAY_SECONDS": "0"}, 0),
+    ],
+)
+def test_balancers_get_time_to_turn_away_in_production(
+    load: Load, environment: str, settings: dict[str, str], seconds: float
+) -> None:
+    loaded = load(**SAFE | {"ENVIRONMENT": environment} | settings)
+    assert loaded.drain_delay_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("settings", "workers"),
+    [({}, 1), (SAFE, usable_cores()), ({"WORKERS": "7"}, 7), (SAFE | {"WORKERS": "7"}, 7)],
+)
+def test_one_process_serves_in_development_and_one_for_each_core_elsewhere(
+    load: Load, settings: dict[str, str], workers: int
+) -> None:
+    assert load(**settings).worker_count == workers
+
+
+def test_settings_do_not_change(load: Load) -> None:
+    with pytest.raises(ValidationError):
+        load().grpc_port = 1  # type: ignore[misc]
+
+
+# --- Mistakes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ENVIRONMENT", "prod", "Input should be 'development', 'staging' or 'production'"),
+        ("LOG_LEVEL", "loud", "Input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
+        ("DEBUG", "perhaps", "Input should be a valid boolean, unable to interpret input"),
+        ("GRPC_PORT", "65536", "Input should be less than or equal to 65535"),
+        ("GRPC_PORT", "-1", "Input should be greater than or equal to 0"),
+        ("WORKERS", "0", "Input should be greater than or equal to 1"),
+        ("THREADS_PER_WORKER", "0", "Input should be greater than or equal to 1"),
+        ("SHUTDOWN_DELAY_SECONDS", "-1", "Input should be greater than or equal to 0"),
+        ("SHUTDOWN_GRACE_SECONDS", "nan", "Input should be less than or equal to 3600"),
+        ("HEALTH_CHECK_INTERVAL_SECONDS", "0", "Input should be greater than 0"),
+        ("DB_PORT", "0", "Input should be greater than or equal to 1"),
+        ("DB_POOL_SIZE", "0", "Input should be greater than or equal to 1"),
+        ("DB_POOL_RECYCLE_SECONDS", "inf", "Input should be less than or equal to 31536000"),
+        # PostgreSQL counts milliseconds, and takes 0 of them for no limit at all.
+        (
+            "DB_STATEMENT_TIMEOUT_SECONDS",
+            "0.0009",
+            "Input should be greater than or equal to 0.001",
+        ),
+        ("REQUEST_ID_RETENTION_HOURS", "1e300", "Input should be less than or equal to 8760"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused(load: Load, name: str, value: str, message: str) -> None:
+    assert mistakes(load, **{name: value}) == [f"{name}: {message}"]
+
+
+def test_an_unknown_name_in_dotenv_is_a_mistake(load: Load) -> None:
+    """A misspelt setting would otherwise keep its default without a word."""
+    assert mistakes(load, "GRPC_PROT=1\n") == [
+        "GRPC_PROT: there is no such setting; see .env.example"
+    ]
+
+
+def test_an_unknown_name_in_the_environment_is_none_of_our_business(load: Load) -> None:
+    assert load(GRPC_PROT="1") == load()
+
+
+def test_dotenv_must_be_text(load: Load) -> None:
+    assert mistakes(load, b"APP_NAME=\xff\n") == [".env: must be UTF-8 text"]
+
+
+def test_all_mistakes_are_told_at_once(load: Load) -> None:
+    """Also those that take two settings to see: nobody should have to start the service thrice."""
+    assert mistakes(load, "GRPC_PROT=1\nWORKERS=0\n", ENVIRONMENT="production", DEBUG="x") == [
+        "DATABASE_URL: must be set (or DB_HOST) in production",
+        "DEBUG: Input should be a valid boolean, unable to interpret input",
+        "GRPC_PROT: there is no such setting; see .env.example",
+        "SECRET_KEY: must have 32 characters or more in production",
+        "WORKERS: Input should be greater than or equal to 1",
+    ]
+
+
+def test_the_error_reads_as_its_lines(load: Load) -> None:
+    with pytest.raises(SettingsError, match=r"\ADEBUG: [^\n]+\nWORKERS: [^\n]+\Z"):
+        load(WORKERS="0", DEBUG="x")
+
+
+# --- Secrets --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("show", [repr, str, Settings.model_dump_json])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"DATABASE_URL": URL},
+        {"SECRET_KEY": SECRET},
+        {"DB_HOST": "db.example", "DB_PASSWORD": SECRET},
+    ],
+    ids=lambda settings: list(settings)[-1],
+)
+def test_secrets_are_not_shown(
+    load: Load, settings: dict[str, str], show: Callable[[Settings], str]
+) -> None:
+    """Settings are logged, and end up in tracebacks."""
+    assert SECRET not in show(load(**settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"DATABASE_URL": f"mysql://someone:{SECRET}@db.example/tasks"},
+        {"DATABASE_URL": f"postgresql://someone:{SECRET}@db.example:port/tasks"},
+        {"DATABASE_URL": SECRET},
+        {"DATABASE_URL": URL, "DB_HOST": "db.example"},
+        {"DATABASE_URL": URL, "SECRET_KEY": SECRET[:31], "ENVIRONMENT": "staging"},
+        {"DB_PASSWORD": SECRET, "SECRET_KEY": SECRET, "WORKERS": SECRET},
+    ],
+)
+@pytest.mark.parametrize("construct", [Settings, Settings.load])
+def test_errors_do_not_show_secrets(
+    load: Load,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+    construct: Callable[[], Settings],
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises((ValidationError, SettingsError)) as raised:
+        construct()
+    assert SECRET[:31] not in f"{raised.value} {raised.value!r} {raised.value.__cause__!r}"
+
+
+def test_the_value_of_an_unknown_name_is_not_shown(load: Load) -> None:
+    """It may well be a secret under a misspelt name."""
+    assert SECRET not in "\n".join(mistakes(load, f"SECRET_KEYY={SECRET}\n"))
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+@pytest.mark.parametrize("key", ["", SECRET[:31]])
+def test_an_environment_that_matters_needs_a_long_secret_key(
+    load: Load, environment: str, key: str
+) -> None:
+    assert mistakes(load, **SAFE | {"ENVIRONMENT": environment, "SECRET_KEY": key}) == [
+        f"SECRET_KEY: must have 32 characters or more in {environment}"
+    ]
+
+
+def test_a_secret_key_of_32_characters_is_long_enough(load: Load) -> None:
+    assert load(**SAFE | {"SECRET_KEY": SECRET[:32]}).key() == SECRET[:32].encode()
+
+
+def test_development_makes_a_key_and_keeps_it(tmp_path: Path) -> None:
+    """Page tokens stay good when a developer restarts the service."""
+    first = Settings(data_dir=tmp_path / "data").key()
+    assert len(first) >= 32
+    assert Settings(data_dir=tmp_path / "data").key() == first
+
+
+def test_every_checkout_makes_a_key_of_its_own(tmp_path: Path) -> None:
+    keys = {Settings(data_dir=tmp_path / name).key() for name in ("one", "other")}
+    assert len(keys) == 2
+
+
+def test_the_key_is_for_its_owner_only(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    settings.key()
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in sorted(tmp_path.rglob("*"))]
+    assert modes == [0o700, 0o600]
+
+
+def test_whoever_asks_at_the_same_time_gets_the_same_key(tmp_path: Path) -> None:
+    """Never an empty one, from a file that another has just made and not written yet."""
+    for number in range(50):
+        settings = Settings(data_dir=tmp_path / str(number))
+        barrier = Barrier(4)
+
+        def key(settings: Settings = settings, barrier: Barrier = barrier) -> bytes:
+            barrier.wait()
+            return settings.key()
+
+        with ThreadPoolExecutor(4) as threads:
+            keys = {future.result() for future in [threads.submit(key) for _ in range(4)]}
+        assert len(keys) == 1
+
+
+# --- The database ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_an_environment_that_matters_needs_a_database(load: Load, environment: str) -> None:
+    """The embedded one would lose everything with the container."""
+    assert mistakes(load, ENVIRONMENT=environment, SECRET_KEY=SECRET) == [
+        f"DATABASE_URL: must be set (or DB_HOST) in {environment}"
+    ]
+
+
+@pytest.mark.parametrize("database", [{"DATABASE_URL": URL}, {"DB_HOST": "db.example"}])
+def test_a_database_may_be_named_in_either_way(load: Load, database: dict[str, str]) -> None:
+    loaded = load(ENVIRONMENT="production", SECRET_KEY=SECRET, **database)
+    assert make_url(loaded.explicit_database_url or "").host == "db.example"
+
+
+def test_a_database_named_in_both_ways_is_refused(load: Load) -> None:
+    assert mistakes(load, DATABASE_URL=URL, DB_HOST="db.example") == [
+        "DATABASE_URL: set either this or DB_HOST, not both"
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_every_spelling_of_postgresql_means_our_driver(load: Load, scheme: str) -> None:
+    """Platforms hand out `postgres://`, which SQLAlchemy does not know."""
+    url = load(DATABASE_URL=f"{scheme}://u:p@h:1/n?sslmode=require").explicit_database_url
+    assert url == "postgresql+psycopg2://u:p@h:1/n?sslmode=require"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite://", "mysql://u@h/n", "postgresql+asyncpg://u@h/n", "postgresql://u@h:port/n", "h/n"],
+)
+def test_what_is_no_url_of_postgresql_is_refused(load: Load, url: str) -> None:
+    assert mistakes(load, DATABASE_URL=url) == [
+        "DATABASE_URL: must be a URL such as postgresql://user:password@host/name"
+    ]
+
+
+@pytest.mark.parametrize("password", ["p@ss:w/o?r#d", "100%", "%40", "ä €", '"\\', "+&="])
+def test_a_password_survives_being_put_into_the_url(load: Load, password: str) -> None:
+    loaded = load(
+        DB_HOST="h", DB_PORT="1", DB_NAME="n", DB_USER="u@corp", DB_PASSWORD=password
+    ).explicit_database_url
+    url = make_url(loaded or "")
+    assert (url.drivername, url.host, url.port, url.database) == (
+        "postgresql+psycopg2",
+        "h",
+        1,
+        "n",
+    )
+    assert (url.username, url.password) == ("u@corp", password)
+
+
+def test_the_password_may_be_left_out(load: Load) -> None:
+    """For the methods that need none: a socket's peer, a certificate, a .pgpass."""
+    assert load(DB_HOST="h").explicit_database_url == "postgresql+psycopg2://tasks@h:5432/tasks"
+
+
+# --- .env.example ---------------------------------------------------------------------------------
+
+
+def test_the_example_names_every_setting_once() -> None:
+    example = (PROJECT / ".env.example").read_text()
+    names = re.findall(r"^(?:# ?)?([A-Z][A-Z_]*)=", example, re.MULTILINE)
+    assert sorted(names) == sorted(name.upper() for name in Settings.model_fields)
+
+
+def test_the_example_shows_the_defaults(load: Load) -> None:
+    assert load((PROJECT / ".env.example").read_bytes()) == Settings(_env_file=None)
+
+
+# --- Cores ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Counts the cores of a process with an affinity of 8, in a cgroup of these files."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+
+    def cores(files: dict[str, str], membership: str | None = "0::/\n") -> int:
+        for name, content in files.items():
+            (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "cgroup" / name).write_text(content)
+        if membership is not None:
+            (tmp_path / "membership").write_text(membership)
+        return usable_cores(tmp_path / "cgroup", tmp_path / "membership")
+
+    return cores
+
+
+@pytest.mark.parametrize(
+    ("files", "membership", "expected"),
+    [
+        pytest.param({}, None, 8, id="no cgroups: the affinity"),
+        pytest.param({"cpu.max": "max 100000\n"}, "0::/\n", 8, id="v2, no quota"),
+        pytest.param({"cpu.max": "150000 100000\n"}, "0::/\n", 2, id="v2, rounded up"),
+        pytest.param({"cpu.max": "10000 100000\n"}, "0::/\n", 1, id="v2, less than one core"),
+        pytest.param({"cpu.max": "1600000 100000\n"}, "0::/\n", 8, id="v2, more than there are"),
+        pytest.param({"a/b/cpu.max": "300000 100000\n"}, "0::/a/b\n", 3, id="v2, own group"),
+        pytest.param(
+            {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "400000 100000\n"},
+            "0::/a/b\n",
+            4,
+            id="v2, the quota of the group around",
+        ),
+        pytest.param(
+            {"a/b/cpu.max": "300000 100000\n", "a/cpu.max": "200000 100000\n"},
+            "0::/a/b\n",
+            2,
+            id="v2, the smallest quota of nested groups",
+        ),
+        pytest.param({"c/cpu.max": "100000 100000\n"}, "0::/a/b\n", 8, id="v2, a stranger's group"),
+        pytest.param({"cpu.max": "200000 100000\n"}, "0::/gone\n", 2, id="v2, group not mounted"),
+        pytest.param(
+            {"a/cpu.max": "200000 100000\n"}, "1:name=systemd:/x\n0::/a\n", 2, id="hybrid"
+        ),
+        pytest.param(
+            {"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            "4:cpu,cpuacct:/\n1:name=systemd:/\n",
+            2,
+            id="v1",
+        ),
+        pytest.param(
+            {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            "4:cpu,cpuacct:/\n",
+            8,
+            id="v1, no quota",
+        ),
+        pytest.param(
+            {"cpu/cpu.cfs_quota_us": "150000\n"}, "4:cpu,cpuacct:/\n", 8, id="v1, no period"
+        ),
+    ],
+)
+def test_a_quota_of_the_cgroup_limits_the_cores(
+    cores: Callable[..., int], files: dict[str, str], membership: str | None, expected: int
+) -> None:
+    """A container sees every core of its node, and may use what its quota gives."""
+    assert cores(files, membership) == expected
+
+
+def test_the_cores_of_this_very_machine_can_be_counted() -> None:
+    assert usable_cores() >= 1
