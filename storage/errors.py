@@ -10,7 +10,9 @@ StorageError
 ├── TransactionConflictError     serialization failures outlasted the retries
 ├── StatementTimeoutError        the database ended a statement that took too long
 ├── StatementCancelledError      the caller is gone: its statement was not run, or ended
-└── DatabaseUnavailableError     the database is away, starting or failing over
+├── DatabaseUnavailableError     the database is away, starting or failing over
+├── ConstraintError              the schema refused the row, by the name of the constraint
+└── StatementFailedError         anything else that the database refused: a mistake of ours
 """
 
 from __future__ import annotations
@@ -70,3 +72,18 @@ class StatementCancelledError(StorageError):
 
 class DatabaseUnavailableError(StorageError):
     """No connection, a lost one, or a server that starts, stops or is read-only."""
+
+
+class ConstraintError(StorageError):
+    """A constraint refused the row. The row itself is the caller's, and does not stand here."""
+
+    def __init__(self, constraint: str) -> None:
+        super().__init__(f"the row breaks {constraint}")
+        self.constraint = constraint
+
+
+class StatementFailedError(StorageError):
+    """The database refused the statement, by its SQLSTATE and primary message."""
+
+    def __init__(self, sqlstate: str | None, message: str | None) -> None:
+        super().__init__(f"{sqlstate}: {message}")

@@ -12,12 +12,21 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Text, and_, bindparam, cast, func, literal, not_, or_, tuple_
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from storage.tables import INFINITY, SEARCH_CONFIG, TaskRow, absent_last, search_vector, tasks
+from storage.tables import (
+    INFINITY,
+    NEGATED_PRIORITY,
+    SEARCH_CONFIG,
+    TaskRow,
+    absent_last,
+    search_vector,
+    tasks,
+    untagged,
+)
 
 Value = str | int | dt.datetime
 
@@ -134,12 +143,14 @@ _TEXTS = {"title", "description", "assigned_to", "created_by"}
 
 
 def _words(term: HasWords) -> ColumnElement[bool]:
-    phrase = func.phraseto_tsquery(SEARCH_CONFIG, term.words)
+    phrase = func.phraseto_tsquery(SEARCH_CONFIG, untagged(term.words))
     found: ColumnElement[bool] = search_vector.bool_op("@@")(phrase)
     if term.field is None:
         return found
     # The index narrows the search to tasks that have the words somewhere.
-    return and_(found, func.to_tsvector(SEARCH_CONFIG, tasks.c[term.field]).bool_op("@@")(phrase))
+    return and_(
+        found, func.to_tsvector(SEARCH_CONFIG, untagged(tasks.c[term.field])).bool_op("@@")(phrase)
+    )
 
 
 def condition(term: Filter) -> ColumnElement[bool]:
@@ -161,11 +172,39 @@ def condition(term: Filter) -> ColumnElement[bool]:
             return or_(*map(condition, terms))
 
 
+class _Key(NamedTuple):
+    """A term of an order, as an index holds it."""
+
+    expression: ColumnElement[Any]
+    descending: bool
+    sign: int = 1
+
+    def place(self, value: Value | None) -> ColumnElement[Any]:
+        if value is None:
+            return INFINITY
+        signed = -value if self.sign < 0 else value  # type: ignore[operator]
+        return bindparam(None, signed, self.expression.type)
+
+
+def _keys(order: Sequence[Sort]) -> list[_Key]:
+    """The terms of the total order.
+
+    A priority that runs against the last term is negated. `priority desc, due_date` then runs one
+    way, and a page of it begins wherever in the index the last one ended.
+    """
+    last = order[-1].descending
+    return [
+        _Key(NEGATED_PRIORITY, last, sign=-1)
+        if sort.field == "priority" and sort.descending != last
+        else _Key(_operand(sort.field), sort.descending)
+        for sort in total_order(order)
+    ]
+
+
 def ordering(order: Sequence[Sort]) -> list[ColumnElement[Any]]:
     """The ORDER BY of a list."""
     return [
-        _operand(sort.field).desc() if sort.descending else _operand(sort.field).asc()
-        for sort in total_order(order)
+        key.expression.desc() if key.descending else key.expression.asc() for key in _keys(order)
     ]
 
 
@@ -175,7 +214,7 @@ def after(order: Sequence[Sort], cursor: Cursor) -> ColumnElement[bool]:
     Terms of one direction become a single row comparison, where an index can begin; between runs
     of different directions the condition is spelled out, under a bound on the first term.
     """
-    terms = list(zip(total_order(order), cursor, strict=True))
+    terms = list(zip(_keys(order), cursor, strict=True))
     runs = [list(run) for _, run in groupby(terms, key=lambda term: term[0].descending)]
     result: ColumnElement[bool] | None = None
     for run in reversed(runs):
@@ -189,12 +228,7 @@ def after(order: Sequence[Sort], cursor: Cursor) -> ColumnElement[bool]:
     return result  # type: ignore[return-value]
 
 
-def _row(run: Sequence[tuple[Sort, Value | None]]) -> tuple[Any, Any]:
-    here = tuple_(*(_operand(sort.field) for sort, _ in run))
-    there = tuple_(
-        *(
-            INFINITY if value is None else bindparam(None, value, tasks.c[sort.field].type)
-            for sort, value in run
-        )
-    )
+def _row(run: Sequence[tuple[_Key, Value | None]]) -> tuple[Any, Any]:
+    here = tuple_(*(key.expression for key, _ in run))
+    there = tuple_(*(key.place(value) for key, value in run))
     return here, there

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, NamedTuple
 
-from psycopg2.errors import UniqueViolation
 from sqlalchemy import (
     BigInteger,
     Executable,
@@ -24,10 +23,10 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.exc import IntegrityError
 
 from storage.database import Database, Parameters
 from storage.errors import (
+    ConstraintError,
     RequestIdReusedError,
     TaskExistsError,
     TaskNotDeletedError,
@@ -68,14 +67,14 @@ class TaskRepository:
     ) -> TaskRow:
         """Stores a task and, in the same statement, the request that asked for it.
 
-        Raises: TaskExistsError, RequestIdReusedError, and IntegrityError of another constraint.
+        Raises: TaskExistsError, RequestIdReusedError.
         """
         try:
             return self._write(_INSERT, values, request, commit=commit)
-        except IntegrityError as error:
+        except ConstraintError as error:
             if (done := self.find_replay(request)) is not None:
                 return done
-            if not isinstance(error.orig, UniqueViolation):
+            if error.constraint != tasks.primary_key.name:
                 raise
             raise TaskExistsError(values["id"]) from error
 
@@ -128,7 +127,7 @@ class TaskRepository:
         statements, values = (_UPDATE, values | key) if changed else (_TOUCH, key)
         try:
             return self._write(statements, values, request, commit=commit)
-        except (IntegrityError, VersionMismatchError):
+        except (ConstraintError, VersionMismatchError):
             # The same request may have come first, and be what changed the version.
             if (done := self.find_replay(request)) is not None:
                 return done

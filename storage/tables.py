@@ -36,10 +36,20 @@ metadata = MetaData(
 )
 
 # What the full-text index holds, spelled as PostgreSQL spells it back: a search must use the very
-# same expression to be served by the index.
+# same expression to be served by the index. What stands between angle brackets is text like any
+# other; PostgreSQL would take it for a tag and leave it out.
 SEARCH_CONFIG = text("'simple'::regconfig")
-_SEARCH_VECTOR = "to_tsvector('simple'::regconfig, (title || ' '::text) || description)"
+_SEARCH_VECTOR = (
+    "to_tsvector('simple'::regconfig, "
+    "translate((title || ' '::text) || description, '<>'::text, '  '::text))"
+)
 search_vector: ColumnElement[str] = literal_column(_SEARCH_VECTOR)
+
+
+def untagged(content: str | ColumnElement[str]) -> ColumnElement[str]:
+    """The text as the search vector takes it."""
+    return func.translate(content, "<>", "  ")
+
 
 tasks = Table(
     "tasks",
@@ -133,6 +143,10 @@ _ordered("idx_task_updated_at", tasks.c.updated_at)
 _ordered("idx_task_due_date", absent_last(tasks.c.due_date))
 _ordered("idx_task_status", tasks.c.status)
 _ordered("idx_task_priority", tasks.c.priority)
+# The most urgent first, and of these what is due first: the two run against each other, unless the
+# priority is negated.
+NEGATED_PRIORITY: ColumnElement[int] = -tasks.c.priority
+_ordered("idx_task_urgency", NEGATED_PRIORITY, absent_last(tasks.c.due_date))
 _ordered("idx_task_assigned_to", tasks.c.assigned_to)
 _ordered("idx_task_title", tasks.c.title)
 # Carries everything that the statistics read, so that they are counted from the index alone.

@@ -107,7 +107,8 @@ def upgrade() -> None:
         "tasks",
         [
             sa.literal_column(
-                "to_tsvector('simple'::regconfig, (title || ' '::text) || description)"
+                "to_tsvector('simple'::regconfig, "
+                "translate((title || ' '::text) || description, '<>'::text, '  '::text))"
             )
         ],
         unique=False,
@@ -126,9 +127,21 @@ def upgrade() -> None:
     op.create_index(
         "idx_task_updated_at", "tasks", ["updated_at", "created_at", "id"], unique=False
     )
+    op.create_index(
+        "idx_task_urgency",
+        "tasks",
+        [
+            sa.literal_column("(- priority)"),
+            sa.literal_column("coalesce(due_date, 'infinity'::timestamp with time zone)"),
+            "created_at",
+            "id",
+        ],
+        unique=False,
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("idx_task_urgency", table_name="tasks")
     op.drop_index("idx_task_updated_at", table_name="tasks")
     op.drop_index("idx_task_title", table_name="tasks")
     op.drop_index("idx_task_tags", table_name="tasks", postgresql_using="gin")

@@ -1,0 +1,203 @@
+"""The migrations, on real databases: the way up, the way down, and who is turned away."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, NullPool, create_engine, event, text
+from sqlalchemy.engine import Engine
+
+from storage import schema
+from storage.errors import DatabaseUnavailableError
+from storage.schema import SchemaAheadError, SchemaBehindError
+from storage.tables import metadata
+
+ROWS = (
+    "INSERT INTO tasks (id, title, status, priority, created_by) "
+    "SELECT gen_random_uuid(), 'task ' || n, 1, 2, 'somebody' FROM generate_series(1, 10) n",
+    "INSERT INTO requests (principal, request_id, fingerprint, task_id) "
+    "SELECT 'somebody', gen_random_uuid(), '\\x00', id FROM tasks",
+)
+DEFINITIONS = (
+    "SELECT indexname AS name, indexdef AS definition FROM pg_indexes "
+    "WHERE tablename IN ('tasks', 'requests') UNION ALL "
+    "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
+    "WHERE conrelid IN ('tasks'::regclass, 'requests'::regclass)"
+)
+RELATIONS = (
+    "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY relname"
+)
+
+
+@pytest.fixture
+def own_database(own_database_url: str) -> Iterator[Connection]:
+    with connected(own_database_url) as connection:
+        yield connection
+
+
+def connected(url: str) -> Connection:
+    return create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect()
+
+
+def relations(url: str) -> list[str]:
+    with connected(url) as connection:
+        return list(connection.scalars(text(RELATIONS)))
+
+
+def set_revision(connection: Connection, revision: str) -> None:
+    connection.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
+
+
+def test_upgrade_brings_an_empty_database_to_the_head(empty_database_url: str) -> None:
+    schema.upgrade(empty_database_url)
+    schema.check(empty_database_url)
+
+
+def test_upgrade_at_the_head_keeps_the_rows(
+    own_database_url: str, own_database: Connection
+) -> None:
+    for statement in ROWS:
+        own_database.execute(text(statement))
+    schema.upgrade(own_database_url)
+    assert own_database.scalar(text("SELECT count(*) FROM tasks")) == 10
+
+
+def test_downgrade_to_base_leaves_nothing_behind(
+    own_database_url: str, own_database: Connection
+) -> None:
+    for statement in ROWS:
+        own_database.execute(text(statement))
+    schema.downgrade(own_database_url, "base")
+    assert relations(own_database_url) == ["alembic_version", "alembic_version_pkc"]
+
+
+def test_upgrade_after_a_downgrade_to_base_gives_the_same_schema(own_database_url: str) -> None:
+    before = relations(own_database_url)
+    schema.downgrade(own_database_url, "base")
+    schema.upgrade(own_database_url)
+    assert relations(own_database_url) == before
+    schema.check(own_database_url)
+
+
+def test_autogenerate_finds_nothing_to_migrate(database_url: str) -> None:
+    """As `alembic check`: a change of tables.py without its migration is found here."""
+    with connected(database_url) as connection:
+        options = {"compare_type": True, "compare_server_default": True}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_migrations_define_what_the_tables_define(
+    database_url: str, empty_database_url: str
+) -> None:
+    """Alembic does not compare check constraints, nor all there is to an index."""
+    with connected(database_url) as migrated, connected(empty_database_url) as made:
+        metadata.create_all(made)
+        assert definitions(migrated) == definitions(made)
+
+
+def definitions(connection: Connection) -> set[tuple[str, str]]:
+    return {(row.name, row.definition) for row in connection.execute(text(DEFINITIONS))}
+
+
+def test_check_at_the_head_is_content(database_url: str) -> None:
+    schema.check(database_url)
+
+
+def test_an_empty_database_is_behind(empty_database_url: str) -> None:
+    with pytest.raises(SchemaBehindError, match="at nothing"):
+        schema.check(empty_database_url)
+
+
+def test_a_database_migrated_down_to_base_is_behind(own_database_url: str) -> None:
+    """Alembic's table stays there, without a row."""
+    schema.downgrade(own_database_url, "base")
+    with pytest.raises(SchemaBehindError, match="at nothing"):
+        schema.check(own_database_url)
+
+
+def test_a_database_with_an_unknown_revision_is_ahead(
+    own_database_url: str, own_database: Connection
+) -> None:
+    set_revision(own_database, "9999")
+    with pytest.raises(SchemaAheadError, match="at 9999"):
+        schema.check(own_database_url)
+
+
+def test_upgrade_refuses_a_database_that_is_ahead(
+    own_database_url: str, own_database: Connection
+) -> None:
+    set_revision(own_database, "9999")
+    with pytest.raises(SchemaAheadError, match="at 9999"):
+        schema.upgrade(own_database_url)
+
+
+def test_a_refused_upgrade_changes_nothing(own_database_url: str, own_database: Connection) -> None:
+    """Its tables are those of another build: this one must not add its own to them."""
+    own_database.execute(text("DROP TABLE tasks"))
+    set_revision(own_database, "9999")
+    before = relations(own_database_url)
+    with pytest.raises(SchemaAheadError):
+        schema.upgrade(own_database_url)
+    assert relations(own_database_url) == before
+    assert own_database.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+
+
+def test_concurrent_upgrades_all_succeed_and_apply_the_migrations_once(
+    empty_database_url: str, counted_tables: Callable[[], int]
+) -> None:
+    """Several replicas of one deployment may start at the same time."""
+    with ThreadPoolExecutor(4) as pool:
+        upgrades = [pool.submit(schema.upgrade, empty_database_url) for _ in range(4)]
+    for upgrade in upgrades:
+        upgrade.result()
+    schema.check(empty_database_url)
+    assert counted_tables() == 1
+
+
+@pytest.fixture
+def counted_tables() -> Iterator[Callable[[], int]]:
+    """How often the table `tasks` was made, or tried to be."""
+    made: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.strip().startswith("CREATE TABLE tasks"):
+            made.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield lambda: len(made)
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_an_upgrade_waits_for_another_one_under_way(empty_database_url: str) -> None:
+    """It has the lock before it looks at the revision, so that it sees what the other one did."""
+    with connected(empty_database_url) as other, ThreadPoolExecutor(1) as pool:
+        other.execute(text("SELECT pg_advisory_lock(:key)"), {"key": schema._MIGRATION_LOCK})
+        upgrade = pool.submit(schema.upgrade, empty_database_url)
+        while not other.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
+            assert not upgrade.done()
+        assert relations(empty_database_url) == []
+        other.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": schema._MIGRATION_LOCK})
+        upgrade.result()
+    schema.check(empty_database_url)
+
+
+@pytest.fixture
+def nobody_listens() -> Iterator[str]:
+    """The URL of a port that is ours and refuses connections."""
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        yield f"postgresql+psycopg2://tasks@127.0.0.1:{unheard.getsockname()[1]}/tasks"
+
+
+@pytest.mark.parametrize("step", [schema.upgrade, schema.check])
+def test_a_database_that_is_away_is_unavailable(
+    step: Callable[[str], None], nobody_listens: str
+) -> None:
+    with pytest.raises(DatabaseUnavailableError):
+        step(nobody_listens)
