@@ -38,6 +38,7 @@ from taskservice.v1.task_service_pb2 import (
     GetTaskRequest,
     GetTaskStatsRequest,
     ListTasksRequest,
+    UndeleteTaskRequest,
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
@@ -61,6 +62,11 @@ def calls(stub: Any, ids: list[str]) -> dict[str, Call]:
         request = UpdateTaskRequest(task=task, update_mask=FieldMask(paths=["title"]))
         return cast("Awaitable[Any]", stub.UpdateTask(request))
 
+    async def delete_and_undelete() -> None:
+        task = await stub.CreateTask(write())
+        await stub.DeleteTask(DeleteTaskRequest(id=task.id))
+        await stub.UndeleteTask(UndeleteTaskRequest(id=task.id))
+
     return {
         "GetTask": lambda: stub.GetTask(GetTaskRequest(id=next(some))),
         "ListTasks": lambda: stub.ListTasks(ListTasksRequest()),
@@ -69,7 +75,7 @@ def calls(stub: Any, ids: list[str]) -> dict[str, Call]:
         "CreateTask": lambda: stub.CreateTask(write()),
         "CreateTask, request_id": lambda: stub.CreateTask(write(request_id=str(uuid4()))),
         "UpdateTask": update,
-        "DeleteTask": lambda: stub.DeleteTask(DeleteTaskRequest(id=next(some), allow_missing=True)),
+        "Create, delete, undelete": delete_and_undelete,
     }
 
 

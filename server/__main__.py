@@ -6,6 +6,8 @@ Nothing here imports grpc: workers are forked from this process, and each import
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +30,8 @@ OK, FAILED, MISCONFIGURED = 0, 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0, 1 for a failure, 2 for a mistake in settings."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupted)
     command: Callable[[Settings], bool] = _parser().parse_args(arguments).command
     try:
         settings = Settings.load()
@@ -45,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ) as error:
         log.critical(str(error))
         return FAILED
+
+
+def _interrupted(number: int, _frame: object) -> None:
+    """Ends at once what does not serve yet; the first process of a container needs to be told.
+
+    An exception would not do: imports under way may swallow it.
+    """
+    os._exit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,9 +80,11 @@ def serve(settings: Settings) -> bool:
     settings.key()  # Made here once, not by every worker.
     with _database(settings) as url:
         _check_schema(url)
-        if settings.worker_count == 1:
-            return _serve_alone(settings, url)
-        return _serve_supervised(settings, url)
+        serve_here = _serve_alone if settings.worker_count == 1 else _serve_supervised
+        in_order = serve_here(settings, url)
+    sys.stdout.flush()
+    # Python would join threads, and one may wait for a database that never answers.
+    os._exit(OK if in_order else FAILED)
 
 
 def migrate(settings: Settings) -> bool:

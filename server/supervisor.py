@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from signal import SIGCHLD, SIGHUP, SIGINT, SIGTERM
 
@@ -128,7 +128,7 @@ class Supervisor:
         os.close(says_ready)
         self._workers[pid] = _Worker(pid, ready)
 
-    def _become_worker(self, says_ready: int, mask: set[signal.Signals]) -> None:
+    def _become_worker(self, says_ready: int, mask: Iterable[int]) -> None:
         """In the child: serves, and never returns into what the parent was doing."""
         code = 1
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from signal import SIGHUP, SIGINT, SIGTERM
@@ -27,6 +28,7 @@ from taskservice.v1 import task_service_pb2_grpc
 log = structlog.get_logger()
 
 _POLL_SECONDS = 0.05
+_CLOSE_SECONDS = 2.0
 
 
 class Worker:
@@ -93,9 +95,15 @@ class Worker:
             if signals.wait(_POLL_SECONDS) and not hurried:
                 hurried = True
                 self._server.stop(0)
-        self._database.close()
+        self._close_database()
         log.info("stopped")
         return not hurried
+
+    def _close_database(self) -> None:
+        """Waits for the cancel requests of calls cut short; not for a database that is silent."""
+        closing = threading.Thread(target=self._database.close, daemon=True)
+        closing.start()
+        closing.join(_CLOSE_SECONDS)
 
     def _check_schema(self) -> None:
         with self._database.engine.connect() as connection:

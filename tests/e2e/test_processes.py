@@ -1,0 +1,313 @@
+"""One process or several: who serves, who is replaced, and what is left when one is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+
+from storage.embedded import EmbeddedPostgres
+from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import (
+    CreateTaskRequest,
+    GetTaskRequest,
+    GetTaskStatsRequest,
+    UpdateTaskRequest,
+)
+from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.e2e.postgres import await_waiting, locked_task
+from tests.e2e.service import (
+    PATIENCE_SECONDS,
+    ServiceProcess,
+    is_gone,
+    kill_all,
+    run_command,
+    running_service,
+    wait_until,
+)
+
+StartService = Callable[..., ServiceProcess]
+
+
+@pytest.fixture(scope="module")
+def pair(
+    tmp_path_factory: pytest.TempPathFactory, shared_database_url: str
+) -> Iterator[ServiceProcess]:
+    """A service of two workers."""
+    with running_service(
+        tmp_path_factory.mktemp("pair"),
+        ENVIRONMENT="staging",
+        DATABASE_URL=shared_database_url,
+        WORKERS="2",
+    ) as service:
+        yield service
+
+
+@pytest.fixture
+def start_pair(start_service: StartService, own_database_url: str) -> StartService:
+    """Starts a service of two workers with a database of its own."""
+
+    def start(**settings: str) -> ServiceProcess:
+        service = start_service(
+            **{"ENVIRONMENT": "staging", "DATABASE_URL": own_database_url, "WORKERS": "2"}
+            | settings
+        )
+        service.await_log('"serving"')
+        return service
+
+    return start
+
+
+def connected_workers(service: ServiceProcess) -> set[int]:
+    """The workers that a client has a connection to."""
+    return {
+        pid
+        for pid in service.workers()
+        for connection in psutil.Process(pid).net_connections("tcp")
+        if connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == service.port
+    }
+
+
+def test_development_is_served_by_the_process_itself(start_service: StartService) -> None:
+    service = start_service(ENVIRONMENT="development")
+    service.stub().GetTaskStats(GetTaskStatsRequest())
+    assert service.workers() == set()
+
+
+def test_every_worker_serves_the_same_port(pair: ServiceProcess) -> None:
+    def one_more_channel_reaches_both() -> bool:
+        pair.stub().GetTaskStats(GetTaskStatsRequest())
+        return connected_workers(pair) == pair.workers()
+
+    wait_until(one_more_channel_reaches_both, "both workers have a connection")
+    assert len(pair.workers()) == 2
+
+
+def test_killed_worker_is_replaced(start_pair: StartService) -> None:
+    service = start_pair()
+    before = service.workers()
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(service.workers() - {victim}) == 2, "a new worker beside the old one")
+    assert len(service.workers() & before) == 1
+
+
+def test_service_answers_while_a_worker_is_missing(start_pair: StartService) -> None:
+    service = start_pair()
+    victim = min(service.workers())
+    os.kill(victim, signal.SIGKILL)
+    for _ in range(20):
+        service.stub().GetTaskStats(GetTaskStatsRequest(), timeout=PATIENCE_SECONDS)
+
+
+def test_service_ends_when_its_workers_keep_dying(start_pair: StartService) -> None:
+    """Whoever runs the service must learn of it; restarting for ever would hide it."""
+    service = start_pair()
+
+    def killing_ended_it() -> bool:
+        for pid in service.workers():
+            os.kill(pid, signal.SIGKILL)
+        return service.ended
+
+    wait_until(killing_ended_it, "the supervisor gives up")
+    assert service.wait() == 1, service.log
+
+
+# gRPC repeats by itself only what surely reached no server. A call that gets in while the worker
+# says goodbye is ended with CANCELLED, and a connection in the backlog of a port that closes is
+# reset: to see neither, a client asks for retries.
+RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {
+    "maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}}]}"""
+
+
+class Load:
+    """Clients that call without a pause, each over a connection of its own."""
+
+    def __init__(self, service: ServiceProcess, clients: int) -> None:
+        task = service.stub().CreateTask(CreateTaskRequest(task=Task(title="a task")))
+        self._request = GetTaskRequest(id=task.id)
+        self._stopped = threading.Event()
+        self.answers = 0
+        self.failures: list[grpc.RpcError] = []
+        self._threads = [
+            threading.Thread(target=self._call, args=(TaskServiceStub(service.channel(RETRIES)),))
+            for _ in range(clients)
+        ]
+
+    def _call(self, stub: TaskServiceStub) -> None:
+        while not self._stopped.is_set():
+            try:
+                stub.GetTask(self._request, timeout=PATIENCE_SECONDS)
+                self.answers += 1
+            except grpc.RpcError as error:
+                self.failures.append(error)
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_replacing_workers_fails_no_call_of_a_client_that_retries(start_pair: StartService) -> None:
+    service = start_pair()
+    before = service.workers()
+    with Load(service, clients=8) as load:
+        service.signal(signal.SIGHUP)
+        wait_until(lambda: not service.workers() & before, "all workers are new")
+        enough = load.answers + 100
+        wait_until(lambda: load.answers > enough, "the new workers answer")
+    assert load.failures == []
+
+
+@contextmanager
+def busy_workers(service: ServiceProcess, url: str) -> Iterator[list[Any]]:
+    """Calls to every worker, which wait in the database while this holds."""
+    with grpc.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+        task = TaskServiceStub(channel).CreateTask(CreateTaskRequest(task=Task(title="old")))
+    wait_until(lambda: not connected_workers(service), "no client is connected")
+    update = UpdateTaskRequest(task=Task(id=task.id, title="new"))
+    with locked_task(url, task.id):
+        calls: list[Any] = []
+        while connected_workers(service) != service.workers():
+            calls.append(service.stub().UpdateTask.future(update))
+        await_waiting(url, len(calls))
+        yield calls
+
+
+def were_answered(calls: list[Any]) -> bool:
+    """All read the same version: one of them wrote, and the others may have been told so."""
+    return {call.code() for call in calls} <= {grpc.StatusCode.OK, grpc.StatusCode.ABORTED}
+
+
+def test_workers_are_replaced_one_after_another(
+    start_pair: StartService, own_database_url: str
+) -> None:
+    """The first one's calls finish, and its successor serves, before the second drains."""
+    service = start_pair(THREADS_PER_WORKER="16", SHUTDOWN_GRACE_SECONDS="3600")
+    before = service.workers()
+    with busy_workers(service, own_database_url) as calls:
+        service.signal(signal.SIGHUP)
+        service.await_log("draining")
+        successor = wait_until(lambda: service.workers() - before, "a new worker")
+
+        def successor_serves() -> bool:
+            service.signal(signal.SIGCHLD)  # The supervisor looks again what there is to do.
+            return bool(service.stub() and connected_workers(service) & successor)
+
+        wait_until(successor_serves, "the new worker takes connections")
+    wait_until(lambda: len(service.events("stopped")) == 2, "both workers have stopped")
+    drains = [event["message"] for event in service.events("draining", "stopped")]
+    assert drains == ["draining", "stopped"] * 2
+    assert were_answered(calls)
+
+
+def test_sigterm_lets_the_calls_of_every_worker_finish(
+    start_pair: StartService, own_database_url: str
+) -> None:
+    service = start_pair(THREADS_PER_WORKER="16", SHUTDOWN_GRACE_SECONDS="3600")
+    with busy_workers(service, own_database_url) as calls:
+        service.signal(signal.SIGTERM)
+        wait_until(lambda: len(service.events("draining")) == 2, "both workers drain")
+    assert service.wait() == 0, service.log
+    assert were_answered(calls)
+
+
+def test_sigterm_while_workers_start_ends_in_order(
+    start_service: StartService, own_database_url: str
+) -> None:
+    service = start_service(ENVIRONMENT="staging", DATABASE_URL=own_database_url, WORKERS="2")
+    wait_until(lambda: len(service.workers()) == 2, "both workers are forked")
+    assert service.stop() == 0, service.log
+
+
+def test_killed_supervisor_leaves_no_process_behind(start_service: StartService) -> None:
+    """Orphans would keep the port, and PostgreSQL its folder, from the next start."""
+    service = start_service(ENVIRONMENT="development", WORKERS="2")
+    assert service.port
+    family = service.family()
+    service.signal(signal.SIGKILL)
+    try:
+        wait_until(lambda: all(is_gone(process) for process in family), "every process has ended")
+    finally:
+        kill_all(family)
+
+
+def test_ctrl_c_drains_once(start_service: StartService) -> None:
+    """A terminal sends SIGINT to every process of the group: to workers, and to PostgreSQL too."""
+    service = start_service(
+        ENVIRONMENT="development", WORKERS="2", SHUTDOWN_GRACE_SECONDS="3600", LOG_LEVEL="INFO"
+    )
+    url = EmbeddedPostgres(service.data_dir).url
+    stub = service.stub()
+    task = stub.CreateTask(CreateTaskRequest(task=Task(title="old")))
+    with locked_task(url, task.id):
+        call = stub.UpdateTask.future(UpdateTaskRequest(task=Task(id=task.id, title="new")))
+        await_waiting(url)
+        os.killpg(service.pid, signal.SIGINT)
+        wait_until(lambda: service.log.count("draining") == 2, "both workers drain")
+    assert call.result(PATIENCE_SECONDS).title == "new"
+    assert service.wait() == 0, service.log
+
+
+def test_command_line_does_not_import_grpc(tmp_path: Path) -> None:
+    """Workers are forked from it, and grpc does not survive a fork."""
+    program = "import server.__main__, sys; print(sorted(m for m in sys.modules if 'grpc' in m))"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "[]\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_supervisor_has_not_loaded_grpc(pair: ServiceProcess) -> None:
+    assert pair.port
+
+    def has_grpc(pid: int) -> bool:
+        return "cygrpc" in Path(f"/proc/{pid}/maps").read_text()
+
+    assert [has_grpc(pid) for pid in (pair.pid, *pair.workers())] == [False, True, True]
+
+
+@pytest.mark.parametrize("shares", [False, True], ids=["exclusive", "shared"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_taken_port_is_refused(
+    tmp_path: Path, own_database_url: str, workers: str, shares: bool
+) -> None:
+    """Somebody else with SO_REUSEPORT would silently get a part of our calls."""
+    with socket.socket() as other:
+        if shares:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        ran = run_command(
+            tmp_path,
+            "serve",
+            ENVIRONMENT="staging",
+            DATABASE_URL=own_database_url,
+            SECRET_KEY="s" * 32,
+            GRPC_PORT=str(port),
+            WORKERS=workers,
+        )
+    assert ran.returncode == 1
+    complaints = [line for line in ran.stdout.splitlines() if '"info"' not in line]
+    assert len(complaints) == 1, ran.stdout
+    assert f"127.0.0.1:{port}" in complaints[0]
+    assert ran.stderr == ""
