@@ -10,8 +10,11 @@ INSTALLED := $(VENV)/installed
 PROTO_DEPS := .proto-deps
 PROTOS := $(wildcard proto/taskservice/v1/*.proto)
 
-# What `make proto-check` compares the contract with: the main branch, and on it the commit before.
-AGAINST ?= $(if $(filter main,$(shell git branch --show-current 2>/dev/null)),HEAD~1,main)
+# What `make proto-check` compares the contract with: the main branch; on main itself, the commit
+# that changed the contract before the last one that did.
+ON_MAIN = $(filter main,$(shell git branch --show-current 2>/dev/null))
+AGAINST ?= $(if $(ON_MAIN),$(shell git log -2 --format=%h -- proto | tail -1),$(shell \
+	git rev-parse -q --verify origin/main || echo main))
 
 export UV_PYTHON_DOWNLOADS := never
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -26,8 +29,8 @@ setup: $(INSTALLED) ## Install everything into .venv (with uv where there is one
 $(INSTALLED): pyproject.toml requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
 	@if command -v uv >/dev/null; then \
-		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
-		uv pip sync --quiet --require-hashes --python $(BIN)/python requirements-dev.lock && \
+		uv venv --quiet --allow-existing --seed --python $(PYTHON) $(VENV) && \
+		uv pip install --quiet --require-hashes --python $(BIN)/python --requirement requirements-dev.lock && \
 		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . ; \
 	else \
 		$(PYTHON) -m venv $(VENV) && \
@@ -77,11 +80,8 @@ proto-check: $(PROTO_DEPS)/fetched ## Fail if generated/ is not what proto/ give
 		$(MAKE) --no-print-directory generate INTO="$$fresh/generated" && \
 		diff --recursive --brief --exclude=__pycache__ "$$fresh/generated" generated
 	@before=$$(mktemp -d) && trap 'rm -rf "$$before"' EXIT && \
-		if git archive $(AGAINST) proto buf.yaml 2>/dev/null | tar -x -C "$$before" 2>/dev/null; then \
-			cp -r $(PROTO_DEPS) "$$before" && buf breaking --against "$$before"; \
-		else \
-			echo "no earlier contract to compare with at $(AGAINST)"; \
-		fi
+		git archive $(AGAINST) proto buf.yaml | tar -x -C "$$before" && \
+		cp -r $(PROTO_DEPS) "$$before" && buf breaking --against "$$before"
 
 .PHONY: generate
 generate:

@@ -35,12 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[Settings], bool] = _parser().parse_args(arguments).command
     try:
         settings = Settings.load()
+        logs.configure(settings)
+        return OK if command(settings) else FAILED
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return MISCONFIGURED
-    logs.configure(settings)
-    try:
-        return OK if command(settings) else FAILED
     except (
         AddressError,
         DatabaseUnavailableError,
@@ -82,7 +81,6 @@ def serve(settings: Settings) -> bool:
         _check_schema(url)
         serve_here = _serve_alone if settings.worker_count == 1 else _serve_supervised
         in_order = serve_here(settings, url)
-    sys.stdout.flush()
     # Python would join threads, and one may wait for a database that never answers.
     os._exit(OK if in_order else FAILED)
 

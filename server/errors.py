@@ -22,6 +22,8 @@ from taskservice.v1 import task_pb2
 
 DOMAIN = "taskservice"
 _RETRY_DELAY = Duration(seconds=1)
+_TOLD_CHARACTERS = 1000
+_TOLD_BYTES = 2500
 
 FieldViolation: TypeAlias = error_details_pb2.BadRequest.FieldViolation
 
@@ -32,11 +34,19 @@ def violation(field: str, description: str, reason: str) -> FieldViolation:
 
 
 class InvalidRequestError(Exception):
-    """The request breaks rules of the contract."""
+    """The request breaks rules of the contract.
+
+    A client takes 8 KiB of trailers by default: what does not fit is counted, not told.
+    """
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
-        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
-        self.violations = violations
+        text = "; ".join(f"{v.field}: {v.description}" for v in violations)
+        super().__init__(text if len(text) <= _TOLD_CHARACTERS else text[:_TOLD_CHARACTERS] + "...")
+        self.violations = list(violations)
+        while sum(v.ByteSize() for v in self.violations) > _TOLD_BYTES:
+            self.violations.pop()
+        if untold := len(violations) - len(self.violations):
+            self.violations.append(violation("", f"and {untold} more", "MORE_VIOLATIONS"))
 
 
 class TransitionNotAllowedError(Exception):

@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 MAX_TERMS = 50
 MAX_DEPTH = 20
+# PostgreSQL takes words of 2046 bytes, in lower case, which may be longer.
+MAX_WORD_BYTES = 1000
 
 _EQUALITY = frozenset({"=", "!="})
 _ORDER = _EQUALITY | {"<", "<=", ">", ">="}
@@ -65,6 +67,12 @@ def _text(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain the NUL character")
     return text
+
+
+def _searched(text: str) -> str:
+    if any(len(word.encode()) > MAX_WORD_BYTES for word in text.split()):
+        raise ValueError("is too long a word to search for")
+    return _text(text)
 
 
 def _uuid(text: str) -> str:
@@ -150,13 +158,13 @@ class _TreeBuilder(Transformer[Token, Filter]):
         return token.update(value=re.sub(r"\\(.)", r"\1", token[1:-1], flags=re.DOTALL))
 
     def words(self, words: Token) -> _Part:
-        return _Part(HasWords(_value(words, _text)), words.start_pos or 0)
+        return _Part(HasWords(_value(words, _searched)), words.start_pos or 0)
 
     def comparison(self, name: Token, operator: Token, argument: Token) -> _Part:
         field = _FIELDS.get(name)
         if field is None:
             _refuse(
-                name.start_pos, f"there is no field {name[:100]!r}; known are {', '.join(_FIELDS)}"
+                name.start_pos, f"there is no field {name[:100]!a}; known are {', '.join(_FIELDS)}"
             )
         if operator == ":":
             return _Part(_has(name, field, operator, argument), name.start_pos or 0)
@@ -171,7 +179,7 @@ def _has(name: Token, field: _Field, operator: Token, argument: Token) -> Filter
         return Present(str(name))
     if field.has is None:
         _refuse(operator.start_pos, f"{name} does not know the operator :")
-    return field.has(_value(argument, _text))
+    return field.has(_value(argument, _searched))
 
 
 def _joined(kind: type[And | Or], parts: tuple[_Part | Token, ...]) -> _Part:
@@ -191,7 +199,7 @@ def _value(token: Token, parse: Callable[[str], T]) -> T:
     try:
         return parse(str(token))
     except ValueError as error:
-        _refuse(token.start_pos, f"{str(token)[:100]!r} {error}")
+        _refuse(token.start_pos, f"{str(token)[:100]!a} {error}")
 
 
 def _refuse(start: int | None, description: str, reason: str = "FILTER_INVALID") -> NoReturn:
@@ -220,7 +228,7 @@ def _explain(error: UnexpectedInput, text: str) -> str:
         return "at the end: the filter is not complete"
     position = error.pos_in_stream or 0
     unexpected = str(token)[:100] if token is not None else text[position]
-    return f"at character {position + 1}: {unexpected!r} is not expected here"
+    return f"at character {position + 1}: {unexpected!a} is not expected here"
 
 
 @lru_cache(maxsize=1024)
@@ -233,9 +241,9 @@ def parse_order(text: str) -> tuple[Sort, ...]:
     for term in text.split(","):
         field, *direction = term.split()[:3] or [""]
         if field not in SORTABLE:
-            problem = f"cannot order by {field[:100]!r}; known are {', '.join(sorted(SORTABLE))}"
+            problem = f"cannot order by {field[:100]!a}; known are {', '.join(sorted(SORTABLE))}"
         elif direction not in ([], ["asc"], ["desc"]):
-            problem = f"{' '.join(direction)[:100]!r} must be asc or desc"
+            problem = f"{' '.join(direction)[:100]!a} must be asc or desc"
         elif field in order:
             problem = f"{field} stands twice"
         else:

@@ -31,6 +31,7 @@ Behavior = Callable[[Any, grpc.ServicerContext], Any]
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
+_DEADLINE_SKEW_SECONDS = 0.1
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -157,9 +158,15 @@ def _status(error: Exception, context: grpc.ServicerContext, method: str) -> sta
     if known is None:
         log.error("internal error", method=method, request_id=request_id.get(), exc_info=error)
         return internal_status(request_id.get())
-    if isinstance(error, StatementCancelledError) and (context.time_remaining() or 1) <= 0:
+    if isinstance(error, StatementCancelledError) and _is_out_of_time(context):
         known.code = code_pb2.DEADLINE_EXCEEDED
     return known
+
+
+def _is_out_of_time(context: grpc.ServicerContext) -> bool:
+    """The caller's clock began before ours: it hangs up at its deadline a little before ours."""
+    remaining = context.time_remaining()
+    return remaining is not None and remaining < _DEADLINE_SKEW_SECONDS
 
 
 def _code_name(context: grpc.ServicerContext) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
 from structlog.typing import Processor
@@ -23,13 +25,14 @@ def configure(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render = _rendering(settings)
+    output = cast("TextIO", _Output(sys.stdout))
     structlog.configure(
         processors=[*prepare, *render],
-        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(output),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=prepare,
@@ -41,6 +44,21 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level)
     # Statements, without their parameters: those are the callers' data.
     logging.getLogger("sqlalchemy.engine").setLevel("INFO" if settings.debug else "WARNING")
+
+
+class _Output:
+    """A log that cannot be written fails no call: its reader may be gone, or the disk full."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _rendering(settings: Settings) -> list[Processor]:

@@ -7,7 +7,7 @@ import select
 import signal
 import socket
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 
 class AddressError(Exception):
@@ -59,10 +59,10 @@ def listen_address(host: str, port: int) -> str:
 
 
 def reserve_port(host: str, port: int, *, share: bool) -> socket.socket:
-    """Binds the port without listening on it, so that nobody else can take it.
+    """Binds the port, without listening on it; for port 0, one that is free.
 
     With `share` processes of ours may listen on it beside each other (SO_REUSEPORT). Raises:
-    AddressError when somebody else has it, even somebody who would share.
+    AddressError when somebody listens on it, even somebody who would share.
     """
     bound = _bind(host, port, share=False)
     if not share:
@@ -77,14 +77,19 @@ def _bind(host: str, port: int, *, share: bool) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        bound = socket.socket(family, kind, protocol)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if share:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind(address)
-    except OSError as error:
+        with ExitStack() as undo:
+            bound = undo.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if share:
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bound.bind(address)
+            if not share:
+                bound.listen()  # Finds those who bound the port to share it.
+            undo.pop_all()
+            return bound
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "this is no host name"
         raise AddressError(
-            f"cannot listen on {listen_address(host, port)}: {error.strerror}; "
+            f"cannot listen on {listen_address(host, port)}: {reason}; "
             "choose another GRPC_HOST or GRPC_PORT"
         ) from error
-    return bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,20 +18,23 @@ _SERVICES = tuple(
     service.full_name for service in task_service_pb2.DESCRIPTOR.services_by_name.values()
 )
 
-_STREAMS = 2
+_STREAMS = 16
 
 
-def add_reflection(server: grpc.Server) -> None:
-    """Serves reflection under both of its names.
+def add_reflection(server: grpc.Server) -> Callable[[], None]:
+    """Serves reflection under both of its names; returns what ends the streams that are open.
 
     grpcio-reflection knows v1alpha only; v1 has the same messages, so that the same servicer
     answers for it.
     """
+    streams: set[Any] = set()
     pool = DescriptorPool()
     _add_file(pool, task_service_pb2.DESCRIPTOR)
     servicer: Any = reflection.ReflectionServicer(_SERVICES, pool=pool)
 
     def reflect(requests: Any, context: grpc.ServicerContext) -> Any:
+        streams.add(context)
+        context.add_callback(lambda: streams.discard(context))
         yield from servicer.ServerReflectionInfo(requests, context)
 
     # A stream holds its thread for as long as the client likes: none of those that calls need.
@@ -47,6 +51,12 @@ def add_reflection(server: grpc.Server) -> None:
             f"grpc.reflection.{version}.ServerReflection", {"ServerReflectionInfo": handler}
         )
         server.add_generic_rpc_handlers((service,))
+
+    def end_streams() -> None:
+        for stream in list(streams):
+            stream.cancel()
+
+    return end_streams
 
 
 def _add_file(pool: DescriptorPool, file: FileDescriptor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grpc
 import uuid_utils
@@ -17,9 +17,17 @@ from server.conversions import (
     task_values,
     version_of,
 )
+from server.errors import InvalidRequestError
 from server.filtering import parse_filter, parse_order
 from server.pagination import PageTokens
-from server.validation import Violations, check, check_change, check_create, check_update
+from server.validation import (
+    Violations,
+    check,
+    check_change,
+    check_create,
+    check_due_date,
+    check_update,
+)
 from storage.errors import TaskNotFoundError, VersionMismatchError
 from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, cursor_at
 from storage.repository import RequestRecord, TaskRepository
@@ -64,8 +72,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             "id": request.task_id or str(uuid_utils.uuid7()),
             "created_by": ANONYMOUS,
         }
-        commit = not request.validate_only
-        return task_to_proto(self._repository.create(values, _record(request), commit=commit))
+        row = self._create(values, _record(request), commit=not request.validate_only)
+        return task_to_proto(row)
 
     def GetTask(self, request: GetTaskRequest, context: grpc.ServicerContext) -> Task:
         check(request)
@@ -129,6 +137,17 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         )
         violations.raise_any()
         return query
+
+    def _create(
+        self, values: dict[str, Any], record: RequestRecord | None, *, commit: bool
+    ) -> TaskRow:
+        try:
+            check_due_date(values["due_date"])
+        except InvalidRequestError:  # It may have passed since the same call succeeded.
+            if (done := self._repository.find_replay(record)) is not None:
+                return done
+            raise
+        return self._repository.create(values, record, commit=commit)
 
     def _update(
         self, request: UpdateTaskRequest, fields: frozenset[str], record: RequestRecord | None

@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import make_dsn
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,6 +26,7 @@ from sqlalchemy.exc import ArgumentError
 _SECRET_KEY_CHARACTERS = 32
 _YEAR_SECONDS = 365 * 24 * 3600
 _DRIVER = "postgresql+psycopg2"
+_MAX_PORT = 65535
 
 
 class SettingsError(Exception):
@@ -146,9 +149,18 @@ class Settings(BaseSettings):
         return 0 if self.environment == "development" else 5
 
     def key(self) -> bytes:
-        """The secret that keys are derived from; in development made once, kept in DATA_DIR."""
+        """The secret that keys are derived from; in development made once, kept in DATA_DIR.
+
+        Raises: SettingsError, when DATA_DIR cannot be written.
+        """
         if self.secret_key is not None:
             return self.secret_key.get_secret_value().encode()
+        try:
+            return self._own_key()
+        except OSError as error:
+            raise SettingsError([f"DATA_DIR: cannot be used: {error}"]) from error
+
+    def _own_key(self) -> bytes:
         path = self.data_dir / "secret_key"
         if not path.exists():
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -163,9 +175,11 @@ class Settings(BaseSettings):
 def _parsed(secret: SecretStr) -> URL | None:
     try:
         url = make_url(secret.get_secret_value())
-    except (ArgumentError, ValueError):
+        make_dsn(**dict.fromkeys(url.query, ""))  # Knows the options that libpq knows.
+    except (ArgumentError, ValueError, ProgrammingError):
         return None
-    if url.drivername not in {"postgres", "postgresql", _DRIVER}:
+    port_exists = url.port is None or 0 < url.port <= _MAX_PORT
+    if url.drivername not in {"postgres", "postgresql", _DRIVER} or not port_exists:
         return None
     return url.set(drivername=_DRIVER)
 

@@ -8,6 +8,7 @@ supervisor holds open.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 # A worker that lived shorter than this died young; after so many in a row the service ends.
 _YOUNG_SECONDS = 10.0
 _CRASH_LOOP = 5
+_CALM_SECONDS = 60.0
 _MAX_BACKOFF_SECONDS = 8.0
 _TICK_SECONDS = 1.0
 
@@ -60,6 +62,7 @@ class Supervisor:
         self._workers: dict[int, _Worker] = {}
         self._to_replace: list[int] = []
         self._died_young = 0
+        self._last_death = -math.inf
         self._not_before = 0.0
         self._stop_by: float | None = None
         self._announced = False
@@ -174,7 +177,7 @@ class Supervisor:
         lived_seconds = time.monotonic() - worker.started
         if not worker.ready:
             self._to_replace = []  # What the replacement cannot do, the old one still does.
-        self._died_young = self._died_young + 1 if lived_seconds < _YOUNG_SECONDS else 0
+        self._count_death(worker, lived_seconds)
         backoff_seconds = min(0.25 * 2**self._died_young, _MAX_BACKOFF_SECONDS)
         self._not_before = time.monotonic() + (backoff_seconds if self._died_young else 0)
         log.error("worker died", pid=worker.pid, code=code, lived_seconds=round(lived_seconds, 1))
@@ -182,6 +185,15 @@ class Supervisor:
             log.critical("workers die as soon as they start; giving up")
             self._in_order = False
             self._stop()
+
+    def _count_death(self, worker: _Worker, lived_seconds: float) -> None:
+        """Counts the rounds in which new workers die young; many that die at once are one."""
+        now, before = time.monotonic(), self._last_death
+        self._last_death = now
+        if now - before > _CALM_SECONDS or lived_seconds >= _YOUNG_SECONDS:
+            self._died_young = 0
+        if lived_seconds < _YOUNG_SECONDS and worker.started >= before:
+            self._died_young += 1
 
     def _kill_overdue(self) -> None:
         if self._stop_by is None or time.monotonic() < self._stop_by:

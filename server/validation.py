@@ -8,13 +8,14 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, TypeVar
 
 import protovalidate
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from server.conversions import etag_of, to_datetime
+from server.conversions import version_of
 from server.errors import FieldViolation, InvalidRequestError, TransitionNotAllowedError, violation
 from storage.errors import TaskDeletedError, VersionMismatchError
 from storage.tables import TaskRow
@@ -46,6 +47,9 @@ TRANSITIONS: dict[int, set[TaskStatus.ValueType]] = {
 
 _MALFORMED_DUE_DATE = violation("task.due_date", "must be a valid timestamp", "TIMESTAMP_MALFORMED")
 _PAST_DUE_DATE = violation("task.due_date", "must be in the future", "TIMESTAMP_IN_PAST")
+
+# More than a caller wants to read, and than is worth the time to write down.
+_MOST_VIOLATIONS = 100
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -98,12 +102,9 @@ def check(request: Message) -> None:
 def check_create(request: CreateTaskRequest) -> None:
     """Raises: InvalidRequestError."""
     violations = Violations(request)
-    due_date = request.task.due_date
-    if not _well_formed(due_date):
+    if not _well_formed(request.task.due_date):
         violations.extend([_MALFORMED_DUE_DATE])
     violations.raise_any()
-    if request.task.HasField("due_date") and not _in_future(to_datetime(due_date)):
-        raise InvalidRequestError([_PAST_DUE_DATE])
 
 
 def check_update(request: UpdateTaskRequest) -> frozenset[str]:
@@ -127,13 +128,13 @@ def check_update(request: UpdateTaskRequest) -> frozenset[str]:
 
 def _masked(request: UpdateTaskRequest, violations: Violations) -> frozenset[str]:
     """The writable fields that the update means (AIP-134, 161)."""
-    if not request.HasField("update_mask"):
+    if not request.update_mask.paths:
         return WRITABLE & {field.name for field, _ in request.task.ListFields()}
     paths = set(request.update_mask.paths)
     if paths == {"*"}:
         return WRITABLE
-    for path in sorted(paths - WRITABLE - _OUTPUT_ONLY):
-        violations.add("update_mask", f"there is no field {path[:100]!r}", "UNKNOWN_FIELD")
+    for path in islice(sorted(paths - WRITABLE - _OUTPUT_ONLY), _MOST_VIOLATIONS):
+        violations.add("update_mask", f"there is no field {path[:100]!a}", "UNKNOWN_FIELD")
     return WRITABLE & paths
 
 
@@ -145,13 +146,18 @@ def check_change(row: TaskRow, values: dict[str, Any], etag: str) -> None:
     """
     if row.deleted_at is not None:
         raise TaskDeletedError(row.id)
-    if etag and etag != etag_of(row):
+    if version_of(etag) not in {None, row.version}:
         raise VersionMismatchError(row.id)
     status = values["status"]
     if status != row.status and status not in TRANSITIONS[row.status]:
         raise TransitionNotAllowedError(row.id, row.status, status)
-    due_date = values["due_date"]
-    if due_date is not None and due_date != row.due_date and not _in_future(due_date):
+    if values["due_date"] != row.due_date:
+        check_due_date(values["due_date"])
+
+
+def check_due_date(due_date: dt.datetime | None) -> None:
+    """Raises: InvalidRequestError, for one that is not in the future."""
+    if due_date is not None and due_date <= dt.datetime.now(dt.UTC):
         raise InvalidRequestError([_PAST_DUE_DATE])
 
 
@@ -162,7 +168,7 @@ def _violations(message: Message, prefix: str = "") -> list[FieldViolation]:
             found.proto.message,
             re.sub(r"[^A-Z0-9]+", "_", found.proto.rule_id.upper()),
         )
-        for found in protovalidate.collect_violations(message)
+        for found in islice(protovalidate.collect_violations(message), _MOST_VIOLATIONS)
     ]
 
 
@@ -179,7 +185,3 @@ def _path(found: protovalidate.Violation) -> str:
 def _well_formed(timestamp: Timestamp) -> bool:
     """The one rule of Timestamp that its own contract rules do not see."""
     return 0 <= timestamp.nanos < 10**9
-
-
-def _in_future(moment: dt.datetime) -> bool:
-    return moment > dt.datetime.now(dt.UTC)

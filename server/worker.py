@@ -27,6 +27,8 @@ from taskservice.v1 import task_service_pb2_grpc
 
 log = structlog.get_logger()
 
+# The largest request that the contract allows has less than 64 KiB.
+_MAX_REQUEST_BYTES = 256 * 1024
 _POLL_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
 
@@ -58,13 +60,16 @@ class Worker:
         self._server = grpc.server(
             ThreadPoolExecutor(settings.threads_per_worker, thread_name_prefix="call"),
             interceptors=interceptors(self._database),
-            options=[("grpc.so_reuseport", int(share_port))],
+            options=[
+                ("grpc.so_reuseport", int(share_port)),
+                ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+            ],
         )
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(
             TaskServicer(repository, PageTokens(settings.key())), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        add_reflection(self._server)
+        self._end_reflection = add_reflection(self._server)
 
     def start(self, port: int) -> int:
         """Serves; returns the port, which is another one only for port 0. Raises: AddressError."""
@@ -90,6 +95,7 @@ class Worker:
         self._health.enter_graceful_shutdown()
         hurried = bool(signals.wait(self._settings.drain_delay_seconds))
         self._health.end_watches()
+        self._end_reflection()
         stopped = self._server.stop(0 if hurried else self._settings.shutdown_grace_seconds)
         while not stopped.is_set():
             if signals.wait(_POLL_SECONDS) and not hurried:

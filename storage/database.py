@@ -20,7 +20,7 @@ from typing import Any
 import psycopg2
 from sqlalchemy import Engine, Executable, Row, create_engine, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from storage.errors import (
@@ -37,6 +37,7 @@ from storage.errors import (
 # timeouts; too few connections or too little memory. Class 08 is "connection exception".
 _UNAVAILABLE = {"25006", "57P01", "57P02", "57P03", "57P04", "57P05"}
 _UNAVAILABLE_CLASSES = {"08", "53"}
+_SHORT_OF_RESOURCES = {"53000", "53100", "53200", "53400"}
 _CONFLICT = {"40001", "40P01"}
 _QUERY_CANCELED = "57014"
 
@@ -133,6 +134,7 @@ class Database:
         self._engine = create_engine(
             url,
             isolation_level="AUTOCOMMIT",
+            hide_parameters=True,  # They are the callers' data.
             skip_autocommit_rollback=True,
             pool_size=pool_size,
             max_overflow=max_overflow,
@@ -163,26 +165,32 @@ class Database:
     def read(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
         """Runs a statement that changes nothing; once more when the connection was lost.
 
-        Raises: DatabaseUnavailableError, StatementTimeoutError, StatementCancelledError.
+        Raises: DatabaseUnavailableError, StatementTimeoutError, StatementCancelledError,
+            TransactionConflictError.
         """
         try:
-            return self._run(statement, parameters)
+            return self._repeated(statement, parameters)
         except DatabaseUnavailableError as error:
             if isinstance(error.__cause__, PoolTimeoutError):
                 raise  # Nothing was lost, and the caller has waited long enough.
-            return self._run(statement, parameters)
+            return self._repeated(statement, parameters)
 
     def write(
         self, statement: Executable, parameters: Parameters | None = None, *, commit: bool = True
     ) -> Rows:
         """Runs a statement that changes something, wholly or not at all.
 
-        Without `commit` it runs, returns what it would, and is rolled back. It is repeated when
-        the database gave it up for another transaction, never when the connection was lost: it
-        may have taken place.
+        Without `commit` it runs, returns what it would, and is rolled back. It is not repeated
+        when the connection was lost: it may have taken place.
 
-        Raises: as `read`, TransactionConflictError, ConstraintError.
+        Raises: as `read`, ConstraintError.
         """
+        return self._repeated(statement, parameters, commit=commit)
+
+    def _repeated(
+        self, statement: Executable, parameters: Parameters | None, *, commit: bool = True
+    ) -> Rows:
+        """Runs a statement again when the database gave it up for another transaction."""
         for attempt in range(_CONFLICT_ATTEMPTS):
             try:
                 return self._run(statement, parameters, commit=commit)
@@ -222,6 +230,8 @@ def _storage_errors(cancellation: Cancellation) -> Iterator[None]:
         yield
     except PoolTimeoutError as error:
         raise DatabaseUnavailableError("every connection of the pool is in use") from error
+    except InvalidRequestError as error:  # New connections die before their first use.
+        raise DatabaseUnavailableError("connections do not last") from error
     except DBAPIError as error:
         # Without the driver's error, whose text may quote the row: the callers' data.
         raise _translated(error.orig, cancellation) from None
@@ -239,7 +249,12 @@ def _translated(error: BaseException | None, cancellation: Cancellation) -> Stor
         return DatabaseUnavailableError(says.message_primary or str(error).strip())
     if says.constraint_name:
         return ConstraintError(says.constraint_name)
-    return StatementFailedError(sqlstate, says.message_primary)
+    return StatementFailedError(sqlstate, _harmless(sqlstate, says.message_primary))
+
+
+def _harmless(sqlstate: str | None, message: str | None) -> str | None:
+    """The message, where it names only what is in the schema; others may quote a value."""
+    return message if sqlstate is not None and sqlstate.startswith("42") else None
 
 
 def _means_unavailable(error: BaseException | None) -> bool:
@@ -250,6 +265,9 @@ def _means_unavailable(error: BaseException | None) -> bool:
 
 
 def _recognise_lost_connection(context: ExceptionContext) -> None:
+    sqlstate = getattr(context.original_exception, "pgcode", None)
+    if sqlstate in _SHORT_OF_RESOURCES:
+        return  # The connection is well, and so are all others.
     if _means_unavailable(context.original_exception):
         context.is_disconnect = True
 
@@ -269,9 +287,9 @@ def _validate(connection: Any, record: Any, _proxy: object) -> None:
     something to read is asked, and so is one that was idle long enough to have died in silence.
     """
     idle_seconds = time.monotonic() - record.info.get("returned_at", time.monotonic())
-    if idle_seconds < _IDLE_SECONDS_TRUSTED and not _readable(connection):
-        return
     try:
+        if idle_seconds < _IDLE_SECONDS_TRUSTED and not _readable(connection):
+            return
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
     except psycopg2.Error as error:

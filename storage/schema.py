@@ -11,7 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, create_engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from storage.errors import DatabaseUnavailableError
 
@@ -103,6 +103,8 @@ def _connection(url: str) -> Iterator[Connection]:
             yield connection
     except OperationalError as error:
         raise DatabaseUnavailableError(str(error.orig).strip()) from error
+    except DBAPIError as error:
+        raise SchemaError(f"the database refuses: {error.orig}".strip()) from error
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from tests.e2e.postgres import await_waiting, locked_task
 from tests.e2e.service import (
     PATIENCE_SECONDS,
     ServiceProcess,
+    await_ready,
     is_gone,
     kill_all,
     run_command,
@@ -311,3 +312,17 @@ def test_taken_port_is_refused(
     assert len(complaints) == 1, ran.stdout
     assert f"127.0.0.1:{port}" in complaints[0]
     assert ran.stderr == ""
+
+
+def test_workers_that_die_at_once_are_no_crash_loop(
+    start_service: StartService, own_database_url: str
+) -> None:
+    """The kernel, short of memory, may kill many; they are replaced once."""
+    service = start_service(ENVIRONMENT="staging", DATABASE_URL=own_database_url, WORKERS="6")
+    service.await_log("workers")
+    first = service.workers()
+    for pid in first:
+        psutil.Process(pid).kill()
+    wait_until(lambda: len(service.workers() - first) == 6 or service.ended, "six new workers")
+    await_ready(service.channel())
+    assert service.stop() == 0, service.log

@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from server.health import LIVENESS, READINESS
 from taskservice.v1.task_pb2 import Task
@@ -188,3 +191,19 @@ def test_database_that_does_not_answer_does_not_keep_it_from_ending(
         assert call.exception() is not None
         wait_until(lambda: service.log.count("stopped") == int(workers), "it stops serving")
     assert service.wait() == 0, service.log
+
+
+def test_open_reflection_stream_does_not_delay_the_end(start: StartService) -> None:
+    """Interactive clients keep one open for as long as they run."""
+    service = start(SHUTDOWN_GRACE_SECONDS=NEVER)
+    asked: SimpleQueue[bytes | None] = SimpleQueue()
+    asked.put(ServerReflectionRequest(list_services="").SerializeToString())
+    reflect: Any = service.channel().stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        request_serializer=bytes,
+        response_deserializer=bytes,
+    )
+    answers = reflect(iter(asked.get, None))
+    next(answers)
+    assert service.stop() == 0
+    asked.put(None)

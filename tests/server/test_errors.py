@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import code_pb2, error_details_pb2
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -23,6 +24,7 @@ from taskservice.v1.task_service_pb2 import (
     GetTaskRequest,
     ListTasksRequest,
     UndeleteTaskRequest,
+    UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.conftest import running_worker
@@ -229,3 +231,39 @@ def test_an_internal_error_says_where_to_look_and_nothing_else(
     logged = capsys.readouterr().out
     assert "find-me" in logged
     assert 'relation "tasks" does not exist' in logged
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        CreateTaskRequest(task=Task(title="t", tags=[" "] * 5000)),
+        UpdateTaskRequest(
+            task=Task(id=str(uuid.UUID(int=1))),
+            update_mask=FieldMask(paths=[f"{number}\u00e9" * 60 for number in range(500)]),
+        ),
+        CreateTaskRequest(task=Task(title="x" * 50_000, description="\0" * 100_000)),
+    ],
+    ids=["tags", "paths", "long values"],
+)
+def test_more_violations_than_fit_are_counted(stub: TaskServiceStub, request_: Any) -> None:
+    """A client takes 8 KiB of trailers; an error beyond that would not arrive as what it is."""
+    method = getattr(stub, request_.DESCRIPTOR.name.removesuffix("Request"))
+    with fails(INVALID, "INVALID_REQUEST") as failure:
+        method(request_)
+    told = failure.detail(error_details_pb2.BadRequest).field_violations
+    assert told[0].field
+    assert len(told) < 5 or told[-1].description.endswith("more")
+
+
+@pytest.mark.parametrize("word", ["\u023a" * 1000, "x" * 1500])
+def test_a_word_too_long_to_search_for_is_refused(stub: TaskServiceStub, word: str) -> None:
+    """Some letters are longer in lower case, and PostgreSQL's limit is on that."""
+    with fails(INVALID, "INVALID_REQUEST") as failure:
+        stub.ListTasks(ListTasksRequest(filter=f'"{word}"'))
+    assert failure.violations == {"filter": "FILTER_INVALID"}
+
+
+@pytest.mark.parametrize("word", ["\u023a" * 2000, "\U00010348" * 2000, "x" * 2000])
+def test_a_word_of_any_length_can_be_stored(stub: TaskServiceStub, word: str) -> None:
+    task = stub.CreateTask(CreateTaskRequest(task=Task(title="long", description=word)))
+    assert task.description == word

@@ -204,6 +204,15 @@ class TestRequestId:
         request.task_id = ""
         assert stub.CreateTask(request).title == "x"
 
+    def test_a_create_can_be_repeated_after_its_due_date(self, stub: TaskServiceStub) -> None:
+        due = moment(seconds=0.5)
+        task = Task(title="soon", due_date=due)
+        request = CreateTaskRequest(task=task, request_id=str(uuid.uuid4()))
+        made = stub.CreateTask(request)
+        while moment().ToNanoseconds() <= due.ToNanoseconds():
+            stub.GetTask(GetTaskRequest(id=made.id))
+        assert stub.CreateTask(request) == made
+
     def test_many_at_once_make_one_task(self, stub: TaskServiceStub) -> None:
         request = CreateTaskRequest(task=Task(title="once"), request_id=str(uuid.uuid4()))
         with ThreadPoolExecutor(16) as pool:
@@ -224,6 +233,10 @@ class TestUpdateTask:
         task = create_task(title="old", description="kept", tags=["kept"])
         changed = update(stub, Task(id=task.id, title="new"))
         assert (changed.title, changed.description, list(changed.tags)) == ("new", "kept", ["kept"])
+
+    def test_an_empty_mask_is_no_mask(self, stub: TaskServiceStub, create_task: Create) -> None:
+        task = Task(id=create_task(title="old").id, title="new")
+        assert stub.UpdateTask(UpdateTaskRequest(task=task, update_mask=FieldMask())).title == "new"
 
     def test_a_star_replaces_all(self, stub: TaskServiceStub, create_task: Create) -> None:
         task = create_task(title="old", description="gone", tags=["gone"], due_date=moment(days=1))

@@ -312,7 +312,15 @@ def test_every_spelling_of_postgresql_means_our_driver(load: Load, scheme: str) 
 
 @pytest.mark.parametrize(
     "url",
-    ["sqlite://", "mysql://u@h/n", "postgresql+asyncpg://u@h/n", "postgresql://u@h:port/n", "h/n"],
+    [
+        "sqlite://",
+        "mysql://u@h/n",
+        "postgresql+asyncpg://u@h/n",
+        "postgresql://u@h:port/n",
+        "h/n",
+        "postgresql://u@h:99999/n",
+        "postgresql://u@h/n?sslmod=require",
+    ],
 )
 def test_what_is_no_url_of_postgresql_is_refused(load: Load, url: str) -> None:
     assert mistakes(load, DATABASE_URL=url) == [

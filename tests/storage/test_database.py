@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
-from sqlalchemy import Connection, NullPool, create_engine, make_url, text
+from sqlalchemy import Connection, NullPool, create_engine, event, make_url, text
+from sqlalchemy.exc import DisconnectionError
 
 from storage.database import Cancellation, Database, Rows
 from storage.embedded import EmbeddedPostgres
@@ -707,3 +708,35 @@ def test_a_cancel_never_hits_the_statement_of_another_call(url: str, admin: Conn
         for _ in cancellers:
             condemned.put(None)
     assert errors == [None] * 8
+
+
+def test_connections_that_die_before_their_first_use_mean_unavailable(url: str) -> None:
+    """As in a failover: each is accepted, and ended at once."""
+
+    def end(connection: Any, *_: object) -> None:
+        raise DisconnectionError
+
+    with opened(url) as database:
+        event.listen(database.engine, "checkout", end)
+        with pytest.raises(DatabaseUnavailableError):
+            database.read(text("SELECT 1"))
+
+
+def test_a_read_that_gave_way_is_repeated(database: Database, admin: Connection) -> None:
+    """A standby cancels reads with the code of a serialization failure."""
+    database.read(FAIL, {"times": 1, "code": "40001"})
+    assert attempts(admin) == 2
+
+
+def test_a_disk_that_is_full_costs_no_connection(database: Database) -> None:
+    pid = backend(database)
+    with pytest.raises(DatabaseUnavailableError):
+        database.write(text("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '53100'; END $$"))
+    assert backend(database) == pid
+
+
+def test_a_failed_statement_quotes_no_value(database: Database) -> None:
+    with pytest.raises(StatementFailedError) as raised:
+        database.read(text("SELECT CAST('a value' AS integer)"))
+    assert str(raised.value).startswith("22P02")
+    assert "a value" not in str(raised.value)

@@ -1,0 +1,29 @@
+"""`make migration-check` fails when a table has changed and no migration says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Column, Text
+
+from storage.migrations.__main__ import main
+from storage.tables import metadata, tasks
+
+
+@pytest.fixture
+def changed_table() -> Iterator[None]:
+    tasks.append_column(column := Column("colour", Text))
+    yield
+    tasks._columns.remove(column)
+
+
+def test_the_migrations_give_what_the_tables_say() -> None:
+    assert metadata.tables
+    assert main("check") == 0
+
+
+@pytest.mark.usefixtures("changed_table")
+def test_a_change_without_a_migration_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main("check") == 1
+    assert "colour" in capsys.readouterr().err
