@@ -101,7 +101,8 @@ def _database(settings: Settings) -> Iterator[str]:
         return
     with EmbeddedPostgres(settings.data_dir) as embedded:
         schema.upgrade(embedded.url)
-        log.info("embedded PostgreSQL", psql=f"psql -h {make_url(embedded.url).query['host']}")
+        folder = make_url(embedded.url).query["host"]
+        log.info("embedded PostgreSQL", psql=f"psql -h {folder} -U tasks tasks")
         yield embedded.url
 
 

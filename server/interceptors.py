@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from abc import abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -68,8 +69,9 @@ class UnaryInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         )
         return self._wrapped[method]
 
+    @abstractmethod
     def wrap(self, method: str, behavior: Behavior) -> Behavior:
-        raise NotImplementedError
+        """What is called instead of the method's behaviour."""
 
     def deserializer(self, deserialize: Any) -> Any:
         return deserialize
