@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from storage.repository import StatusPriorityCount
@@ -53,10 +54,15 @@ def task_values(task: Task) -> dict[str, Any]:
 
 
 def merged_values(row: TaskRow, task: Task, fields: frozenset[str]) -> dict[str, Any]:
-    """The writable columns of a row after these fields were taken from the message."""
+    """The writable columns of a row after these fields were taken from the message.
+
+    Other fields of the message are not read: nobody has checked them.
+    """
+    meant = Task()
+    FieldMask(paths=fields).MergeMessage(task, meant)
     return {
         name: value if name in fields else getattr(row, name)
-        for name, value in task_values(task).items()
+        for name, value in task_values(meant).items()
     }
 
 

@@ -396,6 +396,15 @@ class TestUpdateTask:
             "update_mask": "UNKNOWN_FIELD",
         }
 
+    def test_what_the_mask_does_not_mean_may_be_anything(
+        self, stub: TaskServiceStub, create_task: Create
+    ) -> None:
+        """A timestamp that is none is not even read."""
+        task = Task(id=create_task().id, title="new", description="d" * 3000, tags=[""])
+        task.due_date.seconds = 2**63 - 1
+        task.due_date.nanos = -1
+        assert update(stub, task, "title").title == "new"
+
     def test_clearing_the_title_is_refused(
         self, stub: TaskServiceStub, create_task: Create
     ) -> None:
