@@ -28,9 +28,10 @@ from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior_
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from taskservice.v1 import task_pb2 as taskservice_dot_v1_dot_task__pb2
+from taskservice.v1 import task_event_pb2 as taskservice_dot_v1_dot_task__event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!taskservice/v1/task_service.proto\x12\x0etaskservice.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19taskservice/v1/task.proto\"\xa7\x01\n\x11\x43reateTaskRequest\x12.\n\x04task\x18\x01 \x01(\x0b\x32\x14.taskservice.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12 \n\x07task_id\x18\x02 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12#\n\nrequest_id\x18\x03 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"*\n\x0eGetTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\"\xd0\x01\n\x10ListTasksRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\x12\x1e\n\x08order_by\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x0cshow_deleted\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12 \n\x12include_total_size\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\"e\n\x11ListTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"\xbc\x01\n\x11UpdateTaskRequest\x12.\n\x04task\x18\x01 \x01(\x0b\x32\x14.taskservice.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12#\n\nrequest_id\x18\x03 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"e\n\x11\x44\x65leteTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\x12\x1b\n\rallow_missing\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"J\n\x13UndeleteTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\"3\n\x13GetTaskStatsRequest\x12\x1c\n\x06\x66ilter\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\"\xe8\x02\n\tTaskStats\x12\r\n\x05total\x18\x01 \x01(\x05\x12\x38\n\tby_status\x18\x02 \x03(\x0b\x32%.taskservice.v1.TaskStats.StatusCount\x12<\n\x0b\x62y_priority\x18\x03 \x03(\x0b\x32\'.taskservice.v1.TaskStats.PriorityCount\x12\x0f\n\x07overdue\x18\x04 \x01(\x05\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aH\n\x0bStatusCount\x12*\n\x06status\x18\x01 \x01(\x0e\x32\x1a.taskservice.v1.TaskStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x1aN\n\rPriorityCount\x12.\n\x08priority\x18\x01 \x01(\x0e\x32\x1c.taskservice.v1.TaskPriority\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x32\xd9\x05\n\x0bTaskService\x12[\n\nCreateTask\x12!.taskservice.v1.CreateTaskRequest\x1a\x14.taskservice.v1.Task\"\x14\x82\xd3\xe4\x93\x02\x0e\"\x06/tasks:\x04task\x12T\n\x07GetTask\x12\x1e.taskservice.v1.GetTaskRequest\x1a\x14.taskservice.v1.Task\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/tasks/{id}\x12`\n\tListTasks\x12 .taskservice.v1.ListTasksRequest\x1a!.taskservice.v1.ListTasksResponse\"\x0e\x82\xd3\xe4\x93\x02\x08\x12\x06/tasks\x12\x7f\n\nUpdateTask\x12!.taskservice.v1.UpdateTaskRequest\x1a\x14.taskservice.v1.Task\"8\x82\xd3\xe4\x93\x02\x32\x32\x10/tasks/{task.id}:\x04taskZ\x18\x1a\x10/tasks/{task.id}:\x04task\x12Z\n\nDeleteTask\x12!.taskservice.v1.DeleteTaskRequest\x1a\x14.taskservice.v1.Task\"\x13\x82\xd3\xe4\x93\x02\r*\x0b/tasks/{id}\x12j\n\x0cUndeleteTask\x12#.taskservice.v1.UndeleteTaskRequest\x1a\x14.taskservice.v1.Task\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/tasks/{id}:undelete:\x01*\x12l\n\x0cGetTaskStats\x12#.taskservice.v1.GetTaskStatsRequest\x1a\x19.taskservice.v1.TaskStats\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/tasks/stats/summaryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!taskservice/v1/task_service.proto\x12\x0etaskservice.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19taskservice/v1/task.proto\x1a\x1ftaskservice/v1/task_event.proto\"\xa7\x01\n\x11\x43reateTaskRequest\x12.\n\x04task\x18\x01 \x01(\x0b\x32\x14.taskservice.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12 \n\x07task_id\x18\x02 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12#\n\nrequest_id\x18\x03 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"*\n\x0eGetTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\"\xd0\x01\n\x10ListTasksRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\x12\x1e\n\x08order_by\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x0cshow_deleted\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12 \n\x12include_total_size\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\"e\n\x11ListTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"\xbc\x01\n\x11UpdateTaskRequest\x12.\n\x04task\x18\x01 \x01(\x0b\x32\x14.taskservice.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12#\n\nrequest_id\x18\x03 \x01(\tB\x0f\xe2\x41\x01\x01\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"e\n\x11\x44\x65leteTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\x12\x1b\n\rallow_missing\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"J\n\x13UndeleteTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\"3\n\x13GetTaskStatsRequest\x12\x1c\n\x06\x66ilter\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\"\xe8\x02\n\tTaskStats\x12\r\n\x05total\x18\x01 \x01(\x05\x12\x38\n\tby_status\x18\x02 \x03(\x0b\x32%.taskservice.v1.TaskStats.StatusCount\x12<\n\x0b\x62y_priority\x18\x03 \x03(\x0b\x32\'.taskservice.v1.TaskStats.PriorityCount\x12\x0f\n\x07overdue\x18\x04 \x01(\x05\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aH\n\x0bStatusCount\x12*\n\x06status\x18\x01 \x01(\x0e\x32\x1a.taskservice.v1.TaskStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x1aN\n\rPriorityCount\x12.\n\x08priority\x18\x01 \x01(\x0e\x32\x1c.taskservice.v1.TaskPriority\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\";\n\x14\x42\x61tchGetTasksRequest\x12#\n\x03ids\x18\x01 \x03(\tB\x16\xe2\x41\x01\x02\xbaH\x0f\x92\x01\x0c\x08\x01\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\"<\n\x15\x42\x61tchGetTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"_\n\x17\x42\x61tchCreateTasksRequest\x12\x44\n\x08requests\x18\x01 \x03(\x0b\x32!.taskservice.v1.CreateTaskRequestB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"?\n\x18\x42\x61tchCreateTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"_\n\x17\x42\x61tchUpdateTasksRequest\x12\x44\n\x08requests\x18\x01 \x03(\x0b\x32!.taskservice.v1.UpdateTaskRequestB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"?\n\x18\x42\x61tchUpdateTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"_\n\x17\x42\x61tchDeleteTasksRequest\x12\x44\n\x08requests\x18\x01 \x03(\x0b\x32!.taskservice.v1.DeleteTaskRequestB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"?\n\x18\x42\x61tchDeleteTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"x\n\x15ListTaskEventsRequest\x12\x1d\n\x07task_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \"\\\n\x16ListTaskEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.taskservice.v1.TaskEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8a\x02\n\x11WatchTasksRequest\x12\x1c\n\x06\x66ilter\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12 \n\x12send_initial_tasks\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x90\x01\xbaH\x8c\x01\x1a\x89\x01\n\x15watch.resume_or_begin\x12\x39send_initial_tasks cannot be combined with a resume_token\x1a\x35!(this.send_initial_tasks && this.resume_token != \'\')\"\xeb\x01\n\x12WatchTasksResponse\x12\x35\n\x04type\x18\x01 \x01(\x0e\x32\'.taskservice.v1.WatchTasksResponse.Type\x12\"\n\x04task\x18\x02 \x01(\x0b\x32\x14.taskservice.v1.Task\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"d\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nTYPE_ADDED\x10\x01\x12\x11\n\rTYPE_MODIFIED\x10\x02\x12\x10\n\x0cTYPE_DELETED\x10\x03\x12\x11\n\rTYPE_BOOKMARK\x10\x04\"\xac\x01\n\x11PurgeTasksRequest\x12\x81\x01\n\x06\x66ilter\x18\x01 \x01(\tBq\xe2\x41\x01\x02\xbaHjr\x03\x18\x80\x10\xba\x01\x62\n\x10\x66ilter.not_blank\x12\x39must not be blank; \"deleted_at:*\" means all deleted tasks\x1a\x13this.matches(\'\\\\S\')\x12\x13\n\x05\x66orce\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\")\n\x12PurgeTasksResponse\x12\x13\n\x0bpurge_count\x18\x01 \x01(\x05\x32\xc3\x0c\n\x0bTaskService\x12[\n\nCreateTask\x12!.taskservice.v1.CreateTaskRequest\x1a\x14.taskservice.v1.Task\"\x14\x82\xd3\xe4\x93\x02\x0e\"\x06/tasks:\x04task\x12T\n\x07GetTask\x12\x1e.taskservice.v1.GetTaskRequest\x1a\x14.taskservice.v1.Task\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/tasks/{id}\x12`\n\tListTasks\x12 .taskservice.v1.ListTasksRequest\x1a!.taskservice.v1.ListTasksResponse\"\x0e\x82\xd3\xe4\x93\x02\x08\x12\x06/tasks\x12\x7f\n\nUpdateTask\x12!.taskservice.v1.UpdateTaskRequest\x1a\x14.taskservice.v1.Task\"8\x82\xd3\xe4\x93\x02\x32\x32\x10/tasks/{task.id}:\x04taskZ\x18\x1a\x10/tasks/{task.id}:\x04task\x12Z\n\nDeleteTask\x12!.taskservice.v1.DeleteTaskRequest\x1a\x14.taskservice.v1.Task\"\x13\x82\xd3\xe4\x93\x02\r*\x0b/tasks/{id}\x12j\n\x0cUndeleteTask\x12#.taskservice.v1.UndeleteTaskRequest\x1a\x14.taskservice.v1.Task\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/tasks/{id}:undelete:\x01*\x12l\n\x0cGetTaskStats\x12#.taskservice.v1.GetTaskStatsRequest\x1a\x19.taskservice.v1.TaskStats\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/tasks/stats/summary\x12u\n\rBatchGetTasks\x12$.taskservice.v1.BatchGetTasksRequest\x1a%.taskservice.v1.BatchGetTasksResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/tasks:batchGet\x12\x84\x01\n\x10\x42\x61tchCreateTasks\x12\'.taskservice.v1.BatchCreateTasksRequest\x1a(.taskservice.v1.BatchCreateTasksResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/tasks:batchCreate:\x01*\x12\x84\x01\n\x10\x42\x61tchUpdateTasks\x12\'.taskservice.v1.BatchUpdateTasksRequest\x1a(.taskservice.v1.BatchUpdateTasksResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/tasks:batchUpdate:\x01*\x12\x84\x01\n\x10\x42\x61tchDeleteTasks\x12\'.taskservice.v1.BatchDeleteTasksRequest\x1a(.taskservice.v1.BatchDeleteTasksResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/tasks:batchDelete:\x01*\x12\x80\x01\n\x0eListTaskEvents\x12%.taskservice.v1.ListTaskEventsRequest\x1a&.taskservice.v1.ListTaskEventsResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/tasks/{task_id}/events\x12k\n\nWatchTasks\x12!.taskservice.v1.WatchTasksRequest\x1a\".taskservice.v1.WatchTasksResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/tasks:watch0\x01\x12l\n\nPurgeTasks\x12!.taskservice.v1.PurgeTasksRequest\x1a\".taskservice.v1.PurgeTasksResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/tasks:purge:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -79,6 +80,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNDELETETASKREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\004r\002\030d'
   _globals['_GETTASKSTATSREQUEST'].fields_by_name['filter']._loaded_options = None
   _globals['_GETTASKSTATSREQUEST'].fields_by_name['filter']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\020'
+  _globals['_BATCHGETTASKSREQUEST'].fields_by_name['ids']._loaded_options = None
+  _globals['_BATCHGETTASKSREQUEST'].fields_by_name['ids']._serialized_options = b'\342A\001\002\272H\017\222\001\014\010\001\020\350\007\"\005r\003\260\001\001'
+  _globals['_BATCHCREATETASKSREQUEST'].fields_by_name['requests']._loaded_options = None
+  _globals['_BATCHCREATETASKSREQUEST'].fields_by_name['requests']._serialized_options = b'\342A\001\002\272H\010\222\001\005\010\001\020\350\007'
+  _globals['_BATCHUPDATETASKSREQUEST'].fields_by_name['requests']._loaded_options = None
+  _globals['_BATCHUPDATETASKSREQUEST'].fields_by_name['requests']._serialized_options = b'\342A\001\002\272H\010\222\001\005\010\001\020\350\007'
+  _globals['_BATCHDELETETASKSREQUEST'].fields_by_name['requests']._loaded_options = None
+  _globals['_BATCHDELETETASKSREQUEST'].fields_by_name['requests']._serialized_options = b'\342A\001\002\272H\010\222\001\005\010\001\020\350\007'
+  _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['task_id']._loaded_options = None
+  _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
+  _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001\272H\005r\003\030\200 '
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['filter']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\020'
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['resume_token']._loaded_options = None
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['resume_token']._serialized_options = b'\342A\001\001\272H\005r\003\030\200 '
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['send_initial_tasks']._loaded_options = None
+  _globals['_WATCHTASKSREQUEST'].fields_by_name['send_initial_tasks']._serialized_options = b'\342A\001\001'
+  _globals['_WATCHTASKSREQUEST']._loaded_options = None
+  _globals['_WATCHTASKSREQUEST']._serialized_options = b'\272H\214\001\032\211\001\n\025watch.resume_or_begin\0229send_initial_tasks cannot be combined with a resume_token\0325!(this.send_initial_tasks && this.resume_token != \'\')'
+  _globals['_PURGETASKSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_PURGETASKSREQUEST'].fields_by_name['filter']._serialized_options = b'\342A\001\002\272Hjr\003\030\200\020\272\001b\n\020filter.not_blank\0229must not be blank; \"deleted_at:*\" means all deleted tasks\032\023this.matches(\'\\\\S\')'
+  _globals['_PURGETASKSREQUEST'].fields_by_name['force']._loaded_options = None
+  _globals['_PURGETASKSREQUEST'].fields_by_name['force']._serialized_options = b'\342A\001\001'
   _globals['_TASKSERVICE'].methods_by_name['CreateTask']._loaded_options = None
   _globals['_TASKSERVICE'].methods_by_name['CreateTask']._serialized_options = b'\202\323\344\223\002\016\"\006/tasks:\004task'
   _globals['_TASKSERVICE'].methods_by_name['GetTask']._loaded_options = None
@@ -93,28 +120,72 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASKSERVICE'].methods_by_name['UndeleteTask']._serialized_options = b'\202\323\344\223\002\031\"\024/tasks/{id}:undelete:\001*'
   _globals['_TASKSERVICE'].methods_by_name['GetTaskStats']._loaded_options = None
   _globals['_TASKSERVICE'].methods_by_name['GetTaskStats']._serialized_options = b'\202\323\344\223\002\026\022\024/tasks/stats/summary'
-  _globals['_CREATETASKREQUEST']._serialized_start=240
-  _globals['_CREATETASKREQUEST']._serialized_end=407
-  _globals['_GETTASKREQUEST']._serialized_start=409
-  _globals['_GETTASKREQUEST']._serialized_end=451
-  _globals['_LISTTASKSREQUEST']._serialized_start=454
-  _globals['_LISTTASKSREQUEST']._serialized_end=662
-  _globals['_LISTTASKSRESPONSE']._serialized_start=664
-  _globals['_LISTTASKSRESPONSE']._serialized_end=765
-  _globals['_UPDATETASKREQUEST']._serialized_start=768
-  _globals['_UPDATETASKREQUEST']._serialized_end=956
-  _globals['_DELETETASKREQUEST']._serialized_start=958
-  _globals['_DELETETASKREQUEST']._serialized_end=1059
-  _globals['_UNDELETETASKREQUEST']._serialized_start=1061
-  _globals['_UNDELETETASKREQUEST']._serialized_end=1135
-  _globals['_GETTASKSTATSREQUEST']._serialized_start=1137
-  _globals['_GETTASKSTATSREQUEST']._serialized_end=1188
-  _globals['_TASKSTATS']._serialized_start=1191
-  _globals['_TASKSTATS']._serialized_end=1551
-  _globals['_TASKSTATS_STATUSCOUNT']._serialized_start=1399
-  _globals['_TASKSTATS_STATUSCOUNT']._serialized_end=1471
-  _globals['_TASKSTATS_PRIORITYCOUNT']._serialized_start=1473
-  _globals['_TASKSTATS_PRIORITYCOUNT']._serialized_end=1551
-  _globals['_TASKSERVICE']._serialized_start=1554
-  _globals['_TASKSERVICE']._serialized_end=2283
+  _globals['_TASKSERVICE'].methods_by_name['BatchGetTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['BatchGetTasks']._serialized_options = b'\202\323\344\223\002\021\022\017/tasks:batchGet'
+  _globals['_TASKSERVICE'].methods_by_name['BatchCreateTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['BatchCreateTasks']._serialized_options = b'\202\323\344\223\002\027\"\022/tasks:batchCreate:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['BatchUpdateTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['BatchUpdateTasks']._serialized_options = b'\202\323\344\223\002\027\"\022/tasks:batchUpdate:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['BatchDeleteTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['BatchDeleteTasks']._serialized_options = b'\202\323\344\223\002\027\"\022/tasks:batchDelete:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['ListTaskEvents']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['ListTaskEvents']._serialized_options = b'\202\323\344\223\002\031\022\027/tasks/{task_id}/events'
+  _globals['_TASKSERVICE'].methods_by_name['WatchTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['WatchTasks']._serialized_options = b'\202\323\344\223\002\016\022\014/tasks:watch'
+  _globals['_TASKSERVICE'].methods_by_name['PurgeTasks']._loaded_options = None
+  _globals['_TASKSERVICE'].methods_by_name['PurgeTasks']._serialized_options = b'\202\323\344\223\002\021\"\014/tasks:purge:\001*'
+  _globals['_CREATETASKREQUEST']._serialized_start=273
+  _globals['_CREATETASKREQUEST']._serialized_end=440
+  _globals['_GETTASKREQUEST']._serialized_start=442
+  _globals['_GETTASKREQUEST']._serialized_end=484
+  _globals['_LISTTASKSREQUEST']._serialized_start=487
+  _globals['_LISTTASKSREQUEST']._serialized_end=695
+  _globals['_LISTTASKSRESPONSE']._serialized_start=697
+  _globals['_LISTTASKSRESPONSE']._serialized_end=798
+  _globals['_UPDATETASKREQUEST']._serialized_start=801
+  _globals['_UPDATETASKREQUEST']._serialized_end=989
+  _globals['_DELETETASKREQUEST']._serialized_start=991
+  _globals['_DELETETASKREQUEST']._serialized_end=1092
+  _globals['_UNDELETETASKREQUEST']._serialized_start=1094
+  _globals['_UNDELETETASKREQUEST']._serialized_end=1168
+  _globals['_GETTASKSTATSREQUEST']._serialized_start=1170
+  _globals['_GETTASKSTATSREQUEST']._serialized_end=1221
+  _globals['_TASKSTATS']._serialized_start=1224
+  _globals['_TASKSTATS']._serialized_end=1584
+  _globals['_TASKSTATS_STATUSCOUNT']._serialized_start=1432
+  _globals['_TASKSTATS_STATUSCOUNT']._serialized_end=1504
+  _globals['_TASKSTATS_PRIORITYCOUNT']._serialized_start=1506
+  _globals['_TASKSTATS_PRIORITYCOUNT']._serialized_end=1584
+  _globals['_BATCHGETTASKSREQUEST']._serialized_start=1586
+  _globals['_BATCHGETTASKSREQUEST']._serialized_end=1645
+  _globals['_BATCHGETTASKSRESPONSE']._serialized_start=1647
+  _globals['_BATCHGETTASKSRESPONSE']._serialized_end=1707
+  _globals['_BATCHCREATETASKSREQUEST']._serialized_start=1709
+  _globals['_BATCHCREATETASKSREQUEST']._serialized_end=1804
+  _globals['_BATCHCREATETASKSRESPONSE']._serialized_start=1806
+  _globals['_BATCHCREATETASKSRESPONSE']._serialized_end=1869
+  _globals['_BATCHUPDATETASKSREQUEST']._serialized_start=1871
+  _globals['_BATCHUPDATETASKSREQUEST']._serialized_end=1966
+  _globals['_BATCHUPDATETASKSRESPONSE']._serialized_start=1968
+  _globals['_BATCHUPDATETASKSRESPONSE']._serialized_end=2031
+  _globals['_BATCHDELETETASKSREQUEST']._serialized_start=2033
+  _globals['_BATCHDELETETASKSREQUEST']._serialized_end=2128
+  _globals['_BATCHDELETETASKSRESPONSE']._serialized_start=2130
+  _globals['_BATCHDELETETASKSRESPONSE']._serialized_end=2193
+  _globals['_LISTTASKEVENTSREQUEST']._serialized_start=2195
+  _globals['_LISTTASKEVENTSREQUEST']._serialized_end=2315
+  _globals['_LISTTASKEVENTSRESPONSE']._serialized_start=2317
+  _globals['_LISTTASKEVENTSRESPONSE']._serialized_end=2409
+  _globals['_WATCHTASKSREQUEST']._serialized_start=2412
+  _globals['_WATCHTASKSREQUEST']._serialized_end=2678
+  _globals['_WATCHTASKSRESPONSE']._serialized_start=2681
+  _globals['_WATCHTASKSRESPONSE']._serialized_end=2916
+  _globals['_WATCHTASKSRESPONSE_TYPE']._serialized_start=2816
+  _globals['_WATCHTASKSRESPONSE_TYPE']._serialized_end=2916
+  _globals['_PURGETASKSREQUEST']._serialized_start=2919
+  _globals['_PURGETASKSREQUEST']._serialized_end=3091
+  _globals['_PURGETASKSRESPONSE']._serialized_start=3093
+  _globals['_PURGETASKSRESPONSE']._serialized_end=3134
+  _globals['_TASKSERVICE']._serialized_start=3137
+  _globals['_TASKSERVICE']._serialized_end=4740
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class TaskServiceStub:
-    """Creates, finds, changes, deletes and counts tasks.
+    """Creates, finds, changes, deletes, counts and watches tasks.
     """
 
     def __init__(self, channel):
@@ -71,17 +71,53 @@ class TaskServiceStub:
                 request_serializer=taskservice_dot_v1_dot_task__service__pb2.GetTaskStatsRequest.SerializeToString,
                 response_deserializer=taskservice_dot_v1_dot_task__service__pb2.TaskStats.FromString,
                 _registered_method=True)
+        self.BatchGetTasks = channel.unary_unary(
+                '/taskservice.v1.TaskService/BatchGetTasks',
+                request_serializer=taskservice_dot_v1_dot_task__service__pb2.BatchGetTasksRequest.SerializeToString,
+                response_deserializer=taskservice_dot_v1_dot_task__service__pb2.BatchGetTasksResponse.FromString,
+                _registered_method=True)
+        self.BatchCreateTasks = channel.unary_unary(
+                '/taskservice.v1.TaskService/BatchCreateTasks',
+                request_serializer=taskservice_dot_v1_dot_task__service__pb2.BatchCreateTasksRequest.SerializeToString,
+                response_deserializer=taskservice_dot_v1_dot_task__service__pb2.BatchCreateTasksResponse.FromString,
+                _registered_method=True)
+        self.BatchUpdateTasks = channel.unary_unary(
+                '/taskservice.v1.TaskService/BatchUpdateTasks',
+                request_serializer=taskservice_dot_v1_dot_task__service__pb2.BatchUpdateTasksRequest.SerializeToString,
+                response_deserializer=taskservice_dot_v1_dot_task__service__pb2.BatchUpdateTasksResponse.FromString,
+                _registered_method=True)
+        self.BatchDeleteTasks = channel.unary_unary(
+                '/taskservice.v1.TaskService/BatchDeleteTasks',
+                request_serializer=taskservice_dot_v1_dot_task__service__pb2.BatchDeleteTasksRequest.SerializeToString,
+                response_deserializer=taskservice_dot_v1_dot_task__service__pb2.BatchDeleteTasksResponse.FromString,
+                _registered_method=True)
+        self.ListTaskEvents = channel.unary_unary(
+                '/taskservice.v1.TaskService/ListTaskEvents',
+                request_serializer=taskservice_dot_v1_dot_task__service__pb2.ListTaskEventsRequest.SerializeToString,
+                response_deserializer=taskservice_dot_v1_dot_task__service__pb2.ListTaskEventsResponse.FromString,
+                _registered_method=True)
+        self.WatchTasks = channel.unary_stream(
+                '/taskservice.v1.TaskService/WatchTasks',
+                request_serializer=taskservice_dot_v1_dot_task__service__pb2.WatchTasksRequest.SerializeToString,
+                response_deserializer=taskservice_dot_v1_dot_task__service__pb2.WatchTasksResponse.FromString,
+                _registered_method=True)
+        self.PurgeTasks = channel.unary_unary(
+                '/taskservice.v1.TaskService/PurgeTasks',
+                request_serializer=taskservice_dot_v1_dot_task__service__pb2.PurgeTasksRequest.SerializeToString,
+                response_deserializer=taskservice_dot_v1_dot_task__service__pb2.PurgeTasksResponse.FromString,
+                _registered_method=True)
 
 
 class TaskServiceServicer:
-    """Creates, finds, changes, deletes and counts tasks.
+    """Creates, finds, changes, deletes, counts and watches tasks.
     """
 
     def CreateTask(self, request, context):
         """Creates a task.
 
         INVALID_ARGUMENT names every field that breaks a rule; ALREADY_EXISTS: the
-        task_id is taken, or the request_id was used with another request.
+        task_id is taken, or the request_id was used with another request; NOT_FOUND: what
+        the same request created has been purged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,7 +156,7 @@ class TaskServiceServicer:
 
     def DeleteTask(self, request, context):
         """Deletes a task softly: it is no longer listed or counted, and can be
-        undeleted.
+        undeleted until it is purged.
 
         NOT_FOUND: there is no such task, or it is deleted already; ABORTED: the etag
         is not the task's.
@@ -141,6 +177,75 @@ class TaskServiceServicer:
 
     def GetTaskStats(self, request, context):
         """Counts tasks for a dashboard. Deleted tasks do not count.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchGetTasks(self, request, context):
+        """Returns up to 1000 tasks, deleted ones too.
+
+        NOT_FOUND: there is no task with one of the ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchCreateTasks(self, request, context):
+        """Creates up to 1000 tasks, or none of them. Fails as CreateTask does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchUpdateTasks(self, request, context):
+        """Updates up to 1000 tasks, or none of them. Fails as UpdateTask does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BatchDeleteTasks(self, request, context):
+        """Deletes up to 1000 tasks softly, or none of them. Fails as DeleteTask does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTaskEvents(self, request, context):
+        """Lists what happened to a task, the newest first, a page at a time.
+
+        Events are kept for as long as the operator says, 30 days by default; a task's
+        events outlive its removal by PurgeTasks. NOT_FOUND: there is neither such a
+        task nor an event of one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTasks(self, request, context):
+        """Streams changes of tasks as they happen: each exactly once, those of one task in
+        their order.
+
+        Keep the newest resume_token. When the stream ends - UNAVAILABLE: this server
+        stops, its database is away, or the caller has read nothing for too long (this has
+        no ErrorInfo) - a new call with the token goes on where it ended, on any server.
+        Without a token the stream begins now.
+
+        INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
+        follows it is no longer kept, begin anew with send_initial_tasks;
+        RESOURCE_EXHAUSTED: this server has as many watches as it takes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeTasks(self, request, context):
+        """Removes deleted tasks for good; counts them only, unless it is forced (AIP-165).
+
+        For operators: deleted tasks are removed by themselves once they have been
+        deleted for as long as the operator says, 30 days by default. Their events stay.
+        Tasks are removed in small groups; a call that is cut short has removed some.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +289,41 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     request_deserializer=taskservice_dot_v1_dot_task__service__pb2.GetTaskStatsRequest.FromString,
                     response_serializer=taskservice_dot_v1_dot_task__service__pb2.TaskStats.SerializeToString,
             ),
+            'BatchGetTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchGetTasks,
+                    request_deserializer=taskservice_dot_v1_dot_task__service__pb2.BatchGetTasksRequest.FromString,
+                    response_serializer=taskservice_dot_v1_dot_task__service__pb2.BatchGetTasksResponse.SerializeToString,
+            ),
+            'BatchCreateTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchCreateTasks,
+                    request_deserializer=taskservice_dot_v1_dot_task__service__pb2.BatchCreateTasksRequest.FromString,
+                    response_serializer=taskservice_dot_v1_dot_task__service__pb2.BatchCreateTasksResponse.SerializeToString,
+            ),
+            'BatchUpdateTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchUpdateTasks,
+                    request_deserializer=taskservice_dot_v1_dot_task__service__pb2.BatchUpdateTasksRequest.FromString,
+                    response_serializer=taskservice_dot_v1_dot_task__service__pb2.BatchUpdateTasksResponse.SerializeToString,
+            ),
+            'BatchDeleteTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.BatchDeleteTasks,
+                    request_deserializer=taskservice_dot_v1_dot_task__service__pb2.BatchDeleteTasksRequest.FromString,
+                    response_serializer=taskservice_dot_v1_dot_task__service__pb2.BatchDeleteTasksResponse.SerializeToString,
+            ),
+            'ListTaskEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTaskEvents,
+                    request_deserializer=taskservice_dot_v1_dot_task__service__pb2.ListTaskEventsRequest.FromString,
+                    response_serializer=taskservice_dot_v1_dot_task__service__pb2.ListTaskEventsResponse.SerializeToString,
+            ),
+            'WatchTasks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTasks,
+                    request_deserializer=taskservice_dot_v1_dot_task__service__pb2.WatchTasksRequest.FromString,
+                    response_serializer=taskservice_dot_v1_dot_task__service__pb2.WatchTasksResponse.SerializeToString,
+            ),
+            'PurgeTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeTasks,
+                    request_deserializer=taskservice_dot_v1_dot_task__service__pb2.PurgeTasksRequest.FromString,
+                    response_serializer=taskservice_dot_v1_dot_task__service__pb2.PurgeTasksResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'taskservice.v1.TaskService', rpc_method_handlers)
@@ -193,7 +333,7 @@ def add_TaskServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TaskService:
-    """Creates, finds, changes, deletes and counts tasks.
+    """Creates, finds, changes, deletes, counts and watches tasks.
     """
 
     @staticmethod
@@ -375,6 +515,195 @@ class TaskService:
             '/taskservice.v1.TaskService/GetTaskStats',
             taskservice_dot_v1_dot_task__service__pb2.GetTaskStatsRequest.SerializeToString,
             taskservice_dot_v1_dot_task__service__pb2.TaskStats.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGetTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/taskservice.v1.TaskService/BatchGetTasks',
+            taskservice_dot_v1_dot_task__service__pb2.BatchGetTasksRequest.SerializeToString,
+            taskservice_dot_v1_dot_task__service__pb2.BatchGetTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchCreateTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/taskservice.v1.TaskService/BatchCreateTasks',
+            taskservice_dot_v1_dot_task__service__pb2.BatchCreateTasksRequest.SerializeToString,
+            taskservice_dot_v1_dot_task__service__pb2.BatchCreateTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchUpdateTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/taskservice.v1.TaskService/BatchUpdateTasks',
+            taskservice_dot_v1_dot_task__service__pb2.BatchUpdateTasksRequest.SerializeToString,
+            taskservice_dot_v1_dot_task__service__pb2.BatchUpdateTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchDeleteTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/taskservice.v1.TaskService/BatchDeleteTasks',
+            taskservice_dot_v1_dot_task__service__pb2.BatchDeleteTasksRequest.SerializeToString,
+            taskservice_dot_v1_dot_task__service__pb2.BatchDeleteTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTaskEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/taskservice.v1.TaskService/ListTaskEvents',
+            taskservice_dot_v1_dot_task__service__pb2.ListTaskEventsRequest.SerializeToString,
+            taskservice_dot_v1_dot_task__service__pb2.ListTaskEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/taskservice.v1.TaskService/WatchTasks',
+            taskservice_dot_v1_dot_task__service__pb2.WatchTasksRequest.SerializeToString,
+            taskservice_dot_v1_dot_task__service__pb2.WatchTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/taskservice.v1.TaskService/PurgeTasks',
+            taskservice_dot_v1_dot_task__service__pb2.PurgeTasksRequest.SerializeToString,
+            taskservice_dot_v1_dot_task__service__pb2.PurgeTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,6 +9,12 @@ whose reason is named in the README's table of errors.
 After UNAVAILABLE or DEADLINE_EXCEEDED a write may have taken place. It is safe
 to repeat with a request_id; an update or a deletion also with an etag, a
 creation also with a task_id.
+
+A batch is all or nothing: its error names the item, and nothing was written.
+Its answer has the tasks in the order in which they were asked for.
+
+A request has at most 256 KiB, one of BatchCreateTasks or BatchUpdateTasks 3 MiB;
+the answer to a batch has at most 4 MiB. More is RESOURCE_EXHAUSTED.
 """
 
 from collections import abc as _abc
@@ -36,7 +42,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TaskServiceStub:
-    """Creates, finds, changes, deletes and counts tasks."""
+    """Creates, finds, changes, deletes, counts and watches tasks."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -46,7 +52,8 @@ class TaskServiceStub:
     """Creates a task.
 
     INVALID_ARGUMENT names every field that breaks a rule; ALREADY_EXISTS: the
-    task_id is taken, or the request_id was used with another request.
+    task_id is taken, or the request_id was used with another request; NOT_FOUND: what
+    the same request created has been purged.
     """
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_pb2.Task]
     """Returns a task, also when it is deleted (deleted_at is set then).
@@ -69,7 +76,7 @@ class TaskServiceStub:
     """
     DeleteTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.DeleteTaskRequest, _task_pb2.Task]
     """Deletes a task softly: it is no longer listed or counted, and can be
-    undeleted.
+    undeleted until it is purged.
 
     NOT_FOUND: there is no such task, or it is deleted already; ABORTED: the etag
     is not the task's.
@@ -82,17 +89,56 @@ class TaskServiceStub:
     """
     GetTaskStats: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskStatsRequest, _task_service_pb2.TaskStats]
     """Counts tasks for a dashboard. Deleted tasks do not count."""
+    BatchGetTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchGetTasksRequest, _task_service_pb2.BatchGetTasksResponse]
+    """Returns up to 1000 tasks, deleted ones too.
+
+    NOT_FOUND: there is no task with one of the ids.
+    """
+    BatchCreateTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]
+    """Creates up to 1000 tasks, or none of them. Fails as CreateTask does."""
+    BatchUpdateTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchUpdateTasksRequest, _task_service_pb2.BatchUpdateTasksResponse]
+    """Updates up to 1000 tasks, or none of them. Fails as UpdateTask does."""
+    BatchDeleteTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchDeleteTasksRequest, _task_service_pb2.BatchDeleteTasksResponse]
+    """Deletes up to 1000 tasks softly, or none of them. Fails as DeleteTask does."""
+    ListTaskEvents: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTaskEventsRequest, _task_service_pb2.ListTaskEventsResponse]
+    """Lists what happened to a task, the newest first, a page at a time.
+
+    Events are kept for as long as the operator says, 30 days by default; a task's
+    events outlive its removal by PurgeTasks. NOT_FOUND: there is neither such a
+    task nor an event of one.
+    """
+    WatchTasks: _grpc.UnaryStreamMultiCallable[_task_service_pb2.WatchTasksRequest, _task_service_pb2.WatchTasksResponse]
+    """Streams changes of tasks as they happen: each exactly once, those of one task in
+    their order.
+
+    Keep the newest resume_token. When the stream ends - UNAVAILABLE: this server
+    stops, its database is away, or the caller has read nothing for too long (this has
+    no ErrorInfo) - a new call with the token goes on where it ended, on any server.
+    Without a token the stream begins now.
+
+    INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
+    follows it is no longer kept, begin anew with send_initial_tasks;
+    RESOURCE_EXHAUSTED: this server has as many watches as it takes.
+    """
+    PurgeTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.PurgeTasksRequest, _task_service_pb2.PurgeTasksResponse]
+    """Removes deleted tasks for good; counts them only, unless it is forced (AIP-165).
+
+    For operators: deleted tasks are removed by themselves once they have been
+    deleted for as long as the operator says, 30 days by default. Their events stay.
+    Tasks are removed in small groups; a call that is cut short has removed some.
+    """
 
 @_typing.type_check_only
 class TaskServiceAsyncStub(TaskServiceStub):
-    """Creates, finds, changes, deletes and counts tasks."""
+    """Creates, finds, changes, deletes, counts and watches tasks."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.CreateTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """Creates a task.
 
     INVALID_ARGUMENT names every field that breaks a rule; ALREADY_EXISTS: the
-    task_id is taken, or the request_id was used with another request.
+    task_id is taken, or the request_id was used with another request; NOT_FOUND: what
+    the same request created has been purged.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """Returns a task, also when it is deleted (deleted_at is set then).
@@ -115,7 +161,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """
     DeleteTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.DeleteTaskRequest, _task_pb2.Task]  # type: ignore[assignment]
     """Deletes a task softly: it is no longer listed or counted, and can be
-    undeleted.
+    undeleted until it is purged.
 
     NOT_FOUND: there is no such task, or it is deleted already; ABORTED: the etag
     is not the task's.
@@ -128,9 +174,47 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """
     GetTaskStats: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskStatsRequest, _task_service_pb2.TaskStats]  # type: ignore[assignment]
     """Counts tasks for a dashboard. Deleted tasks do not count."""
+    BatchGetTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchGetTasksRequest, _task_service_pb2.BatchGetTasksResponse]  # type: ignore[assignment]
+    """Returns up to 1000 tasks, deleted ones too.
+
+    NOT_FOUND: there is no task with one of the ids.
+    """
+    BatchCreateTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchCreateTasksRequest, _task_service_pb2.BatchCreateTasksResponse]  # type: ignore[assignment]
+    """Creates up to 1000 tasks, or none of them. Fails as CreateTask does."""
+    BatchUpdateTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchUpdateTasksRequest, _task_service_pb2.BatchUpdateTasksResponse]  # type: ignore[assignment]
+    """Updates up to 1000 tasks, or none of them. Fails as UpdateTask does."""
+    BatchDeleteTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchDeleteTasksRequest, _task_service_pb2.BatchDeleteTasksResponse]  # type: ignore[assignment]
+    """Deletes up to 1000 tasks softly, or none of them. Fails as DeleteTask does."""
+    ListTaskEvents: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTaskEventsRequest, _task_service_pb2.ListTaskEventsResponse]  # type: ignore[assignment]
+    """Lists what happened to a task, the newest first, a page at a time.
+
+    Events are kept for as long as the operator says, 30 days by default; a task's
+    events outlive its removal by PurgeTasks. NOT_FOUND: there is neither such a
+    task nor an event of one.
+    """
+    WatchTasks: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchTasksRequest, _task_service_pb2.WatchTasksResponse]  # type: ignore[assignment]
+    """Streams changes of tasks as they happen: each exactly once, those of one task in
+    their order.
+
+    Keep the newest resume_token. When the stream ends - UNAVAILABLE: this server
+    stops, its database is away, or the caller has read nothing for too long (this has
+    no ErrorInfo) - a new call with the token goes on where it ended, on any server.
+    Without a token the stream begins now.
+
+    INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
+    follows it is no longer kept, begin anew with send_initial_tasks;
+    RESOURCE_EXHAUSTED: this server has as many watches as it takes.
+    """
+    PurgeTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.PurgeTasksRequest, _task_service_pb2.PurgeTasksResponse]  # type: ignore[assignment]
+    """Removes deleted tasks for good; counts them only, unless it is forced (AIP-165).
+
+    For operators: deleted tasks are removed by themselves once they have been
+    deleted for as long as the operator says, 30 days by default. Their events stay.
+    Tasks are removed in small groups; a call that is cut short has removed some.
+    """
 
 class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Creates, finds, changes, deletes and counts tasks."""
+    """Creates, finds, changes, deletes, counts and watches tasks."""
 
     @_abc_1.abstractmethod
     def CreateTask(
@@ -141,7 +225,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a task.
 
         INVALID_ARGUMENT names every field that breaks a rule; ALREADY_EXISTS: the
-        task_id is taken, or the request_id was used with another request.
+        task_id is taken, or the request_id was used with another request; NOT_FOUND: what
+        the same request created has been purged.
         """
 
     @_abc_1.abstractmethod
@@ -188,7 +273,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_pb2.Task, _abc.Awaitable[_task_pb2.Task]]:
         """Deletes a task softly: it is no longer listed or counted, and can be
-        undeleted.
+        undeleted until it is purged.
 
         NOT_FOUND: there is no such task, or it is deleted already; ABORTED: the etag
         is not the task's.
@@ -213,5 +298,85 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.TaskStats, _abc.Awaitable[_task_service_pb2.TaskStats]]:
         """Counts tasks for a dashboard. Deleted tasks do not count."""
+
+    @_abc_1.abstractmethod
+    def BatchGetTasks(
+        self,
+        request: _task_service_pb2.BatchGetTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.BatchGetTasksResponse, _abc.Awaitable[_task_service_pb2.BatchGetTasksResponse]]:
+        """Returns up to 1000 tasks, deleted ones too.
+
+        NOT_FOUND: there is no task with one of the ids.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchCreateTasks(
+        self,
+        request: _task_service_pb2.BatchCreateTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.BatchCreateTasksResponse, _abc.Awaitable[_task_service_pb2.BatchCreateTasksResponse]]:
+        """Creates up to 1000 tasks, or none of them. Fails as CreateTask does."""
+
+    @_abc_1.abstractmethod
+    def BatchUpdateTasks(
+        self,
+        request: _task_service_pb2.BatchUpdateTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.BatchUpdateTasksResponse, _abc.Awaitable[_task_service_pb2.BatchUpdateTasksResponse]]:
+        """Updates up to 1000 tasks, or none of them. Fails as UpdateTask does."""
+
+    @_abc_1.abstractmethod
+    def BatchDeleteTasks(
+        self,
+        request: _task_service_pb2.BatchDeleteTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.BatchDeleteTasksResponse, _abc.Awaitable[_task_service_pb2.BatchDeleteTasksResponse]]:
+        """Deletes up to 1000 tasks softly, or none of them. Fails as DeleteTask does."""
+
+    @_abc_1.abstractmethod
+    def ListTaskEvents(
+        self,
+        request: _task_service_pb2.ListTaskEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.ListTaskEventsResponse, _abc.Awaitable[_task_service_pb2.ListTaskEventsResponse]]:
+        """Lists what happened to a task, the newest first, a page at a time.
+
+        Events are kept for as long as the operator says, 30 days by default; a task's
+        events outlive its removal by PurgeTasks. NOT_FOUND: there is neither such a
+        task nor an event of one.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchTasks(
+        self,
+        request: _task_service_pb2.WatchTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_task_service_pb2.WatchTasksResponse], _abc.AsyncIterator[_task_service_pb2.WatchTasksResponse]]:
+        """Streams changes of tasks as they happen: each exactly once, those of one task in
+        their order.
+
+        Keep the newest resume_token. When the stream ends - UNAVAILABLE: this server
+        stops, its database is away, or the caller has read nothing for too long (this has
+        no ErrorInfo) - a new call with the token goes on where it ended, on any server.
+        Without a token the stream begins now.
+
+        INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
+        follows it is no longer kept, begin anew with send_initial_tasks;
+        RESOURCE_EXHAUSTED: this server has as many watches as it takes.
+        """
+
+    @_abc_1.abstractmethod
+    def PurgeTasks(
+        self,
+        request: _task_service_pb2.PurgeTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.PurgeTasksResponse, _abc.Awaitable[_task_service_pb2.PurgeTasksResponse]]:
+        """Removes deleted tasks for good; counts them only, unless it is forced (AIP-165).
+
+        For operators: deleted tasks are removed by themselves once they have been
+        deleted for as long as the operator says, 30 days by default. Their events stay.
+        Tasks are removed in small groups; a call that is cut short has removed some.
+        """
 
 def add_TaskServiceServicer_to_server(servicer: TaskServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
