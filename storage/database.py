@@ -18,7 +18,8 @@ from contextvars import ContextVar
 from typing import Any
 
 import psycopg2
-from sqlalchemy import Engine, Executable, Row, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, func
+from sqlalchemy import select as sql_select
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -136,6 +137,7 @@ class Database:
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,  # They are the callers' data.
             skip_autocommit_rollback=True,
+            query_cache_size=200,  # A watched group of filters has a quarter of a megabyte.
             pool_size=pool_size,
             max_overflow=max_overflow,
             pool_recycle=int(pool_recycle_seconds),
@@ -200,6 +202,42 @@ class Database:
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
         raise AssertionError("unreachable")
 
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Statements that take place together when this ends, or not at all.
+
+        Raises: as `write`; the transaction is over after any of them.
+        """
+        cancellation = _cancellation.get() or Cancellation()
+        with _storage_errors(cancellation), self._engine.connect() as connection:
+            connection.execution_options(isolation_level="READ COMMITTED")
+            transaction = Transaction(connection, cancellation)
+            yield transaction
+            if transaction.commits:
+                connection.commit()
+            else:
+                connection.rollback()
+
+    @contextmanager
+    def exclusively(self, key: int) -> Iterator[bool]:
+        """Whether nobody else, in any process, does what the key stands for while this holds."""
+        with _storage_errors(Cancellation()), self._engine.connect() as connection:
+            connection.execution_options(isolation_level="READ COMMITTED")
+            yield bool(connection.scalar(sql_select(func.pg_try_advisory_xact_lock(key))))
+            connection.rollback()
+
+    def dedicated_connection(self, statement: str) -> Any:
+        """A driver's connection that is not the pool's any more and has run the statement.
+
+        Raises: DatabaseUnavailableError.
+        """
+        with _storage_errors(Cancellation()):
+            pooled = self._engine.raw_connection()
+            connection: Any = pooled.driver_connection
+            pooled.detach()
+            connection.cursor().execute(statement)
+            return connection
+
     def cancel_later(self, cancellation: Cancellation) -> None:
         """Cancels from a thread of our own, for callers that must not block."""
         if not cancellation.ended:
@@ -223,6 +261,28 @@ class Database:
             return rows
 
 
+class Transaction:
+    """A transaction that is open: the statements of `Database`, on one connection."""
+
+    def __init__(self, connection: Connection, cancellation: Cancellation) -> None:
+        self._connection = connection
+        self._cancellation = cancellation
+        self.commits = True
+
+    def read(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
+        with (
+            _storage_errors(self._cancellation),
+            self._cancellation.statement(self._connection.info["cancel_request"]),
+        ):
+            return self._connection.execute(statement, parameters).all()
+
+    def write(
+        self, statement: Executable, parameters: Parameters | None = None, *, commit: bool = True
+    ) -> Rows:
+        self.commits = self.commits and commit
+        return self.read(statement, parameters)
+
+
 @contextmanager
 def _storage_errors(cancellation: Cancellation) -> Iterator[None]:
     """The one place where a driver's error becomes ours."""
@@ -235,6 +295,8 @@ def _storage_errors(cancellation: Cancellation) -> Iterator[None]:
     except DBAPIError as error:
         # Without the driver's error, whose text may quote the row: the callers' data.
         raise _translated(error.orig, cancellation) from None
+    except psycopg2.Error as error:  # SQLAlchemy wraps only what statements raise.
+        raise _translated(error, cancellation) from None
 
 
 def _translated(error: BaseException | None, cancellation: Cancellation) -> StorageError:
@@ -288,7 +350,7 @@ def _validate(connection: Any, record: Any, _proxy: object) -> None:
     """
     idle_seconds = time.monotonic() - record.info.get("returned_at", time.monotonic())
     try:
-        if idle_seconds < _IDLE_SECONDS_TRUSTED and not _readable(connection):
+        if idle_seconds < _IDLE_SECONDS_TRUSTED and not readable(connection):
             return
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -296,7 +358,8 @@ def _validate(connection: Any, record: Any, _proxy: object) -> None:
         raise DisconnectionError from error
 
 
-def _readable(connection: Any) -> bool:
+def readable(connection: Any, timeout_seconds: float = 0) -> bool:
+    """Whether the server has something to say on a driver's connection, now or in time."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(timeout_seconds * 1000))

@@ -6,6 +6,7 @@ StorageError
 ├── TaskDeletedError             the task is deleted, so it cannot be changed
 ├── TaskNotDeletedError          the task is not deleted, so it cannot be undeleted
 ├── VersionMismatchError         the task was written since it was read
+├── EventsRemovedError           what followed in the stream of events is no longer kept
 ├── RequestIdReusedError         the request id stands for another request
 ├── TransactionConflictError     serialization failures outlasted the retries
 ├── StatementTimeoutError        the database ended a statement that took too long
@@ -23,11 +24,12 @@ class StorageError(Exception):
 
 
 class TaskError(StorageError):
-    """An error about one task."""
+    """An error about one task; it may be known by the request that wrote it."""
 
-    def __init__(self, task_id: str) -> None:
+    def __init__(self, task_id: str, request_id: str = "") -> None:
         super().__init__(task_id)
         self.task_id = task_id
+        self.request_id = request_id
 
 
 class TaskNotFoundError(TaskError):
@@ -56,6 +58,10 @@ class RequestIdReusedError(StorageError):
     def __init__(self, request_id: str) -> None:
         super().__init__(request_id)
         self.request_id = request_id
+
+
+class EventsRemovedError(StorageError):
+    """Events that the reader has not seen are no longer kept, or were another database's."""
 
 
 class TransactionConflictError(StorageError):

@@ -14,7 +14,19 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Text, and_, bindparam, cast, func, literal, not_, or_, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    func,
+    literal,
+    not_,
+    or_,
+    tuple_,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from storage.tables import (
@@ -116,60 +128,64 @@ def cursor_at(row: TaskRow, order: Sequence[Sort]) -> Cursor:
     return tuple(getattr(row, sort.field) for sort in total_order(order))
 
 
-def _operand(field: str) -> ColumnElement[Any]:
-    column = tasks.c[field]
-    return absent_last(column) if column.nullable else column
+def condition(term: Filter, task: FromClause = tasks) -> ColumnElement[bool]:
+    """The SQL of a filter, on a row with the columns of `tasks`.
+
+    It is never NULL, so that NOT is its complement.
+    """
+    match term:
+        case Comparison():
+            return _comparison(term, task)
+        case Present(field):
+            return _presence(task.c[field])
+        case HasTag(tag):
+            return task.c["tags"].contains(cast([tag], ARRAY(Text)))
+        case HasWords():
+            return _words(term, task)
+        case Not(inner):
+            return not_(condition(inner, task))
+        case And(terms):
+            return and_(*(condition(inner, task) for inner in terms))
+        case Or(terms):
+            return or_(*(condition(inner, task) for inner in terms))
 
 
-def _comparison(term: Comparison) -> ColumnElement[bool]:
-    column = tasks.c[term.field]
+def _comparison(term: Comparison, task: FromClause) -> ColumnElement[bool]:
+    column = task.c[term.field]
     value = literal(term.value, column.type)
-    result: ColumnElement[bool] = COMPARISONS[term.operator](_operand(term.field), value)
-    if column.nullable and term.operator in {">", ">="}:
+    result: ColumnElement[bool] = COMPARISONS[term.operator](_operand(column), value)
+    if _may_be_absent(column) and term.operator in {">", ">="}:
         return and_(result, column.is_not(None))
     return result
 
 
-def _presence(field: str) -> ColumnElement[bool]:
-    column = tasks.c[field]
-    if column.nullable:
+def _operand(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return absent_last(column) if _may_be_absent(column) else column
+
+
+def _may_be_absent(column: ColumnElement[Any]) -> bool:
+    return bool(tasks.c[str(column.key)].nullable)
+
+
+def _presence(column: ColumnElement[Any]) -> ColumnElement[bool]:
+    if _may_be_absent(column):
         return column.is_not(None)
-    if field == "tags":
+    if column.key == "tags":
         return func.cardinality(column) > 0
-    return column != "" if field in _TEXTS else literal(value=True)
+    return column != "" if column.key in _TEXTS else literal(value=True)
 
 
 _TEXTS = {"title", "description", "assigned_to", "created_by"}
 
 
-def _words(term: HasWords) -> ColumnElement[bool]:
-    phrase = func.phraseto_tsquery(SEARCH_CONFIG, untagged(term.words))
-    found: ColumnElement[bool] = search_vector.bool_op("@@")(phrase)
+def _words(term: HasWords, task: FromClause) -> ColumnElement[bool]:
+    phrase = func.phraseto_tsquery(SEARCH_CONFIG, untagged(literal(term.words)))
+    anywhere = search_vector(task.c["title"], task.c["description"])
+    found: ColumnElement[bool] = anywhere.bool_op("@@")(phrase)
     if term.field is None:
         return found
     # The index narrows the search to tasks that have the words somewhere.
-    return and_(
-        found, func.to_tsvector(SEARCH_CONFIG, untagged(tasks.c[term.field])).bool_op("@@")(phrase)
-    )
-
-
-def condition(term: Filter) -> ColumnElement[bool]:
-    """The SQL of a filter; it is never NULL, so that NOT is its complement."""
-    match term:
-        case Comparison():
-            return _comparison(term)
-        case Present(field):
-            return _presence(field)
-        case HasTag(tag):
-            return tasks.c.tags.contains(cast([tag], ARRAY(Text)))
-        case HasWords():
-            return _words(term)
-        case Not(inner):
-            return not_(condition(inner))
-        case And(terms):
-            return and_(*map(condition, terms))
-        case Or(terms):
-            return or_(*map(condition, terms))
+    return and_(found, search_vector(task.c[term.field]).bool_op("@@")(phrase))
 
 
 class _Key(NamedTuple):
@@ -196,7 +212,7 @@ def _keys(order: Sequence[Sort]) -> list[_Key]:
     return [
         _Key(NEGATED_PRIORITY, last, sign=-1)
         if sort.field == "priority" and sort.descending != last
-        else _Key(_operand(sort.field), sort.descending)
+        else _Key(_operand(tasks.c[sort.field]), sort.descending)
         for sort in total_order(order)
     ]
 

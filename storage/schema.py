@@ -14,6 +14,7 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from storage.errors import DatabaseUnavailableError
+from storage.events import adopt_restored
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -45,12 +46,16 @@ def head_revision() -> str:
 def upgrade(url: str) -> None:
     """Migrates to the head; a second process that tries meanwhile waits its turn.
 
+    A database that was restored from a dump is made one that goes on from there.
+
     Raises: DatabaseUnavailableError, SchemaAheadError.
     """
     with _connection(url) as connection, _migration_lock(connection):
         _refuse_unknown(current_revision(connection))
         connection.commit()
         command.upgrade(configuration(connection), "head")
+        adopt_restored(connection)
+        connection.commit()
 
 
 def downgrade(url: str, revision: str) -> None:

@@ -1,0 +1,81 @@
+"""Waking up those who wait for events, across processes: LISTEN and NOTIFY.
+
+A wake-up is a hint. It may be lost, come late, or not be possible at all (behind a pooler): who
+waits looks for himself every so often.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import psycopg2
+from sqlalchemy import text
+
+from storage.database import Database, readable
+from storage.errors import StorageError
+
+_CHANNEL = "task_events"
+
+# NOTIFY inside a write would make all commits of the database wait for each other (PostgreSQL holds
+# one lock for all of them until the commit is on disk). So it is sent behind the writes, at most
+# so often.
+_INTERVAL_SECONDS = 0.02
+
+
+class Announcer:
+    """Tells every process that there are new events, soon after it was asked to."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._asked = threading.Event()
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="announcer", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._asked.set()
+
+    def announce(self) -> None:
+        """Returns at once."""
+        self._asked.set()
+
+    def _run(self) -> None:
+        while self._asked.wait() and not self._stopped.is_set():
+            self._asked.clear()
+            with suppress(StorageError):  # Nobody is woken up; they will look for themselves.
+                self._database.write(text(f"SELECT pg_notify('{_CHANNEL}', '')"))
+            self._stopped.wait(_INTERVAL_SECONDS)
+
+
+class Listener:
+    """Waits for announcements, on a connection outside the pool; for one thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: Any = None
+
+    def listen(self) -> None:
+        """Begins to listen, or begins again. Raises: DatabaseUnavailableError."""
+        if self._connection is None:
+            self._connection = self._database.dedicated_connection(f"LISTEN {_CHANNEL}")
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Returns at an announcement, or when the time is over."""
+        if self._connection is None:
+            time.sleep(timeout_seconds)
+        elif readable(self._connection, timeout_seconds):
+            try:
+                self._connection.poll()
+                self._connection.notifies.clear()
+            except psycopg2.Error:
+                self.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
