@@ -1,17 +1,21 @@
-"""The one place that knows both representations of a task: the message and the row."""
+"""The one place that knows both representations, of a task and its events: message and row."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from storage.events import Event
 from storage.repository import StatusPriorityCount
-from storage.tables import TaskRow
+from storage.tables import TIMES, TaskRow
+from taskservice.v1.task_event_pb2 import TaskEvent
 from taskservice.v1.task_pb2 import (
     TASK_PRIORITY_MEDIUM,
     TASK_PRIORITY_UNSPECIFIED,
@@ -24,7 +28,9 @@ from taskservice.v1.task_pb2 import (
 from taskservice.v1.task_service_pb2 import TaskStats
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_TIMES = ("due_date", "created_at", "updated_at", "completed_at", "deleted_at")
+
+# What an event tells of a task by itself does not stand among its changes.
+_RECORDED = [f.name for f in Task.DESCRIPTOR.fields if f.name not in {"id", "updated_at", "etag"}]
 
 _ETAG = re.compile(r'"([0-9a-f]{1,15})"')
 _NO_VERSION = 0
@@ -34,7 +40,7 @@ def task_to_proto(row: TaskRow) -> Task:
     """The message of a row."""
     columns = row._asdict()  # A column has the name of its field.
     del columns["version"]
-    for name in _TIMES:
+    for name in TIMES:
         if columns[name] is not None:
             columns[name] = to_timestamp(columns[name])
     return Task(**columns, etag=etag_of(row))
@@ -58,12 +64,17 @@ def merged_values(row: TaskRow, task: Task, fields: frozenset[str]) -> dict[str,
 
     Other fields of the message are not read: nobody has checked them.
     """
-    meant = Task()
-    FieldMask(paths=fields).MergeMessage(task, meant)
     return {
         name: value if name in fields else getattr(row, name)
-        for name, value in task_values(meant).items()
+        for name, value in task_values(masked(task, fields)).items()
     }
+
+
+def masked(task: Task, fields: frozenset[str]) -> Task:
+    """The fields of a message, and no others."""
+    meant = Task()
+    FieldMask(paths=fields).MergeMessage(task, meant)
+    return meant
 
 
 def distinct_tags(tags: Iterable[str]) -> list[str]:
@@ -97,6 +108,37 @@ def stats_to_proto(counts: Iterable[StatusPriorityCount], as_of: dt.datetime) ->
         overdue=overdue,
         as_of=to_timestamp(as_of),
     )
+
+
+def event_to_proto(event: Event) -> TaskEvent:
+    """The message of an event."""
+    return TaskEvent(
+        id="{:016x}-{:016x}".format(*event.position),
+        task_id=event.task_id,
+        type=TaskEvent.Type.Value(f"TYPE_{event.type.upper()}"),
+        principal=event.principal,
+        occurred_at=to_timestamp(event.occurred_at),
+        request_id=event.request_id or "",
+        trace_id=event.trace_id or "",
+        changes=_changes(event.before, event.after),
+        etag=etag_of(event.after),
+    )
+
+
+def _changes(before: TaskRow | None, after: TaskRow) -> Iterator[TaskEvent.Change]:
+    old, new = (
+        MessageToDict(task_to_proto(row), preserving_proto_field_name=True) if row else {}
+        for row in (before, after)
+    )
+    for name in _RECORDED:
+        if old.get(name) != new.get(name):
+            yield TaskEvent.Change(
+                field=name, before=_json_value(old.get(name)), after=_json_value(new.get(name))
+            )
+
+
+def _json_value(value: Any) -> Value | None:
+    return None if value is None else ParseDict(value, Value())
 
 
 def etag_of(row: TaskRow) -> str:

@@ -5,6 +5,11 @@ people and details for programs: an ErrorInfo always, and what else fits.
 
     InvalidRequestError          rules of the contract are broken, with every violation
     TransitionNotAllowedError    the status does not lead to the new one
+    BatchItemError               an item of a batch failed, for a reason that has a row of its own
+    RequestTooLargeError         the request has more bytes than any that keeps the rules
+    AnswerTooLargeError          the answer would have more bytes than clients take
+    TooManyWatchesError          this process has as many watches as it takes
+    ShuttingDownError            this process ends its streams; others go on
 """
 
 from __future__ import annotations
@@ -56,6 +61,37 @@ class TransitionNotAllowedError(Exception):
         names = [task_pb2.TaskStatus.Name(status) for status in (before, after)]  # type: ignore[arg-type]
         super().__init__(f"{names[0]} does not lead to {names[1]}")
         self.task_id = task_id
+
+
+class BatchItemError(Exception):
+    """An item of a batch failed; `cause` says why, and `item` which one: "requests[17]"."""
+
+    def __init__(self, item: str, cause: Exception) -> None:
+        super().__init__(item)
+        self.item = item
+        self.cause = cause
+
+
+class RequestTooLargeError(Exception):
+    """The request has more bytes than its method takes."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the request has {size} bytes; at most {limit} are taken")
+
+
+class AnswerTooLargeError(Exception):
+    """The tasks that were asked for do not fit into one answer."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} tasks like these are more than an answer holds; ask for fewer")
+
+
+class TooManyWatchesError(Exception):
+    """This process has as many watches as it takes."""
+
+
+class ShuttingDownError(Exception):
+    """This process is about to end."""
 
 
 class _Row(NamedTuple):
@@ -134,6 +170,22 @@ TABLE: dict[type[Exception], _Row] = {
         str,
         _precondition("STATUS_TRANSITION"),
     ),
+    storage.EventsRemovedError: _Row(
+        code_pb2.OUT_OF_RANGE,
+        "RESUME_TOKEN_EXPIRED",
+        _says("what follows the resume_token is no longer kept; begin with send_initial_tasks"),
+    ),
+    RequestTooLargeError: _Row(code_pb2.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", str),
+    AnswerTooLargeError: _Row(code_pb2.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", str),
+    TooManyWatchesError: _Row(
+        code_pb2.RESOURCE_EXHAUSTED,
+        "TOO_MANY_WATCHES",
+        _says("this server has as many watches as it takes"),
+        _retry,
+    ),
+    ShuttingDownError: _Row(
+        code_pb2.UNAVAILABLE, "SHUTTING_DOWN", _says("this server stops; resume elsewhere"), _retry
+    ),
     storage.StatementTimeoutError: _Row(
         code_pb2.DEADLINE_EXCEEDED, "STATEMENT_TIMEOUT", _says("the query took too long")
     ),
@@ -148,10 +200,15 @@ TABLE: dict[type[Exception], _Row] = {
 
 def status_of(error: Exception) -> status_pb2.Status | None:
     """The status that the table gives to an exception; None for one that it does not know."""
+    item = error.item if isinstance(error, BatchItemError) else ""
+    if isinstance(error, BatchItemError):
+        error = error.cause
     row = TABLE.get(type(error))
     if row is None:
         return None
-    return status(row.code, row.message(error), row.reason, *row.details(error))
+    message = f"{item}: {row.message(error)}" if item else row.message(error)
+    metadata = {"item": item} if item else None
+    return status(row.code, message, row.reason, *row.details(error), metadata=metadata)
 
 
 def internal_status(request_id: str) -> status_pb2.Status:

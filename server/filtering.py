@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 MAX_TERMS = 50
 MAX_DEPTH = 20
+# There is no index to search in what has just changed.
+MAX_WATCH_SEARCHES = 5
 # PostgreSQL takes words of 2046 bytes, in lower case, which may be longer.
 MAX_WORD_BYTES = 1000
 
@@ -220,6 +222,27 @@ def parse_filter(text: str) -> Filter | None:
         return _parser.parse(text)  # type: ignore[return-value]
     except UnexpectedInput as error:
         raise FieldError(_explain(error, text), "FILTER_INVALID") from None
+
+
+def parse_watch_filter(text: str) -> Filter | None:
+    """The tree of a watch's filter, of which every change is asked. Raises: FieldError."""
+    filter_ = parse_filter(text)
+    if filter_ is not None and _searches(filter_) > MAX_WATCH_SEARCHES:
+        description = f"searches for words more than {MAX_WATCH_SEARCHES} times"
+        raise FieldError(description, "FILTER_TOO_COSTLY")
+    return filter_
+
+
+def _searches(term: Filter) -> int:
+    match term:
+        case HasWords():
+            return 1
+        case Not(inner):
+            return _searches(inner)
+        case And(terms) | Or(terms):
+            return sum(map(_searches, terms))
+        case _:
+            return 0
 
 
 def _explain(error: UnexpectedInput, text: str) -> str:

@@ -1,8 +1,8 @@
 """What happens around every call of ours; `interceptors` says in which order, and why.
 
 Each wraps a method once and keeps the wrapped handler, for grpcio asks at every call. What is not
-a unary method of our service passes through untouched: unknown methods stay UNIMPLEMENTED, and
-the health service's streams stay alive.
+a method of our service passes through untouched: unknown methods stay UNIMPLEMENTED, and the
+health service's streams stay alive.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import re
 import time
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -21,34 +23,49 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
-from server.errors import InvalidRequestError, internal_status, status_of, violation
+from server.errors import (
+    InvalidRequestError,
+    RequestTooLargeError,
+    internal_status,
+    status_of,
+    violation,
+)
 from storage.database import Cancellation, Database
 from storage.errors import StatementCancelledError
 
 log = structlog.get_logger()
 
 OURS = "/taskservice.v1."
-Behavior = Callable[[Any, grpc.ServicerContext], Any]
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+# The largest request that keeps the rules has less than 16 KiB; a batch of them may have so much
+# that its answer still is within the 4 MiB that a client takes by default.
+MAX_REQUEST_BYTES = 256 * 1024
+MAX_BATCH_BYTES = 3 * 1024 * 1024
+_LARGE = ("/BatchCreateTasks", "/BatchUpdateTasks")
 
 _DEADLINE_SKEW_SECONDS = 0.1
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def interceptors(database: Database) -> list[grpc.ServerInterceptor[Any, Any]]:
-    """The interceptors, the outermost first."""
+def interceptors(
+    database: Database, streams: ThreadPoolExecutor
+) -> list[grpc.ServerInterceptor[Any, Any]]:
+    """The interceptors, the outermost first. `streams` has the threads that streams run on."""
     return [
-        CallLogInterceptor(),  # Outermost, so that it sees the code a caller sees.
-        ErrorInterceptor(),  # Whatever is raised below becomes a status here.
-        CancellationInterceptor(database),  # Innermost: it covers the statements and no more.
+        CallLogInterceptor(streams),  # Outermost, so that it sees the code a caller sees.
+        ErrorInterceptor(streams),  # Whatever is raised below becomes a status here.
+        # Innermost: it covers the statements and no more.
+        CancellationInterceptor(streams, database),
     ]
 
 
-class UnaryInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
-    """Wraps the unary methods of our service; a subclass says how."""
+class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
+    """Stands around the calls of our service, unary and streaming; a subclass says how."""
 
-    def __init__(self) -> None:
+    def __init__(self, streams: ThreadPoolExecutor) -> None:
+        self._streams = streams
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     def intercept_service(
@@ -60,90 +77,116 @@ class UnaryInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         if method in self._wrapped:
             return self._wrapped[method]
         handler = continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None or not method.startswith(OURS):
+        if handler is None or not method.startswith(OURS):
             return handler
-        self._wrapped[method] = grpc.unary_unary_rpc_method_handler(
-            self.wrap(method, handler.unary_unary),
-            request_deserializer=self.deserializer(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
-        )
+        wrap = self._wrap_stream if handler.response_streaming else self._wrap_unary
+        self._wrapped[method] = wrap(method, handler)
         return self._wrapped[method]
 
     @abstractmethod
-    def wrap(self, method: str, behavior: Behavior) -> Behavior:
-        """What is called instead of the method's behaviour."""
+    def around(
+        self, method: str, request: Any, context: grpc.ServicerContext
+    ) -> AbstractContextManager[object]:
+        """What a call happens within."""
 
-    def deserializer(self, deserialize: Any) -> Any:
+    def deserializer(self, method: str, deserialize: Any) -> Any:
         return deserialize
 
+    def _wrap_unary(self, method: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        behavior = handler.unary_unary
 
-class CallLogInterceptor(UnaryInterceptor):
+        def unary(request: Any, context: grpc.ServicerContext) -> Any:
+            with self.around(method, request, context):
+                return behavior(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(
+            unary,
+            request_deserializer=self.deserializer(method, handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        )
+
+    def _wrap_stream(self, method: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        behavior = handler.unary_stream
+
+        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with self.around(method, request, context):
+                yield from behavior(request, context)
+
+        # A stream holds its thread for as long as the caller likes: none of those that calls need.
+        stream.experimental_thread_pool = self._streams  # type: ignore[attr-defined]
+        return grpc.unary_stream_rpc_method_handler(
+            stream,
+            request_deserializer=self.deserializer(method, handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        )
+
+
+class CallLogInterceptor(CallInterceptor):
     """Writes one line for each call: the method, the code, how long, for whom."""
 
-    def wrap(self, method: str, behavior: Behavior) -> Behavior:
-        def logged(request: Any, context: grpc.ServicerContext) -> Any:
-            request_id.set(_request_id(context))
-            began = time.perf_counter()
-            try:
-                return behavior(request, context)
-            finally:
-                log.info(
-                    "call",
-                    method=method,
-                    code=_code_name(context),
-                    duration_ms=round((time.perf_counter() - began) * 1000, 3),
-                    peer=context.peer(),
-                    request_id=request_id.get(),
-                )
-
-        return logged
+    @contextmanager
+    def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
+        request_id.set(_request_id(context))
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            log.info(
+                "call",
+                method=method,
+                code=_code_name(context),
+                duration_ms=round((time.perf_counter() - began) * 1000, 3),
+                peer=context.peer(),
+                request_id=request_id.get(),
+            )
 
 
-class ErrorInterceptor(UnaryInterceptor):
+class ErrorInterceptor(CallInterceptor):
     """Turns what a call raises into a status with details; what is unknown into INTERNAL."""
 
-    def wrap(self, method: str, behavior: Behavior) -> Behavior:
-        def mapped(request: Any, context: grpc.ServicerContext) -> Any:
-            try:
-                if request is _MALFORMED:
-                    raise InvalidRequestError([_UNREADABLE])
-                return behavior(request, context)
-            except Exception as error:
-                context.abort_with_status(rpc_status.to_status(_status(error, context, method)))
+    @contextmanager
+    def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
+        try:
+            if isinstance(request, Exception):
+                raise request
+            yield
+        except Exception as error:
+            context.abort_with_status(rpc_status.to_status(_status(error, context, method)))
 
-        return mapped
+    def deserializer(self, method: str, deserialize: Any) -> Any:
+        """What arrives may be no message, or one too large to look at: the caller's mistakes.
 
-    def deserializer(self, deserialize: Any) -> Any:
-        """grpcio answers bytes that are no message with INTERNAL; it is the caller's mistake."""
+        grpcio answers the first with INTERNAL, and knows one limit for all methods.
+        """
+        limit = MAX_BATCH_BYTES if method.endswith(_LARGE) else MAX_REQUEST_BYTES
 
         def lenient(data: bytes) -> Any:
+            if len(data) > limit:
+                return RequestTooLargeError(len(data), limit)
             try:
                 return deserialize(data)
             except DecodeError:
-                return _MALFORMED
+                return InvalidRequestError([_UNREADABLE])
 
         return lenient
 
 
-class CancellationInterceptor(UnaryInterceptor):
+class CancellationInterceptor(CallInterceptor):
     """Ends a call's statement in the database when the call ends before it: by its deadline, by
     the caller, or because the connection broke."""
 
-    def __init__(self, database: Database) -> None:
-        super().__init__()
+    def __init__(self, streams: ThreadPoolExecutor, database: Database) -> None:
+        super().__init__(streams)
         self._database = database
 
-    def wrap(self, method: str, behavior: Behavior) -> Behavior:
-        def cancellable(request: Any, context: grpc.ServicerContext) -> Any:
-            with Cancellation() as cancellation:
-                if not context.add_callback(lambda: self._database.cancel_later(cancellation)):
-                    raise StatementCancelledError
-                return behavior(request, context)
-
-        return cancellable
+    @contextmanager
+    def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
+        with Cancellation() as cancellation:
+            if not context.add_callback(lambda: self._database.cancel_later(cancellation)):
+                raise StatementCancelledError
+            yield
 
 
-_MALFORMED = object()
 _UNREADABLE = violation("", "the request is not a message of this method", "MALFORMED")
 
 
@@ -173,4 +216,6 @@ def _is_out_of_time(context: grpc.ServicerContext) -> bool:
 
 def _code_name(context: grpc.ServicerContext) -> str:
     code = context.code()  # type: ignore[attr-defined]
-    return "OK" if code is None else str(code.name)
+    if code is None:
+        return "OK" if context.is_active() else "CANCELLED"
+    return str(code.name)

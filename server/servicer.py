@@ -3,51 +3,61 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import grpc
-import uuid_utils
+from google.protobuf.message import Message
 
-from server.conversions import (
-    merged_values,
-    stats_to_proto,
-    task_to_proto,
-    task_values,
-    version_of,
-)
-from server.errors import InvalidRequestError
-from server.filtering import parse_filter, parse_order
-from server.pagination import PageTokens
+from server import writes
+from server.caller import ANONYMOUS, origin_of
+from server.conversions import event_to_proto, stats_to_proto, task_to_proto, version_of
+from server.filtering import parse_filter, parse_order, parse_watch_filter
+from server.tokens import Tokens
 from server.validation import (
     Violations,
     check,
-    check_change,
+    check_batch_create,
+    check_batch_delete,
+    check_batch_get,
+    check_batch_update,
     check_create,
-    check_due_date,
     check_update,
 )
-from storage.errors import TaskNotFoundError, VersionMismatchError
+from server.watch import Notice, Watches
+from storage.errors import TaskNotFoundError
+from storage.events import EventLog, Position
 from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, cursor_at
-from storage.repository import RequestRecord, TaskRepository
-from storage.tables import TaskRow
+from storage.repository import Target, TaskRepository
 from taskservice.v1 import task_service_pb2_grpc
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
+    BatchCreateTasksRequest,
+    BatchCreateTasksResponse,
+    BatchDeleteTasksRequest,
+    BatchDeleteTasksResponse,
+    BatchGetTasksRequest,
+    BatchGetTasksResponse,
+    BatchUpdateTasksRequest,
+    BatchUpdateTasksResponse,
     CreateTaskRequest,
     DeleteTaskRequest,
     GetTaskRequest,
     GetTaskStatsRequest,
+    ListTaskEventsRequest,
+    ListTaskEventsResponse,
     ListTasksRequest,
     ListTasksResponse,
+    PurgeTasksRequest,
+    PurgeTasksResponse,
     TaskStats,
     UndeleteTaskRequest,
     UpdateTaskRequest,
+    WatchTasksRequest,
+    WatchTasksResponse,
 )
 
-# Who calls, as long as calls bear no credentials.
-ANONYMOUS = "anonymous"
+M = TypeVar("M", bound=Message)
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
@@ -55,24 +65,26 @@ MAX_PAGE_SIZE = 1000
 # A page ends before it outgrows the 4 MiB that a gRPC client takes by default.
 MAX_PAGE_BYTES = 3 * 1024 * 1024
 
-# An update without an etag that loses to another write is made anew from what that one left.
-_UPDATE_ATTEMPTS = 10
+_PURGE_BATCH = 1000
+
+_ITEM = "requests[{}]."
 
 
 class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     """The RPCs. They raise what `server.errors` knows; they never set a status."""
 
-    def __init__(self, repository: TaskRepository, page_tokens: PageTokens) -> None:
+    def __init__(
+        self, repository: TaskRepository, events: EventLog, watches: Watches, key: bytes
+    ) -> None:
         self._repository = repository
-        self._page_tokens = page_tokens
+        self._events = events
+        self._watches = watches
+        self._page_tokens = Tokens(key, "page")
+        self._resume_tokens = Tokens(key, "resume")
 
     def CreateTask(self, request: CreateTaskRequest, context: grpc.ServicerContext) -> Task:
         check_create(request)
-        values = task_values(request.task) | {
-            "id": request.task_id or str(uuid_utils.uuid7()),
-            "created_by": ANONYMOUS,
-        }
-        row = self._create(values, _record(request), commit=not request.validate_only)
+        (row,) = writes.create(self._repository, [request], origin_of(context))
         return task_to_proto(row)
 
     def GetTask(self, request: GetTaskRequest, context: grpc.ServicerContext) -> Task:
@@ -82,14 +94,14 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def ListTasks(
         self, request: ListTasksRequest, context: grpc.ServicerContext
     ) -> ListTasksResponse:
-        query = self._list_query(request)
-        size = min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        query = self._check_list(request)
+        size = _page_size(request.page_size)
         rows = self._repository.page(limit=size + 1, **query._asdict())
         tasks = list(_fitting(map(task_to_proto, rows[:size])))
         response = ListTasksResponse(tasks=tasks)
         if len(tasks) < len(rows):
             place = cursor_at(rows[len(tasks) - 1], query.order)
-            response.next_page_token = self._page_tokens.seal(place, *_binding(request))
+            response.next_page_token = self._page_tokens.seal(place, *_list_binding(request))
         if request.include_total_size:
             response.total_size = self._repository.count(
                 query.filter_, show_deleted=query.show_deleted
@@ -98,35 +110,111 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
     def UpdateTask(self, request: UpdateTaskRequest, context: grpc.ServicerContext) -> Task:
         fields = check_update(request)
-        record = _record(request)
-        row = self._repository.find_replay(record) or self._update(request, fields, record)
+        (row,) = writes.update(self._repository, [request], [fields], origin_of(context))
         return task_to_proto(row)
 
     def DeleteTask(self, request: DeleteTaskRequest, context: grpc.ServicerContext) -> Task:
         check(request)
+        target = Target(request.id.lower(), version_of(request.etag))
         try:
-            return task_to_proto(self._repository.delete(request.id, version_of(request.etag)))
+            (row,) = self._repository.delete([target], origin_of(context))
         except TaskNotFoundError:
             if not request.allow_missing:
                 raise
-        return self._missing(request.id)
+            return self._missing(target.task_id)
+        return task_to_proto(row)
 
     def UndeleteTask(self, request: UndeleteTaskRequest, context: grpc.ServicerContext) -> Task:
         check(request)
-        return task_to_proto(self._repository.undelete(request.id, version_of(request.etag)))
+        target = Target(request.id.lower(), version_of(request.etag))
+        (row,) = self._repository.undelete([target], origin_of(context))
+        return task_to_proto(row)
 
     def GetTaskStats(
         self, request: GetTaskStatsRequest, context: grpc.ServicerContext
     ) -> TaskStats:
-        violations = Violations(request)
-        filter_ = violations.parse("filter", parse_filter, request.filter, None)
-        violations.raise_any()
+        filter_ = _check_filter(request)
         as_of = dt.datetime.now(dt.UTC)
         return stats_to_proto(self._repository.stats(as_of, filter_), as_of)
 
-    def _list_query(self, request: ListTasksRequest) -> _ListQuery:
-        def place(token: str) -> Cursor | None:
-            return self._page_tokens.open(token, *_binding(request)) if token else None
+    def BatchGetTasks(
+        self, request: BatchGetTasksRequest, context: grpc.ServicerContext
+    ) -> BatchGetTasksResponse:
+        check_batch_get(request)
+        ids = [task_id.lower() for task_id in request.ids]
+        rows = self._repository.find(ids)
+        writes.check_answer(rows.values())
+        with writes.naming_items("ids", ((task_id, "") for task_id in ids)):
+            for task_id in ids:
+                if task_id not in rows:
+                    raise TaskNotFoundError(task_id)
+        return BatchGetTasksResponse(tasks=[task_to_proto(rows[task_id]) for task_id in ids])
+
+    def BatchCreateTasks(
+        self, request: BatchCreateTasksRequest, context: grpc.ServicerContext
+    ) -> BatchCreateTasksResponse:
+        check_batch_create(request)
+        items = request.requests
+        with writes.naming_items("requests", ((item.task_id, item.request_id) for item in items)):
+            rows = writes.create(self._repository, items, origin_of(context), _ITEM)
+        return BatchCreateTasksResponse(tasks=map(task_to_proto, rows))
+
+    def BatchUpdateTasks(
+        self, request: BatchUpdateTasksRequest, context: grpc.ServicerContext
+    ) -> BatchUpdateTasksResponse:
+        fields = check_batch_update(request)
+        items = request.requests
+        with writes.naming_items("requests", ((item.task.id, item.request_id) for item in items)):
+            rows = writes.update(self._repository, items, fields, origin_of(context), _ITEM)
+        return BatchUpdateTasksResponse(tasks=map(task_to_proto, rows))
+
+    def BatchDeleteTasks(
+        self, request: BatchDeleteTasksRequest, context: grpc.ServicerContext
+    ) -> BatchDeleteTasksResponse:
+        check_batch_delete(request)
+        items = request.requests
+        with writes.naming_items("requests", ((item.id, "") for item in items)):
+            tasks = writes.delete(self._repository, items, origin_of(context))
+        return BatchDeleteTasksResponse(tasks=tasks)
+
+    def ListTaskEvents(
+        self, request: ListTaskEventsRequest, context: grpc.ServicerContext
+    ) -> ListTaskEventsResponse:
+        before = self._check_history(request)
+        size = _page_size(request.page_size)
+        events = self._events.history(request.task_id, limit=size + 1, before=before)
+        if not events and before is None:
+            self._repository.get(request.task_id)  # Its events may be older than what is kept.
+        told = list(_fitting(map(event_to_proto, events[:size])))
+        response = ListTaskEventsResponse(events=told)
+        if len(told) < len(events):
+            place = events[len(told) - 1].position
+            response.next_page_token = self._page_tokens.seal(place, *_history_binding(request))
+        return response
+
+    def WatchTasks(
+        self, request: WatchTasksRequest, context: grpc.ServicerContext
+    ) -> Iterator[WatchTasksResponse]:
+        filter_, position = self._check_watch(request)
+        for notice in self._watches.follow(
+            filter_, position, initial=request.send_initial_tasks, context=context
+        ):
+            yield self._watch_response(notice, request)
+
+    def PurgeTasks(
+        self, request: PurgeTasksRequest, context: grpc.ServicerContext
+    ) -> PurgeTasksResponse:
+        filter_ = _check_filter(request)
+        if not request.force:
+            return PurgeTasksResponse(purge_count=self._repository.count_deleted(filter_))
+        count = 0
+        while purged := self._repository.purge(filter_, limit=_PURGE_BATCH):
+            count += purged
+        return PurgeTasksResponse(purge_count=count)
+
+    def _check_list(self, request: ListTasksRequest) -> _ListQuery:
+        def place(token: str) -> Cursor:
+            return self._page_tokens.open(token, *_list_binding(request))
 
         violations = Violations(request)
         query = _ListQuery(
@@ -138,32 +226,31 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         violations.raise_any()
         return query
 
-    def _create(
-        self, values: dict[str, Any], record: RequestRecord | None, *, commit: bool
-    ) -> TaskRow:
-        try:
-            check_due_date(values["due_date"])
-        except InvalidRequestError:  # It may have passed since the same call succeeded.
-            if (done := self._repository.find_replay(record)) is not None:
-                return done
-            raise
-        return self._repository.create(values, record, commit=commit)
+    def _check_history(self, request: ListTaskEventsRequest) -> Position | None:
+        def place(token: str) -> Position:
+            return Position._make(self._page_tokens.open(token, *_history_binding(request)))
 
-    def _update(
-        self, request: UpdateTaskRequest, fields: frozenset[str], record: RequestRecord | None
-    ) -> TaskRow:
-        for attempt in range(1, _UPDATE_ATTEMPTS + 1):
-            row = self._repository.get(request.task.id)
-            values = merged_values(row, request.task, fields)
-            check_change(row, values, request.task.etag)
-            try:
-                return self._repository.update(
-                    row, values, record, commit=not request.validate_only
-                )
-            except VersionMismatchError:
-                if request.task.etag or attempt == _UPDATE_ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable")
+        violations = Violations(request)
+        before = violations.parse("page_token", place, request.page_token, None)
+        violations.raise_any()
+        return before
+
+    def _check_watch(self, request: WatchTasksRequest) -> tuple[Filter | None, Position | None]:
+        def place(token: str) -> Position:
+            return Position._make(self._resume_tokens.open(token, *_watch_binding(request)))
+
+        violations = Violations(request)
+        filter_ = violations.parse("filter", parse_watch_filter, request.filter, None)
+        position = violations.parse("resume_token", place, request.resume_token, None)
+        violations.raise_any()
+        return filter_, position
+
+    def _watch_response(self, notice: Notice, request: WatchTasksRequest) -> WatchTasksResponse:
+        token = ""
+        if notice.position is not None:
+            token = self._resume_tokens.seal(notice.position, *_watch_binding(request))
+        task = task_to_proto(notice.row) if notice.row else None
+        return WatchTasksResponse(type=notice.kind, task=task, resume_token=token)
 
     def _missing(self, task_id: str) -> Task:
         """What there is of a task that cannot be deleted any more."""
@@ -182,24 +269,37 @@ class _ListQuery(NamedTuple):
     show_deleted: bool
 
 
-def _binding(request: ListTasksRequest) -> tuple[object, ...]:
-    """What a page token belongs to."""
-    return request.filter, request.order_by, request.show_deleted, ANONYMOUS
+# What a token belongs to.
 
 
-def _fitting(tasks: Iterable[Task]) -> Iterator[Task]:
-    """The first tasks that fit into one message together."""
+def _list_binding(request: ListTasksRequest) -> tuple[object, ...]:
+    return "tasks", request.filter, request.order_by, request.show_deleted, ANONYMOUS
+
+
+def _history_binding(request: ListTaskEventsRequest) -> tuple[object, ...]:
+    return "events", request.task_id.lower(), ANONYMOUS
+
+
+def _watch_binding(request: WatchTasksRequest) -> tuple[object, ...]:
+    return request.filter, ANONYMOUS
+
+
+def _check_filter(request: GetTaskStatsRequest | PurgeTasksRequest) -> Filter | None:
+    violations = Violations(request)
+    filter_ = violations.parse("filter", parse_filter, request.filter, None)
+    violations.raise_any()
+    return filter_
+
+
+def _page_size(asked: int) -> int:
+    return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def _fitting(messages: Iterable[M]) -> Iterator[M]:
+    """The first messages that fit into one answer together."""
     total = 0
-    for task in tasks:
-        total += task.ByteSize()
+    for message in messages:
+        total += message.ByteSize()
         if total > MAX_PAGE_BYTES:
             return
-        yield task
-
-
-def _record(request: CreateTaskRequest | UpdateTaskRequest) -> RequestRecord | None:
-    """What makes the write recognisable when it is repeated (AIP-155)."""
-    if not request.request_id:
-        return None
-    content = request.DESCRIPTOR.name.encode() + request.SerializeToString(deterministic=True)
-    return RequestRecord(ANONYMOUS, request.request_id, hashlib.sha256(content).digest())
+        yield message

@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     grpc_port: int = Field(50051, ge=0, le=65535)
     workers: int | None = Field(None, ge=1, le=256)
     threads_per_worker: int = Field(4, ge=1, le=256)
+    max_watches_per_worker: int = Field(1000, ge=1, le=10_000)
+    watch_bookmark_interval_seconds: float = Field(30, gt=0, le=3600)
+    watch_stall_seconds: float = Field(10, gt=0, le=3600)
     shutdown_delay_seconds: float | None = Field(None, ge=0, le=600)
     shutdown_grace_seconds: float = Field(30, ge=0, le=3600)
     health_check_interval_seconds: float = Field(2, gt=0, le=60)
@@ -76,6 +79,8 @@ class Settings(BaseSettings):
 
     secret_key: SecretStr | None = Field(None, validate_default=True)
     request_id_retention_hours: float = Field(24, gt=0, le=_YEAR_SECONDS / 3600)
+    event_retention_days: float = Field(30, gt=0, le=100 * 365)
+    deleted_retention_days: float = Field(30, gt=0, le=100 * 365)
 
     # Each looks back at fields above its own, so that these mistakes are told with all others.
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import protovalidate
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from server.conversions import version_of
+from server.conversions import masked, version_of
 from server.errors import FieldViolation, InvalidRequestError, TransitionNotAllowedError, violation
 from storage.errors import TaskDeletedError, VersionMismatchError
 from storage.tables import TaskRow
@@ -27,7 +27,14 @@ from taskservice.v1.task_pb2 import (
     Task,
     TaskStatus,
 )
-from taskservice.v1.task_service_pb2 import CreateTaskRequest, UpdateTaskRequest
+from taskservice.v1.task_service_pb2 import (
+    BatchCreateTasksRequest,
+    BatchDeleteTasksRequest,
+    BatchGetTasksRequest,
+    BatchUpdateTasksRequest,
+    CreateTaskRequest,
+    UpdateTaskRequest,
+)
 
 T = TypeVar("T")
 
@@ -45,11 +52,13 @@ TRANSITIONS: dict[int, set[TaskStatus.ValueType]] = {
     TASK_STATUS_CANCELLED: _OPEN,
 }
 
-_MALFORMED_DUE_DATE = violation("task.due_date", "must be a valid timestamp", "TIMESTAMP_MALFORMED")
-_PAST_DUE_DATE = violation("task.due_date", "must be in the future", "TIMESTAMP_IN_PAST")
-
 # More than a caller wants to read, and than is worth the time to write down.
 _MOST_VIOLATIONS = 100
+
+# A message with more bytes breaks rules, maybe a million times: the first one is told.
+_LARGEST_VALID_BYTES = 16 * 1024
+
+MAX_BATCH_ITEMS = 1000
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -66,18 +75,18 @@ class FieldError(Exception):
 class Violations:
     """Collects what is wrong with a request, beginning with the contract's rules."""
 
-    def __init__(self, request: Message) -> None:
-        self._found = _violations(request)
+    def __init__(self, request: Message | None = None, *, fail_fast: bool | None = None) -> None:
+        self._found = [] if request is None else _violations(request, fail_fast=fail_fast)
 
     def add(self, field: str, description: str, reason: str) -> None:
         self._found.append(violation(field, description, reason))
 
     def parse(self, field: str, parser: Callable[[str], T], text: str, default: T) -> T:
-        """The parsed text; the default after a mistake, which is noted.
+        """The parsed text; the default when there is none, and after a mistake, which is noted.
 
         A text that breaks a rule of the contract is not parsed: it may be of any length.
         """
-        if any(found.field == field for found in self._found):
+        if not text or any(found.field == field for found in self._found):
             return default
         try:
             return parser(text)
@@ -85,8 +94,18 @@ class Violations:
             self.add(field, error.description, error.reason)
             return default
 
-    def extend(self, violations: list[FieldViolation]) -> None:
+    def extend(self, violations: Iterable[FieldViolation]) -> None:
         self._found.extend(violations)
+
+    @property
+    def are_enough(self) -> bool:
+        return len(self._found) >= _MOST_VIOLATIONS
+
+    def within(self, item: str) -> list[FieldViolation]:
+        """What was found, as the fields of an item of a batch."""
+        for found in self._found:
+            found.field = f"{item}.{found.field}"
+        return self._found
 
     def raise_any(self) -> None:
         """Raises: InvalidRequestError, if anything is wrong."""
@@ -102,27 +121,102 @@ def check(request: Message) -> None:
 def check_create(request: CreateTaskRequest) -> None:
     """Raises: InvalidRequestError."""
     violations = Violations(request)
-    if not _well_formed(request.task.due_date):
-        violations.extend([_MALFORMED_DUE_DATE])
+    violations.extend(_malformed_due_date(request.task))
     violations.raise_any()
 
 
 def check_update(request: UpdateTaskRequest) -> frozenset[str]:
     """Returns the fields to change. Raises: InvalidRequestError."""
     violations = Violations(request)
+    fields = _check_masked(request, violations)
+    violations.raise_any()
+    return fields
+
+
+def check_batch_get(request: BatchGetTasksRequest) -> None:
+    """Raises: InvalidRequestError."""
+    _check_count("ids", request.ids)
+    violations = Violations(request, fail_fast=False)
+    violations.extend(_repeated(enumerate(request.ids), "ids[{}]"))
+    violations.raise_any()
+
+
+def check_batch_create(request: BatchCreateTasksRequest) -> None:
+    """Raises: InvalidRequestError."""
+
+    def check_item(item: CreateTaskRequest, violations: Violations) -> None:
+        violations.extend(_malformed_due_date(item.task))
+
+    _check_items(request.requests, check_item, id_field="task_id")
+
+
+def check_batch_update(request: BatchUpdateTasksRequest) -> list[frozenset[str]]:
+    """Returns the fields to change in each task. Raises: InvalidRequestError."""
+    return _check_items(request.requests, _check_masked, id_field="task.id")
+
+
+def check_batch_delete(request: BatchDeleteTasksRequest) -> None:
+    """Raises: InvalidRequestError."""
+    _check_items(request.requests, lambda *_: None, id_field="id")
+
+
+def _check_items(
+    items: Sequence[Any], check_item: Callable[[Any, Violations], T], *, id_field: str
+) -> list[T]:
+    """Holds each item to the rules of its own kind, and all of them to those of a batch."""
+    _check_count("requests", items)
+    all_ = Violations()
+    results = []
+    for number, item in enumerate(items):
+        violations = Violations(item)
+        results.append(check_item(item, violations))
+        all_.extend(violations.within(f"requests[{number}]"))
+        if all_.are_enough:
+            break
+    ids = enumerate(attrgetter(id_field)(item) for item in items)
+    all_.extend(_repeated(ids, f"requests[{{}}].{id_field}"))
+    if hasattr(items[0], "request_id"):
+        request_ids = enumerate(item.request_id for item in items)
+        all_.extend(_repeated(request_ids, "requests[{}].request_id"))
+        all_.extend(_differing(items))
+    all_.raise_any()
+    return results
+
+
+def _check_count(field: str, items: Sequence[object]) -> None:
+    """Before anything else is done with them: there may be a million."""
+    if not 1 <= len(items) <= MAX_BATCH_ITEMS:
+        rule = "REPEATED_MAX_ITEMS" if items else "REPEATED_MIN_ITEMS"
+        description = f"must have 1 to {MAX_BATCH_ITEMS} items, and has {len(items)}"
+        raise InvalidRequestError([violation(field, description, rule)])
+
+
+def _repeated(ids: Iterable[tuple[int, str]], field: str) -> Iterator[FieldViolation]:
+    """What stands twice; nothing that is not given does."""
+    first: dict[str, int] = {}
+    for number, id_ in ids:
+        if id_ and first.setdefault(id_.lower(), number) != number:
+            description = f"stands in item {first[id_.lower()]} already"
+            yield violation(field.format(number), description, "DUPLICATE")
+
+
+def _differing(items: Sequence[Any]) -> Iterator[FieldViolation]:
+    for number, item in enumerate(items):
+        if item.validate_only != items[0].validate_only:
+            field = f"requests[{number}].validate_only"
+            yield violation(field, "must be the same in all items", "VALIDATE_ONLY_DIFFERS")
+
+
+def _check_masked(request: UpdateTaskRequest, violations: Violations) -> frozenset[str]:
+    """Returns the fields that the update means; only these are held to the rules of Task."""
     if not UUID.fullmatch(request.task.id):
         violations.add("task.id", "must be a valid UUID", "STRING_UUID")
     fields = _masked(request, violations)
-    violations.extend(
-        [
-            found
-            for found in _violations(request.task, prefix="task.")
-            if re.split(r"[.\[]", found.field)[1] in fields
-        ]
-    )
-    if "due_date" in fields and not _well_formed(request.task.due_date):
-        violations.extend([_MALFORMED_DUE_DATE])
-    violations.raise_any()
+    meant = masked(request.task, fields)
+    if "title" not in fields:
+        meant.title = "as it is"
+    violations.extend(_violations(meant, prefix="task."))
+    violations.extend(_malformed_due_date(meant))
     return fields
 
 
@@ -139,10 +233,9 @@ def _masked(request: UpdateTaskRequest, violations: Violations) -> frozenset[str
 
 
 def check_change(row: TaskRow, values: dict[str, Any], etag: str) -> None:
-    """Holds the new values of a task to what is stored.
+    """Holds the new values of a task to what is stored, but for its due date.
 
-    Raises: TaskDeletedError, VersionMismatchError, TransitionNotAllowedError,
-        InvalidRequestError for a due date that was changed to one in the past.
+    Raises: TaskDeletedError, VersionMismatchError, TransitionNotAllowedError.
     """
     if row.deleted_at is not None:
         raise TaskDeletedError(row.id)
@@ -151,24 +244,29 @@ def check_change(row: TaskRow, values: dict[str, Any], etag: str) -> None:
     status = values["status"]
     if status != row.status and status not in TRANSITIONS[row.status]:
         raise TransitionNotAllowedError(row.id, row.status, status)
-    if values["due_date"] != row.due_date:
-        check_due_date(values["due_date"])
 
 
-def check_due_date(due_date: dt.datetime | None) -> None:
-    """Raises: InvalidRequestError, for one that is not in the future."""
-    if due_date is not None and due_date <= dt.datetime.now(dt.UTC):
-        raise InvalidRequestError([_PAST_DUE_DATE])
+def past_due_date(due_date: dt.datetime | None, within: str) -> list[FieldViolation]:
+    """What is wrong with a due date that is set: it has to be in the future."""
+    if due_date is None or due_date > dt.datetime.now(dt.UTC):
+        return []
+    return [violation(f"{within}task.due_date", "must be in the future", "TIMESTAMP_IN_PAST")]
 
 
-def _violations(message: Message, prefix: str = "") -> list[FieldViolation]:
+def _violations(
+    message: Message, prefix: str = "", *, fail_fast: bool | None = None
+) -> list[FieldViolation]:
+    if fail_fast is None:
+        fail_fast = message.ByteSize() > _LARGEST_VALID_BYTES
     return [
         violation(
             prefix + _path(found),
             found.proto.message,
             re.sub(r"[^A-Z0-9]+", "_", found.proto.rule_id.upper()),
         )
-        for found in islice(protovalidate.collect_violations(message), _MOST_VIOLATIONS)
+        for found in islice(
+            protovalidate.collect_violations(message, fail_fast=fail_fast), _MOST_VIOLATIONS
+        )
     ]
 
 
@@ -182,6 +280,8 @@ def _path(found: protovalidate.Violation) -> str:
     return path
 
 
-def _well_formed(timestamp: Timestamp) -> bool:
+def _malformed_due_date(task: Task) -> list[FieldViolation]:
     """The one rule of Timestamp that its own contract rules do not see."""
-    return 0 <= timestamp.nanos < 10**9
+    if 0 <= task.due_date.nanos < 10**9:
+        return []
+    return [violation("task.due_date", "must be a valid timestamp", "TIMESTAMP_MALFORMED")]

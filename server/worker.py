@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,22 +12,24 @@ import structlog
 from grpc_health.v1 import health_pb2_grpc
 
 from server.health import HealthServicer, ReadinessMonitor
-from server.interceptors import interceptors
+from server.interceptors import MAX_BATCH_BYTES, interceptors
 from server.maintenance import Maintenance
-from server.pagination import PageTokens
 from server.process import AddressError, Signals, listen_address
 from server.reflection import add_reflection
 from server.servicer import TaskServicer
 from server.settings import Settings
+from server.watch import Watches
 from storage.database import Database
+from storage.events import EventLog
 from storage.repository import TaskRepository
 from storage.schema import check_revision
+from storage.wakeups import Announcer, Listener
 from taskservice.v1 import task_service_pb2_grpc
 
 log = structlog.get_logger()
 
-# The largest request that the contract allows has less than 64 KiB.
-_MAX_REQUEST_BYTES = 256 * 1024
+# Threads on which one watch too many hears that it is one.
+_SPARE_STREAMS = 16
 _POLL_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
 
@@ -46,11 +47,15 @@ class Worker:
             statement_timeout_seconds=settings.db_statement_timeout_seconds,
             application_name=settings.app_name,
         )
-        repository = TaskRepository(self._database)
-        self._maintenance = Maintenance(
-            repository,
-            request_id_retention=dt.timedelta(hours=settings.request_id_retention_hours),
+        self._announcer = Announcer(self._database)
+        self._watches = Watches(
+            EventLog(self._database),
+            Listener(self._database),
+            limit=settings.max_watches_per_worker,
+            bookmark_seconds=settings.watch_bookmark_interval_seconds,
+            stall_seconds=settings.watch_stall_seconds,
         )
+        self._maintenance = Maintenance(self._database, settings)
         self._health = HealthServicer()
         self._readiness = ReadinessMonitor(
             self._health,
@@ -59,14 +64,29 @@ class Worker:
         )
         self._server = grpc.server(
             ThreadPoolExecutor(settings.threads_per_worker, thread_name_prefix="call"),
-            interceptors=interceptors(self._database),
+            interceptors=interceptors(
+                self._database,
+                ThreadPoolExecutor(
+                    settings.max_watches_per_worker + _SPARE_STREAMS, thread_name_prefix="stream"
+                ),
+            ),
             options=[
                 ("grpc.so_reuseport", int(share_port)),
-                ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+                ("grpc.max_receive_message_length", MAX_BATCH_BYTES),
+                # A client that vanished gives its watch back; one may ask whether we are here.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
         )
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(
-            TaskServicer(repository, PageTokens(settings.key())), self._server
+            TaskServicer(
+                TaskRepository(self._database, self._announcer.announce),
+                EventLog(self._database),
+                self._watches,
+                settings.key(),
+            ),
+            self._server,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._end_reflection = add_reflection(self._server)
@@ -81,6 +101,8 @@ class Worker:
         self._server.start()
         self._readiness.start()
         self._maintenance.start()
+        self._announcer.start()
+        self._watches.start()
         return port
 
     def drain(self, signals: Signals) -> bool:
@@ -96,11 +118,13 @@ class Worker:
         hurried = bool(signals.wait(self._settings.drain_delay_seconds))
         self._health.end_watches()
         self._end_reflection()
+        self._watches.stop()
         stopped = self._server.stop(0 if hurried else self._settings.shutdown_grace_seconds)
         while not stopped.is_set():
             if signals.wait(_POLL_SECONDS) and not hurried:
                 hurried = True
                 self._server.stop(0)
+        self._announcer.stop()
         self._close_database()
         log.info("stopped")
         return not hurried

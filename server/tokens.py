@@ -1,7 +1,8 @@
-"""Page tokens (AIP-158): a place in a list that only this service can write and read.
+"""Tokens: places in a list (AIP-158) or a stream that only this service can write and read.
 
-A token is sealed (AES-256-GCM, its key derived from SECRET_KEY) and bound to what was asked and by
-whom: with another filter, order or principal it does not open. It authorises nothing.
+A token is sealed (AES-256-GCM, its key derived from SECRET_KEY and its purpose) and bound to what
+was asked and by whom: with another filter, order or principal it does not open. It authorises
+nothing.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ _NONCE_BYTES = 12
 _TIME = "t"
 
 
-class PageTokens:
-    """Seals and opens page tokens."""
+class Tokens:
+    """Seals and opens tokens of one purpose: "page" or "resume"."""
 
-    def __init__(self, key: bytes) -> None:
-        derived = HKDF(SHA256(), 32, salt=None, info=b"taskservice page token 1").derive(key)
-        self._cipher = AESGCM(derived)
+    def __init__(self, key: bytes, purpose: str) -> None:
+        info = f"taskservice {purpose} token 1".encode()
+        self._cipher = AESGCM(HKDF(SHA256(), 32, salt=None, info=info).derive(key))
+        self._reason = f"{purpose.upper()}_TOKEN_INVALID"
 
-    def seal(self, cursor: Cursor, *binding: object) -> str:
-        """The token of a place in the list that the binding describes."""
-        values = [[_TIME, v.isoformat()] if isinstance(v, dt.datetime) else v for v in cursor]
+    def seal(self, place: Cursor, *binding: object) -> str:
+        """The token of a place in what the binding describes."""
+        values = [[_TIME, v.isoformat()] if isinstance(v, dt.datetime) else v for v in place]
         nonce = os.urandom(_NONCE_BYTES)
         content = json.dumps(values, ensure_ascii=False).encode()  # Escapes would treble it.
         sealed = self._cipher.encrypt(nonce, content, _digest(binding))
@@ -48,9 +50,9 @@ class PageTokens:
             )
         except (InvalidTag, ValueError):
             raise FieldError(
-                "is not a token of this list: pass next_page_token back as it came, "
-                "with the same filter, order_by and show_deleted",
-                "PAGE_TOKEN_INVALID",
+                "is not a token of this call: pass it back as it came, with all that must not "
+                "change as it was",
+                self._reason,
             ) from None
         return tuple(
             dt.datetime.fromisoformat(v[1]) if isinstance(v, list) else v
