@@ -104,7 +104,7 @@ def _shared_database(database_url: str) -> Iterator[Database]:
 def database(_shared_database: Database) -> Database:
     """The shared database, empty."""
     with _shared_database.engine.connect() as connection:
-        connection.execute(text("TRUNCATE tasks, requests"))
+        connection.execute(text("TRUNCATE tasks, requests, task_events"))
     return _shared_database
 
 

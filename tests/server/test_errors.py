@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -15,10 +16,16 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 
 from server import errors
+from server.interceptors import MAX_BATCH_BYTES, MAX_REQUEST_BYTES
 from server.settings import Settings
 from storage import errors as storage
+from taskservice.v1 import task_service_pb2
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
+    BatchCreateTasksRequest,
+    BatchDeleteTasksRequest,
+    BatchGetTasksRequest,
+    BatchUpdateTasksRequest,
     CreateTaskRequest,
     DeleteTaskRequest,
     GetTaskRequest,
@@ -30,12 +37,16 @@ from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.conftest import running_worker
 from tests.server.errors import fails
 
-INVALID = grpc.StatusCode.INVALID_ARGUMENT
+INVALID, EXHAUSTED = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED
 SERVICE = "/taskservice.v1.TaskService/"
-METHODS = (
+BATCH_METHODS = ("BatchGetTasks", "BatchCreateTasks", "BatchUpdateTasks", "BatchDeleteTasks")
+SINGLE_METHODS = (
     *("CreateTask", "GetTask", "ListTasks", "UpdateTask"),
     *("DeleteTask", "UndeleteTask", "GetTaskStats"),
+    *("ListTaskEvents", "PurgeTasks"),
 )
+METHODS = SINGLE_METHODS + BATCH_METHODS
+STREAM = "WatchTasks"
 
 ROWS: list[tuple[Exception, int, str, set[str]]] = [
     (
@@ -72,6 +83,26 @@ ROWS: list[tuple[Exception, int, str, set[str]]] = [
         "TRANSACTION_CONFLICT",
         {"RetryInfo"},
     ),
+    (storage.EventsRemovedError(), code_pb2.OUT_OF_RANGE, "RESUME_TOKEN_EXPIRED", set()),
+    (
+        errors.RequestTooLargeError(3, 2),
+        code_pb2.RESOURCE_EXHAUSTED,
+        "REQUEST_TOO_LARGE",
+        set(),
+    ),
+    (errors.AnswerTooLargeError(9), code_pb2.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", set()),
+    (
+        errors.TooManyWatchesError("secret"),
+        code_pb2.RESOURCE_EXHAUSTED,
+        "TOO_MANY_WATCHES",
+        {"RetryInfo"},
+    ),
+    (
+        errors.ShuttingDownError("secret"),
+        code_pb2.UNAVAILABLE,
+        "SHUTTING_DOWN",
+        {"RetryInfo"},
+    ),
     (storage.StatementTimeoutError(), code_pb2.DEADLINE_EXCEEDED, "STATEMENT_TIMEOUT", set()),
     (storage.StatementCancelledError(), code_pb2.CANCELLED, "CALL_CANCELLED", set()),
     (
@@ -100,6 +131,33 @@ def test_an_exception_becomes_its_status(
 
 def test_no_row_of_the_table_is_untested() -> None:
     assert {type(row[0]) for row in ROWS} == set(errors.TABLE)
+
+
+def test_no_method_is_untested() -> None:
+    methods = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"].methods
+    assert {method.name for method in methods} == {*METHODS, STREAM}
+
+
+@pytest.mark.parametrize("cause", [row[0] for row in ROWS], ids=lambda v: type(v).__name__)
+def test_an_item_of_a_batch_fails_as_it_would_alone_and_is_named(cause: Exception) -> None:
+    alone, status = (
+        errors.status_of(cause),
+        errors.status_of(errors.BatchItemError("ids[3]", cause)),
+    )
+    assert alone is not None
+    assert status is not None
+    assert (status.code, status.message) == (alone.code, f"ids[3]: {alone.message}")
+    assert status.details[1:] == alone.details[1:]
+    infos = []
+    for details in (alone.details, status.details):
+        infos.append(error_details_pb2.ErrorInfo())
+        details[0].Unpack(infos[-1])
+    assert dict(infos[1].metadata) == {"item": "ids[3]"}
+    assert infos[1].reason == infos[0].reason
+
+
+def test_an_item_that_failed_for_no_known_reason_is_no_known_error() -> None:
+    assert errors.status_of(errors.BatchItemError("ids[3]", ValueError("secret"))) is None
 
 
 @pytest.mark.parametrize("task_id", ["", "1", "x" * 10_000, "\0", f"{{{uuid.UUID(int=1)}}}"])
@@ -186,6 +244,56 @@ def test_no_bytes_are_an_internal_error(channel: grpc.Channel, method: str) -> N
     send()
 
 
+def test_bytes_that_are_no_message_end_a_stream_as_the_callers_mistake(
+    channel: grpc.Channel,
+) -> None:
+    with fails(INVALID, "INVALID_REQUEST"):
+        next(_raw_stream(channel)(b"\xff\xff\xff"))
+
+
+def _filled(size: int) -> bytes:
+    """Bytes on which every method can end: a field that none of them has, of so many bytes."""
+    head = b"\xfa\x7f"  # Field 2047, with a length.
+    length, rest = b"", size - len(head) - 4
+    for shift in range(0, 28, 7):
+        length += bytes([rest >> shift & 0x7F | (0x80 if shift < 21 else 0)])
+    return head + length + bytes(rest)
+
+
+@pytest.mark.parametrize("method", SINGLE_METHODS)
+def test_a_request_larger_than_any_that_is_valid_is_refused(
+    channel: grpc.Channel, method: str
+) -> None:
+    """Before it is read, and by the size of it alone."""
+    with fails(EXHAUSTED, "REQUEST_TOO_LARGE") as failure:
+        _raw(channel, method)(_filled(MAX_REQUEST_BYTES + 1))
+    assert str(MAX_REQUEST_BYTES) in failure.message
+
+
+def test_a_request_for_a_stream_has_the_same_limit(channel: grpc.Channel) -> None:
+    with fails(EXHAUSTED, "REQUEST_TOO_LARGE"):
+        next(_raw_stream(channel)(_filled(MAX_REQUEST_BYTES + 1)))
+
+
+@pytest.mark.parametrize("method", ["CreateTask", "GetTask", "ListTaskEvents"])
+def test_a_request_at_the_limit_is_read(channel: grpc.Channel, method: str) -> None:
+    with fails(INVALID, "INVALID_REQUEST"):
+        _raw(channel, method)(_filled(MAX_REQUEST_BYTES))
+
+
+@pytest.mark.parametrize("method", BATCH_METHODS)
+def test_a_batch_may_be_larger(channel: grpc.Channel, method: str) -> None:
+    with fails(INVALID, "INVALID_REQUEST") as failure:
+        _raw(channel, method)(_filled(MAX_BATCH_BYTES))
+    assert set(failure.violations.values()) == {"REPEATED_MIN_ITEMS"}
+
+
+def _raw_stream(channel: grpc.Channel) -> Any:
+    return channel.unary_stream(
+        SERVICE + STREAM, request_serializer=bytes, response_deserializer=bytes
+    )
+
+
 def _raw(channel: grpc.Channel, method: str) -> Any:
     return channel.unary_unary(
         SERVICE + method, request_serializer=bytes, response_deserializer=bytes
@@ -253,6 +361,64 @@ def test_more_violations_than_fit_are_counted(stub: TaskServiceStub, request_: A
     told = failure.detail(error_details_pb2.BadRequest).field_violations
     assert told[0].field
     assert len(told) < 5 or told[-1].description.endswith("more")
+
+
+_SOMEBODY = Task(id=str(uuid.UUID(int=1)), title="t")
+_MANY = 1_000_000
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        CreateTaskRequest(task=Task(title="t", tags=[""] * 120_000)),
+        UpdateTaskRequest(task=_SOMEBODY, update_mask=FieldMask(paths=[""] * 120_000)),
+        BatchGetTasksRequest(ids=[""] * _MANY),
+        BatchCreateTasksRequest(requests=[CreateTaskRequest()] * _MANY),
+        BatchUpdateTasksRequest(requests=[UpdateTaskRequest()] * _MANY),
+        BatchDeleteTasksRequest(requests=[DeleteTaskRequest()] * _MANY),
+        BatchCreateTasksRequest(
+            requests=[CreateTaskRequest(task=Task(title="t", tags=[""] * _MANY))]
+        ),
+        BatchCreateTasksRequest(
+            requests=[CreateTaskRequest(task=Task(title="t", tags=[""] * 1000))] * 1000
+        ),
+        BatchUpdateTasksRequest(
+            requests=[UpdateTaskRequest(task=Task(title="t", tags=[""] * _MANY))]
+        ),
+        BatchUpdateTasksRequest(
+            requests=[
+                UpdateTaskRequest(
+                    task=_SOMEBODY,
+                    update_mask=FieldMask(paths=[f"{number:x}" for number in range(300_000)]),
+                )
+            ]
+        ),
+    ],
+    ids=[
+        *("tags", "paths", "ids", "creations", "updates", "deletions"),
+        *("tags of one creation", "tags of all creations", "tags of one update"),
+        "paths of one update",
+    ],
+)
+def test_a_request_with_a_million_mistakes_is_answered(
+    stub: TaskServiceStub, request_: Any
+) -> None:
+    """Looking at each, and describing it, would take a worker's thread for minutes."""
+    method = getattr(stub, request_.DESCRIPTOR.name.removesuffix("Request"))
+    with fails(INVALID, "INVALID_REQUEST") as failure:
+        method(request_, timeout=20)
+    assert failure.violations
+
+
+@pytest.mark.parametrize("size", [300, 20_000])
+def test_what_the_mask_does_not_mean_hides_no_violation(
+    stub: TaskServiceStub, create_task: Callable[..., Task], size: int
+) -> None:
+    """However large it is, and wherever it stands in the message."""
+    task = Task(id=create_task().id, title="t" * size, description="d" * 2001)
+    with fails(INVALID, "INVALID_REQUEST") as failure:
+        stub.UpdateTask(UpdateTaskRequest(task=task, update_mask=FieldMask(paths=["description"])))
+    assert failure.violations == {"task.description": "STRING_MAX_LEN"}
 
 
 @pytest.mark.parametrize("word", ["\u023a" * 1000, "x" * 1500])

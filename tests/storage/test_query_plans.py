@@ -11,6 +11,8 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from storage.database import Database
+from storage.errors import VersionMismatchError
+from storage.events import EventLog, Position
 from storage.query import (
     And,
     Comparison,
@@ -23,11 +25,13 @@ from storage.query import (
     Sort,
     cursor_at,
 )
-from storage.repository import RequestRecord, TaskRepository
+from storage.repository import Change, Origin, RequestRecord, Target, TaskRepository
 from storage.tables import TaskRow
 from tests.conftest import made_database
 
 Node = dict[str, Any]
+
+SOMEBODY = Origin("somebody")
 
 CONTENT = ("title", "description", "status", "priority", "assigned_to", "due_date", "tags")
 
@@ -62,16 +66,23 @@ FILL_REQUESTS = """
     INSERT INTO requests (principal, request_id, fingerprint, task_id, created_at)
     SELECT created_by, id, '\\x00', id, created_at FROM tasks LIMIT 20000
 """
+# Settled long ago: their transactions are older than any that runs.
+FILL_EVENTS = """
+    INSERT INTO task_events (xid, aggregateid, type, payload, principal, occurred_at)
+    SELECT (3 + (row_number() OVER (ORDER BY created_at)) / 200)::text::xid8, id, 'created',
+           jsonb_build_object('after', to_jsonb(tasks) - 'xid'), created_by, created_at
+    FROM tasks, generate_series(1, 2)
+"""
 INDEXES = """
     SELECT indexname, indexdef FROM pg_indexes
-    WHERE tablename = 'tasks' AND indexname <> 'pk_tasks'
+    WHERE tablename IN ('tasks', 'task_events') AND indexname NOT LIKE 'pk_%'
 """
 
 FIELDS = ["created_at", "updated_at", "due_date", "priority", "status", "assigned_to", "title"]
 NEWEST = (Sort("created_at", descending=True),)
 URGENT = (Sort("priority", descending=True), Sort("due_date"))
 NEW_YEAR = dt.datetime(2025, 1, 1, tzinfo=dt.UTC)
-WEEK = dt.timedelta(weeks=1)
+DAY = dt.timedelta(days=1)
 
 PENDING = Comparison("status", "=", 1)
 HIGHEST = Comparison("priority", "=", 4)
@@ -80,9 +91,10 @@ TAGGED = HasTag("tag7")
 DUE = And(
     (
         Comparison("due_date", ">=", NEW_YEAR),
-        Comparison("due_date", "<", NEW_YEAR + WEEK),
+        Comparison("due_date", "<", NEW_YEAR + 2 * DAY),
     )
 )
+LONG_DELETED = Comparison("deleted_at", "<", dt.datetime(2024, 2, 1, tzinfo=dt.UTC))
 WORDS = HasWords("quarterly report")
 FILTERS: dict[str, Filter | None] = {
     "none": None,
@@ -147,6 +159,7 @@ class Planner:
 
     def __init__(self, database: Database) -> None:
         self.repository = TaskRepository(database)
+        self.events = EventLog(database)
         self._engine = database.engine
 
     def explain(self, call: Callable[[], object]) -> Plan:
@@ -191,7 +204,7 @@ def fill(connection: Connection) -> None:
     for name, _ in indexes:
         connection.execute(text(f"DROP INDEX {name}"))
     definitions = [definition for _, definition in indexes]
-    for statement in (FILL, FILL_REQUESTS, *definitions, "VACUUM ANALYZE"):
+    for statement in (FILL, FILL_REQUESTS, FILL_EVENTS, *definitions, "VACUUM ANALYZE"):
         connection.execute(text(statement))
 
 
@@ -367,13 +380,103 @@ def test_a_task_is_found_by_its_id(planner: Planner, middle: TaskRow) -> None:
 
 def test_an_update_finds_its_task_by_the_id(planner: Planner, middle: TaskRow) -> None:
     values = {name: getattr(middle, name) for name in CONTENT} | {"title": "renamed"}
-    request = RequestRecord("somebody", "0190a1b2-0000-7000-8000-000000000000", b"\0")
-    plan = planner.explain(lambda: planner.repository.update(middle, values, request, commit=False))
+    request = RequestRecord("0190a1b2-0000-7000-8000-000000000000", b"\0")
+    plan = planner.explain(
+        lambda: planner.repository.update([Change(middle, values, request)], SOMEBODY, commit=False)
+    )
     assert (plan.indexes, plan.scanned) == ({"pk_tasks"}, set())
 
 
 def test_a_request_is_found_by_its_key(planner: Planner) -> None:
     (oldest,) = planner.repository.page(limit=1, order=(Sort("created_at"),))
-    request = RequestRecord("somebody", oldest.id, b"\0")
-    plan = planner.explain(lambda: planner.repository.find_replay(request))
+    request = RequestRecord(oldest.id, b"\0")
+    plan = planner.explain(lambda: planner.repository.find_replays([request], SOMEBODY))
     assert (plan.indexes, plan.scanned) == ({"pk_requests", "pk_tasks"}, set())
+
+
+# Batches
+
+
+@pytest.fixture(scope="module", params=[1, 10, 1000])
+def batch(request: pytest.FixtureRequest, planner: Planner) -> list[TaskRow]:
+    """Tasks that are not deleted."""
+    return planner.repository.page(limit=request.param)
+
+
+def test_a_batch_is_found_by_its_ids(planner: Planner, batch: list[TaskRow]) -> None:
+    plan = planner.explain(lambda: planner.repository.find([row.id for row in batch]))
+    assert (plan.indexes, plan.scanned) == ({"pk_tasks"}, set())
+
+
+def test_a_batch_that_is_updated_is_found_by_its_ids(
+    planner: Planner, batch: list[TaskRow]
+) -> None:
+    changes = [Change(row, {name: getattr(row, name) for name in CONTENT}) for row in batch]
+    changes = [change._replace(values=change.values | {"title": "new"}) for change in changes]
+    plan = planner.explain(lambda: planner.repository.update(changes, SOMEBODY, commit=False))
+    assert (plan.indexes, plan.scanned) == ({"pk_tasks"}, set())
+
+
+def test_a_batch_that_is_deleted_is_found_by_its_ids(
+    planner: Planner, batch: list[TaskRow]
+) -> None:
+    """None is of this version, so that none is deleted."""
+    targets = [Target(row.id, 1_000_000) for row in batch]
+
+    def delete() -> None:
+        with pytest.raises(VersionMismatchError):
+            planner.repository.delete(targets, SOMEBODY)
+
+    plan = planner.explain(delete)
+    assert (plan.indexes, plan.scanned) == ({"pk_tasks"}, set())
+
+
+@pytest.mark.parametrize("filter_", [None, LONG_DELETED], ids=["all", "long deleted"])
+def test_what_is_purged_is_found_without_reading_every_task(
+    filter_: Filter | None, planner: Planner
+) -> None:
+    """Only counted here: what is removed is chosen in the same way."""
+    plan = planner.explain(lambda: planner.repository.count_deleted(filter_))
+    assert (plan.indexes, plan.scanned) == ({"idx_task_deleted_at"}, set())
+
+
+def test_tasks_as_they_stand_are_read_in_the_order_of_their_ids(
+    planner: Planner, middle: TaskRow
+) -> None:
+    plan = planner.explain(
+        lambda: planner.events.tasks_as_they_stand(None, after=middle.id, limit=100)
+    )
+    assert (plan.indexes, plan.scanned) == ({"pk_tasks"}, set())
+
+
+# Events
+
+
+@pytest.mark.parametrize("filters", [(), (None,), (WORDS, PENDING)], ids=["none", "all", "two"])
+def test_the_stream_is_read_from_where_the_reader_stands(
+    filters: tuple[Filter | None, ...], planner: Planner
+) -> None:
+    position = Position(500, 0)
+    plan = planner.explain(lambda: planner.events.read(position, limit=100, filters=filters))
+    assert (plan.indexes, plan.scanned) == ({"pk_task_events"}, {"event_horizon"})
+    assert "500" in plan.begin
+
+
+def test_the_head_of_the_stream_is_found_at_its_end(planner: Planner) -> None:
+    plan = planner.explain(planner.events.head)
+    assert (plan.indexes, plan.scanned) == ({"pk_task_events"}, {"event_horizon"})
+
+
+@pytest.mark.parametrize("before", [None, Position(500, 0)], ids=["first", "deep"])
+def test_a_history_is_read_from_its_own_index(
+    before: Position | None, planner: Planner, middle: TaskRow
+) -> None:
+    plan = planner.explain(lambda: planner.events.history(middle.id, limit=51, before=before))
+    assert (plan.indexes, plan.scanned, plan.sorts) == ({"idx_task_event_history"}, set(), False)
+
+
+def test_trim_looks_at_the_first_events_only(planner: Planner) -> None:
+    """None is that old."""
+    plan = planner.explain(lambda: planner.events.trim(older_than=100 * 365 * DAY))
+    assert plan.indexes == {"pk_task_events"}
+    assert "task_events" not in plan.scanned

@@ -23,12 +23,20 @@ ROWS = (
     "INSERT INTO requests (principal, request_id, fingerprint, task_id) "
     "SELECT 'somebody', gen_random_uuid(), '\\x00', id FROM tasks",
 )
-DEFINITIONS = (
-    "SELECT indexname AS name, indexdef AS definition FROM pg_indexes "
-    "WHERE tablename IN ('tasks', 'requests') UNION ALL "
-    "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint "
-    "WHERE conrelid IN ('tasks'::regclass, 'requests'::regclass)"
+EVENTS = (
+    "INSERT INTO task_events (xid, aggregateid, type, payload, principal) "
+    "SELECT xid, id, 'created', '{}', 'somebody' FROM tasks"
 )
+DEFINITIONS = """
+    SELECT indexname AS name, indexdef AS definition FROM pg_indexes WHERE tablename = ANY(:tables)
+    UNION ALL
+    SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE conrelid = ANY(:tables ::regclass[])
+    UNION ALL
+    SELECT table_name || '.' || column_name,
+           concat_ws(' ', data_type, is_nullable, is_identity, identity_generation, column_default)
+    FROM information_schema.columns WHERE table_name = ANY(:tables)
+"""
 RELATIONS = (
     "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace ORDER BY relname"
 )
@@ -70,7 +78,7 @@ def test_upgrade_at_the_head_keeps_the_rows(
 def test_downgrade_to_base_leaves_nothing_behind(
     own_database_url: str, own_database: Connection
 ) -> None:
-    for statement in ROWS:
+    for statement in (*ROWS, EVENTS):
         own_database.execute(text(statement))
     schema.downgrade(own_database_url, "base")
     assert relations(own_database_url) == ["alembic_version", "alembic_version_pkc"]
@@ -82,6 +90,43 @@ def test_upgrade_after_a_downgrade_to_base_gives_the_same_schema(own_database_ur
     schema.upgrade(own_database_url)
     assert relations(own_database_url) == before
     schema.check(own_database_url)
+
+
+def test_upgrade_to_events_keeps_the_tasks_there_were(
+    own_database_url: str, own_database: Connection
+) -> None:
+    """They have no history, and the stream of events begins empty."""
+    schema.downgrade(own_database_url, "0001")
+    for statement in ROWS:
+        own_database.execute(text(statement))
+    schema.upgrade(own_database_url)
+    counts = text(
+        "SELECT (SELECT count(*) FROM tasks WHERE xid = '0'::xid8), "
+        "(SELECT count(*) FROM requests), (SELECT count(*) FROM task_events)"
+    )
+    assert own_database.execute(counts).one() == (10, 10, 0)
+
+
+def test_there_is_one_horizon_and_it_is_before_every_event(own_database: Connection) -> None:
+    horizon = own_database.execute(text("SELECT xid::text, id FROM event_horizon"))
+    assert horizon.all() == [("0", 0)]
+
+
+def test_downgrade_from_events_keeps_the_tasks(
+    own_database_url: str, own_database: Connection
+) -> None:
+    for statement in (*ROWS, EVENTS):
+        own_database.execute(text(statement))
+    schema.downgrade(own_database_url, "0001")
+    assert own_database.scalar(text("SELECT count(*) FROM tasks")) == 10
+    assert not {"task_events", "event_horizon"} & set(relations(own_database_url))
+
+
+def test_the_build_before_events_can_still_write_tasks(own_database: Connection) -> None:
+    """While a release rolls out, both builds write."""
+    for statement in ROWS:
+        own_database.execute(text(statement))
+    assert own_database.scalar(text("SELECT count(*) FROM tasks")) == 10
 
 
 def test_autogenerate_finds_nothing_to_migrate(database_url: str) -> None:
@@ -102,7 +147,8 @@ def test_the_migrations_define_what_the_tables_define(
 
 
 def definitions(connection: Connection) -> set[tuple[str, str]]:
-    return {(row.name, row.definition) for row in connection.execute(text(DEFINITIONS))}
+    rows = connection.execute(text(DEFINITIONS), {"tables": list(metadata.tables)})
+    return {(row.name, row.definition) for row in rows}
 
 
 def test_check_at_the_head_is_content(database_url: str) -> None:
