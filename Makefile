@@ -60,6 +60,7 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy docs/examples
 	@$(BIN)/lint-imports --no-cache
 	@buf lint
 	@buf format --diff --exit-code proto

@@ -33,10 +33,14 @@ from storage import schema
 from storage.embedded import EmbeddedPostgres
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
+    BatchCreateTasksRequest,
+    BatchGetTasksRequest,
+    BatchUpdateTasksRequest,
     CreateTaskRequest,
     DeleteTaskRequest,
     GetTaskRequest,
     GetTaskStatsRequest,
+    ListTaskEventsRequest,
     ListTasksRequest,
     UndeleteTaskRequest,
     UpdateTaskRequest,
@@ -44,6 +48,8 @@ from taskservice.v1.task_service_pb2 import (
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 
 PORT = 50951
+BATCH = 1000
+TITLE = FieldMask(paths=["title"])
 FILTER = "status = PENDING AND priority >= HIGH"
 
 Call = Callable[[], Awaitable[Any]]
@@ -59,8 +65,21 @@ def calls(stub: Any, ids: list[str]) -> dict[str, Call]:
 
     def update() -> Awaitable[Any]:
         task = Task(id=next(some), title=next(title))
-        request = UpdateTaskRequest(task=task, update_mask=FieldMask(paths=["title"]))
+        request = UpdateTaskRequest(task=task, update_mask=TITLE)
         return cast("Awaitable[Any]", stub.UpdateTask(request))
+
+    def create_batch() -> Awaitable[Any]:
+        request = BatchCreateTasksRequest(requests=[write() for _ in range(BATCH)])
+        return cast("Awaitable[Any]", stub.BatchCreateTasks(request))
+
+    def update_batch() -> Awaitable[Any]:
+        updates = [
+            UpdateTaskRequest(task=Task(id=id_, title=next(title)), update_mask=TITLE)
+            for id_ in ids[:BATCH]
+        ]
+        return cast(
+            "Awaitable[Any]", stub.BatchUpdateTasks(BatchUpdateTasksRequest(requests=updates))
+        )
 
     async def delete_and_undelete() -> None:
         task = await stub.CreateTask(write())
@@ -76,6 +95,10 @@ def calls(stub: Any, ids: list[str]) -> dict[str, Call]:
         "CreateTask, request_id": lambda: stub.CreateTask(write(request_id=str(uuid4()))),
         "UpdateTask": update,
         "Create, delete, undelete": delete_and_undelete,
+        "ListTaskEvents": lambda: stub.ListTaskEvents(ListTaskEventsRequest(task_id=next(some))),
+        f"BatchCreateTasks, {BATCH}": create_batch,
+        f"BatchUpdateTasks, {BATCH}": update_batch,
+        f"BatchGetTasks, {BATCH}": lambda: stub.BatchGetTasks(BatchGetTasksRequest(ids=ids)),
     }
 
 

@@ -1,0 +1,81 @@
+"""Follows tasks for ever: across restarts of the service, of PostgreSQL, and of itself.
+
+    .venv/bin/python docs/examples/watch_tasks.py 127.0.0.1:50051 watch.token 'priority >= HIGH'
+
+The token of the last change that was dealt with stands in a file. Whoever is killed between a
+change and its token meets that change again: deal with changes so that twice does no harm, or keep
+the token in the same transaction as what you make of them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import grpc
+
+from taskservice.v1.task_service_pb2 import WatchTasksRequest, WatchTasksResponse
+from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+
+# These say "not now", or "not here": the same token goes on elsewhere, or a little later.
+RESUMABLE = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+LONGEST_PAUSE_SECONDS = 10.0
+
+
+def deal_with(change: WatchTasksResponse) -> None:
+    """What you want to be done. Here it is one line for each change."""
+    kind = WatchTasksResponse.Type.Name(change.type).removeprefix("TYPE_")
+    sys.stdout.write(f"{kind:8} {change.task.id} {change.task.title}\n")
+    sys.stdout.flush()
+
+
+def follow(stub: TaskServiceStub, filter_: str, token_file: Path) -> None:
+    """Deals with every change, beginning with the tasks as they are."""
+    failures = 0
+    while True:
+        token = token_file.read_text() if token_file.exists() else ""
+        request = WatchTasksRequest(
+            filter=filter_, resume_token=token, send_initial_tasks=not token
+        )
+        try:
+            for change in stub.WatchTasks(request, wait_for_ready=True):
+                failures = 0
+                if change.type != WatchTasksResponse.TYPE_BOOKMARK:
+                    deal_with(change)
+                if change.resume_token:
+                    keep(token_file, change.resume_token)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.OUT_OF_RANGE:
+                token_file.unlink()  # Away for too long: the tasks as they are, once more.
+            elif error.code() not in RESUMABLE:
+                raise
+        failures += 1
+        time.sleep(random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(failures, 7))))  # noqa: S311
+
+
+def keep(token_file: Path, token: str) -> None:
+    """Replaces the file as a whole: half a token would be none."""
+    new = token_file.with_suffix(".new")
+    new.write_text(token)
+    os.replace(new, token_file)
+
+
+def main() -> None:
+    address, token_file, *filter_ = sys.argv[1:]
+    # A peer that vanished without a word is noticed within half a minute.
+    options = [("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000)]
+    with grpc.insecure_channel(address, options=options) as channel:
+        follow(TaskServiceStub(channel), " ".join(filter_), Path(token_file))
+
+
+if __name__ == "__main__":
+    main()
