@@ -1,7 +1,7 @@
 """What a call costs: throughput, latency, CPU on both sides of the socket, and round trips.
 
     make bench                                     every call, 32 in flight
-    .venv/bin/python -m benchmarks.calls GetTask   one call
+    .venv/bin/python -m benchmarks.calls GetTask   one call, or some
 
 Starts a PostgreSQL and a service of its own on this machine, and ends them. CPU µs per call is the
 figure to compare; calls per second depend on what else the machine does, client included.
@@ -225,7 +225,7 @@ async def run(arguments: argparse.Namespace, url: str, machine: Machine, log: Pa
         print(f"{'':24}{'calls/s':>8} {'p50 ms':>8} {'p99 ms':>8}", end="")
         print(f" {'service µs':>10} {'postgres µs':>11} {'round trips':>11}")
         for name, call in table.items():
-            if arguments.call in {None, name}:
+            if not arguments.calls or name in arguments.calls:
                 await measure(call, machine, seconds=0.5, in_flight=arguments.in_flight)
                 row = await measure(
                     call, machine, seconds=arguments.seconds, in_flight=arguments.in_flight
@@ -236,7 +236,7 @@ async def run(arguments: argparse.Namespace, url: str, machine: Machine, log: Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("call", nargs="?", help="one call's name; all of them by default")
+    parser.add_argument("calls", nargs="*", help="their names; all of them by default")
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--rows", type=int, default=100_000)

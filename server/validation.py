@@ -76,17 +76,17 @@ class Violations:
     """Collects what is wrong with a request, beginning with the contract's rules."""
 
     def __init__(self, request: Message | None = None, *, fail_fast: bool | None = None) -> None:
-        self._found = [] if request is None else _violations(request, fail_fast=fail_fast)
+        self.found = [] if request is None else _violations(request, fail_fast=fail_fast)
 
     def add(self, field: str, description: str, reason: str) -> None:
-        self._found.append(violation(field, description, reason))
+        self.found.append(violation(field, description, reason))
 
     def parse(self, field: str, parser: Callable[[str], T], text: str, default: T) -> T:
         """The parsed text; the default when there is none, and after a mistake, which is noted.
 
         A text that breaks a rule of the contract is not parsed: it may be of any length.
         """
-        if not text or any(found.field == field for found in self._found):
+        if not text or any(found.field == field for found in self.found):
             return default
         try:
             return parser(text)
@@ -95,22 +95,18 @@ class Violations:
             return default
 
     def extend(self, violations: Iterable[FieldViolation]) -> None:
-        self._found.extend(violations)
-
-    @property
-    def are_enough(self) -> bool:
-        return len(self._found) >= _MOST_VIOLATIONS
+        self.found.extend(violations)
 
     def within(self, item: str) -> list[FieldViolation]:
         """What was found, as the fields of an item of a batch."""
-        for found in self._found:
+        for found in self.found:
             found.field = f"{item}.{found.field}"
-        return self._found
+        return self.found
 
     def raise_any(self) -> None:
         """Raises: InvalidRequestError, if anything is wrong."""
-        if self._found:
-            raise InvalidRequestError(self._found)
+        if self.found:
+            raise InvalidRequestError(self.found)
 
 
 def check(request: Message) -> None:
@@ -170,8 +166,9 @@ def _check_items(
     for number, item in enumerate(items):
         violations = Violations(item)
         results.append(check_item(item, violations))
-        all_.extend(violations.within(f"requests[{number}]"))
-        if all_.are_enough:
+        if violations.found:
+            all_.extend(violations.within(f"requests[{number}]"))
+        if len(all_.found) >= _MOST_VIOLATIONS:
             break
     ids = enumerate(attrgetter(id_field)(item) for item in items)
     all_.extend(_repeated(ids, f"requests[{{}}].{id_field}"))
@@ -201,8 +198,9 @@ def _repeated(ids: Iterable[tuple[int, str]], field: str) -> Iterator[FieldViola
 
 
 def _differing(items: Sequence[Any]) -> Iterator[FieldViolation]:
+    first = items[0].validate_only
     for number, item in enumerate(items):
-        if item.validate_only != items[0].validate_only:
+        if item.validate_only != first:
             field = f"requests[{number}].validate_only"
             yield violation(field, "must be the same in all items", "VALIDATE_ONLY_DIFFERS")
 

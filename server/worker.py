@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -152,6 +153,8 @@ def serve(
     """Serves until a signal comes or the parent's descriptor closes. Raises: AddressError."""
     with Signals(SIGTERM, SIGINT, SIGHUP) as signals:
         worker = Worker(settings, database_url, share_port=share_port)
-        on_ready(worker.start(port))
+        port = worker.start(port)
+        gc.freeze()  # All that is there by now stays: no collection need look at it again.
+        on_ready(port)
         signals.wait(also=parent)
         return worker.drain(signals)

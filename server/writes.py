@@ -185,11 +185,10 @@ def _task_of(error: Exception) -> str:
 
 
 def _creation(request: CreateTaskRequest, origin: Origin) -> Creation:
-    values = {
-        "id": request.task_id.lower() or str(uuid_utils.uuid7()),
-        "created_by": origin.principal,
-    }
-    return Creation(task_values(request.task) | values, _record(request))
+    values = task_values(request.task)
+    values["id"] = request.task_id.lower() or str(uuid_utils.uuid7())
+    values["created_by"] = origin.principal
+    return Creation(values, _record(request))
 
 
 def _change(

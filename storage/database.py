@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import psycopg2
+from psycopg2.extensions import new_type, register_type
 from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, func
 from sqlalchemy import select as sql_select
 from sqlalchemy.engine import ExceptionContext
@@ -41,6 +42,8 @@ _UNAVAILABLE_CLASSES = {"08", "53"}
 _SHORT_OF_RESOURCES = {"53000", "53100", "53200", "53400"}
 _CONFLICT = {"40001", "40P01"}
 _QUERY_CANCELED = "57014"
+
+_UUID_AS_TEXT = new_type((2950,), "UUID", lambda value, _cursor: value)
 
 _CONFLICT_ATTEMPTS = 4
 _IDLE_SECONDS_TRUSTED = 30.0
@@ -155,6 +158,7 @@ class Database:
             },
         )
         event.listen(self._engine, "connect", _prepare_cancel)
+        event.listen(self._engine, "connect", _leave_ids_as_text)
         event.listen(self._engine, "checkin", _remember_return)
         event.listen(self._engine, "checkout", _validate)
         event.listen(self._engine, "handle_error", _recognise_lost_connection)
@@ -336,6 +340,11 @@ def _recognise_lost_connection(context: ExceptionContext) -> None:
 
 def _prepare_cancel(connection: Any, record: Any) -> None:
     record.info["cancel_request"] = _CancelRequest(connection)
+
+
+def _leave_ids_as_text(connection: Any, _record: object) -> None:
+    """A UUID object for each row, only to be written as text again, costs as much as the row."""
+    register_type(_UUID_AS_TEXT, connection)
 
 
 def _remember_return(_connection: object, record: Any) -> None:
