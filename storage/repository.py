@@ -120,7 +120,9 @@ class TaskRepository:
         asked = [(item.values["id"], item.request) for item in items if item.request]
         done: dict[str, TaskRow] = {}
         try:
-            written = self._write(statements.CREATE, rows, asked, origin, commit=commit)
+            written = self._write(
+                statements.CREATE[bool(asked)], rows, asked, origin, commit=commit
+            )
         except ConstraintError as error:
             done = self.find_replays([item.request for item in items], origin)
             if not done:
@@ -182,7 +184,9 @@ class TaskRepository:
         if not rows and not asked:
             return [item.row for item in items]
         try:
-            written = self._write(statements.UPDATE, rows, asked, origin, commit=commit)
+            written = self._write(
+                statements.UPDATE[bool(asked)], rows, asked, origin, commit=commit
+            )
         except ConstraintError as error:
             if error.constraint != requests.primary_key.name:
                 raise
