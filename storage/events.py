@@ -121,7 +121,7 @@ def adopt_restored(connection: Connection) -> bool:
         return False
     connection.execute(update(task_events).values(xid=1))
     connection.execute(update(tasks).where(tasks.c.xid >= future).values(xid=0))
-    connection.execute(update(event_horizon).values(xid=future, id=0))
+    connection.execute(update(event_horizon).values(xid=func.pg_current_xact_id(), id=0))
     return True
 
 
@@ -185,8 +185,8 @@ class EventLog:
         """
         groups = _groups(filters)
         rows = self._database.read(_reading(groups[0]), {**position._asdict(), "most": limit})
-        xmin, horizon = rows[0].xmin, Position(rows[0].horizon_xid, rows[0].horizon_id)
-        if position < horizon or position.xid >= xmin:
+        horizon = Position(rows[0].horizon_xid, rows[0].horizon_id)
+        if position < horizon or position.xid >= rows[0].xmax:
             raise EventsRemovedError
         found = [row for row in rows if row.id is not None]
         end = Position(found[-1].xid, found[-1].id) if found else position
@@ -194,7 +194,7 @@ class EventLog:
         for group in groups[1:] if found else ():
             self._ask(group, position, end, answers)
         events = [_event(row, filters, it) for row, it in zip(found, answers, strict=True)]
-        return Batch(events, end, at_head=len(found) < limit, settled=xmin)
+        return Batch(events, end, at_head=len(found) < limit, settled=rows[0].xmin)
 
     def _ask(
         self, filters: tuple[Filter, ...], begin: Position, end: Position, answers: list[_Answers]
@@ -306,7 +306,8 @@ def _place_of(xid: Any, id_: Any) -> Any:
 
 
 _snapshot = select(
-    func.pg_snapshot_xmin(func.pg_current_snapshot(), type_=Xid8()).label("xmin")
+    func.pg_snapshot_xmin(func.pg_current_snapshot(), type_=Xid8()).label("xmin"),
+    func.pg_snapshot_xmax(func.pg_current_snapshot(), type_=Xid8()).label("xmax"),
 ).subquery("snapshot")
 _is_settled = task_events.c.xid < _snapshot.c.xmin
 
@@ -337,7 +338,7 @@ def _reading(filters: tuple[Filter, ...]) -> Select[Any]:
         .lateral("event")
     )
     source = event_horizon.join(_snapshot, true()).outerjoin(event, true())
-    return _with_answers([_snapshot.c.xmin, *_horizon, *event.c], source, event, filters)
+    return _with_answers([*_snapshot.c, *_horizon, *event.c], source, event, filters)
 
 
 @lru_cache(maxsize=_KEPT_STATEMENTS)

@@ -41,6 +41,7 @@ def test_a_symbol_comes_with_all_it_needs(ask: Ask) -> None:
     assert files(ask(file_containing_symbol="taskservice.v1.TaskService")) == {
         "taskservice/v1/task_service.proto",
         "taskservice/v1/task.proto",
+        "taskservice/v1/task_event.proto",
         "buf/validate/validate.proto",
         "google/api/annotations.proto",
         "google/api/field_behavior.proto",
@@ -48,6 +49,7 @@ def test_a_symbol_comes_with_all_it_needs(ask: Ask) -> None:
         "google/protobuf/descriptor.proto",
         "google/protobuf/duration.proto",
         "google/protobuf/field_mask.proto",
+        "google/protobuf/struct.proto",
         "google/protobuf/timestamp.proto",
     }
 

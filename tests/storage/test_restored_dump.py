@@ -14,6 +14,7 @@ from storage.errors import EventsRemovedError
 from storage.events import EventLog, Position
 from storage.repository import Change, Creation, Origin, TaskRepository
 from storage.tables import TaskRow
+from tests.e2e.service import wait_until
 
 CONTENT = {
     "title": "a task",
@@ -64,7 +65,7 @@ def test_migrating_makes_its_events_the_past(restored: Database, own_database_ur
     events, repository = EventLog(restored), TaskRepository(restored)
     head = events.head()
     row = rename(repository, only_task(repository), "fourth")
-    (new,) = events.read(head, limit=10).events
+    (new,) = wait_until(lambda: events.read(head, limit=10).events, "the write is settled")
     assert new.after == row
     titles = [event.after.title for event in events.history(row.id, limit=10)]
     assert titles == ["fourth", "third", "second", "a task"]
@@ -86,4 +87,5 @@ def test_migrating_again_changes_nothing(restored: Database, own_database_url: s
     head = events.head()
     rename(repository, only_task(repository), "fourth")
     schema.upgrade(own_database_url)
-    assert len(events.read(head, limit=10).events) == 1
+    new = wait_until(lambda: events.read(head, limit=10).events, "the write is settled")
+    assert len(new) == 1
