@@ -63,23 +63,7 @@ class Worker:
             self._check_schema,
             interval_seconds=settings.health_check_interval_seconds,
         )
-        self._server = grpc.server(
-            ThreadPoolExecutor(settings.threads_per_worker, thread_name_prefix="call"),
-            interceptors=interceptors(
-                self._database,
-                ThreadPoolExecutor(
-                    settings.max_watches_per_worker + _SPARE_STREAMS, thread_name_prefix="stream"
-                ),
-            ),
-            options=[
-                ("grpc.so_reuseport", int(share_port)),
-                ("grpc.max_receive_message_length", MAX_BATCH_BYTES),
-                # A client that vanished gives its watch back; one may ask whether we are here.
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ],
-        )
+        self._server = _server(settings, self._database, share_port=share_port)
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(
             TaskServicer(
                 TaskRepository(self._database, self._announcer.announce),
@@ -139,6 +123,25 @@ class Worker:
     def _check_schema(self) -> None:
         with self._database.engine.connect() as connection:
             check_revision(connection)
+
+
+def _server(settings: Settings, database: Database, *, share_port: bool) -> grpc.Server:
+    calls = ThreadPoolExecutor(settings.threads_per_worker, thread_name_prefix="call")
+    streams = ThreadPoolExecutor(
+        settings.max_watches_per_worker + _SPARE_STREAMS, thread_name_prefix="stream"
+    )
+    return grpc.server(
+        calls,
+        interceptors=interceptors(database, streams),
+        options=[
+            ("grpc.so_reuseport", int(share_port)),
+            ("grpc.max_receive_message_length", MAX_BATCH_BYTES),
+            # A client that vanished gives its watch back; one may ask whether we are here.
+            ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ],
+    )
 
 
 def serve(
