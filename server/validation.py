@@ -117,7 +117,7 @@ def check(request: Message) -> None:
 def check_create(request: CreateTaskRequest) -> None:
     """Raises: InvalidRequestError."""
     violations = Violations(request)
-    violations.extend(_malformed_due_date(request.task))
+    _check_creation(request, violations)
     violations.raise_any()
 
 
@@ -133,17 +133,13 @@ def check_batch_get(request: BatchGetTasksRequest) -> None:
     """Raises: InvalidRequestError."""
     _check_count("ids", request.ids)
     violations = Violations(request, fail_fast=False)
-    violations.extend(_repeated(enumerate(request.ids), "ids[{}]"))
+    violations.extend(_repeated(request.ids, "ids[{}]"))
     violations.raise_any()
 
 
 def check_batch_create(request: BatchCreateTasksRequest) -> None:
     """Raises: InvalidRequestError."""
-
-    def check_item(item: CreateTaskRequest, violations: Violations) -> None:
-        violations.extend(_malformed_due_date(item.task))
-
-    _check_items(request, check_item, id_field="task_id")
+    _check_items(request, _check_creation, id_field="task_id")
 
 
 def check_batch_update(request: BatchUpdateTasksRequest) -> list[frozenset[str]]:
@@ -173,10 +169,9 @@ def _check_items(
             all_.extend(violations.within(f"requests[{number}]"))
         if len(all_.found) >= _MOST_VIOLATIONS:
             break
-    ids = enumerate(attrgetter(id_field)(item) for item in items)
-    all_.extend(_repeated(ids, f"requests[{{}}].{id_field}"))
+    all_.extend(_repeated(map(attrgetter(id_field), items), f"requests[{{}}].{id_field}"))
     if hasattr(items[0], "request_id"):
-        request_ids = enumerate(item.request_id for item in items)
+        request_ids = (item.request_id for item in items)
         all_.extend(_repeated(request_ids, "requests[{}].request_id"))
         all_.extend(_differing(items))
     all_.raise_any()
@@ -191,10 +186,10 @@ def _check_count(field: str, items: Sequence[object]) -> None:
         raise InvalidRequestError([violation(field, description, rule)])
 
 
-def _repeated(ids: Iterable[tuple[int, str]], field: str) -> Iterator[FieldViolation]:
+def _repeated(ids: Iterable[str], field: str) -> Iterator[FieldViolation]:
     """What stands twice; nothing that is not given does."""
     first: dict[str, int] = {}
-    for number, id_ in ids:
+    for number, id_ in enumerate(ids):
         if id_ and first.setdefault(id_.lower(), number) != number:
             description = f"stands in item {first[id_.lower()]} already"
             yield violation(field.format(number), description, "DUPLICATE")
@@ -208,11 +203,16 @@ def _differing(items: Sequence[Any]) -> Iterator[FieldViolation]:
             yield violation(field, "must be the same in all items", "VALIDATE_ONLY_DIFFERS")
 
 
+def _check_creation(request: CreateTaskRequest, violations: Violations) -> None:
+    """What the contract's rules do not see."""
+    violations.extend(_malformed_due_date(request.task))
+
+
 def _check_masked(request: UpdateTaskRequest, violations: Violations) -> frozenset[str]:
     """Returns the fields that the update means; only these are held to the rules of Task."""
     if not UUID.fullmatch(request.task.id):
         violations.add("task.id", "must be a valid UUID", "STRING_UUID")
-    fields = _masked(request, violations)
+    fields = _meant_fields(request, violations)
     meant = masked(request.task, fields)
     if "title" not in fields:
         meant.title = "as it is"
@@ -221,7 +221,7 @@ def _check_masked(request: UpdateTaskRequest, violations: Violations) -> frozens
     return fields
 
 
-def _masked(request: UpdateTaskRequest, violations: Violations) -> frozenset[str]:
+def _meant_fields(request: UpdateTaskRequest, violations: Violations) -> frozenset[str]:
     """The writable fields that the update means (AIP-134, 161)."""
     if not request.update_mask.paths:
         return WRITABLE & {field.name for field, _ in request.task.ListFields()}

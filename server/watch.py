@@ -191,7 +191,7 @@ class Watches:
         if initial:
             position = yield from self._as_they_stand(watch)
         elif position is None:
-            position = self._events.head()
+            position = self._head(watch)
         while True:
             position = yield from self._catch_up(watch, position)
             yield Notice(BOOKMARK, None, position)
@@ -223,11 +223,10 @@ class Watches:
         Each page has seen other transactions: what it has not seen follows, and nothing that it
         has. So a watch repeats nothing, and holds no transaction open while it sends.
         """
-        position = self._events.head()
+        position = self._head(watch)
         pages = InitialPages()
         while not pages.are_complete:
-            with self._own_reads:
-                watch.check()
+            with self._own_read(watch):
                 rows, snapshot = self._events.tasks_as_they_stand(
                     watch.filter_, after=pages.last_id, limit=_BATCH
                 )
@@ -254,10 +253,20 @@ class Watches:
             if batch.at_head and self._join(watch, position):
                 return position
 
+    def _head(self, watch: Watch) -> Position:
+        with self._own_read(watch):
+            return self._events.head()
+
     def _read(self, watch: Watch, position: Position) -> Batch:
+        with self._own_read(watch):
+            return self._events.read(position, limit=_BATCH, filters=(watch.filter_,))
+
+    @contextmanager
+    def _own_read(self, watch: Watch) -> Iterator[None]:
+        """In its turn, and not for somebody who is gone."""
         with self._own_reads:
             watch.check()
-            return self._events.read(position, limit=_BATCH, filters=(watch.filter_,))
+            yield
 
     def _join(self, watch: Watch, position: Position) -> bool:
         """Serves the watch with the others from here on, unless it is behind them."""

@@ -166,8 +166,9 @@ class EventLog:
         """Returns a task's events, the newest first, beginning before a place."""
         statement = select(*_EVENT).where(task_events.c.aggregateid == task_id)
         if before is not None:
-            statement = statement.where(_place < _place_of(*before))
-        rows = self._database.read(statement.order_by(*map(desc, _place)).limit(limit))
+            statement = statement.where(_place < _bound())
+        statement = statement.order_by(*map(desc, _place)).limit(limit)
+        rows = self._database.read(statement, before._asdict() if before else None)
         return [_event(row) for row in rows]
 
     def head(self) -> Position:
@@ -301,9 +302,12 @@ _EVENT = [c for c in task_events.c if c.name != "aggregatetype"]
 _place = tuple_(task_events.c.xid, task_events.c.id)
 
 
-def _place_of(xid: Any, id_: Any) -> Any:
-    return tuple_(bindparam(None, xid, Xid8), bindparam(None, id_, BigInteger))
+def _bound(xid: str = "xid", id_: str = "id") -> Any:
+    """A place that the statement's parameters give."""
+    return tuple_(bindparam(xid, type_=Xid8), bindparam(id_, type_=BigInteger))
 
+
+_behind = _place > _bound()
 
 _snapshot = select(
     func.pg_snapshot_xmin(func.pg_current_snapshot(), type_=Xid8()).label("xmin"),
@@ -324,9 +328,6 @@ _HEAD = select(*_horizon, *_latest.c).select_from(
 )
 
 
-_behind = _place > tuple_(bindparam("xid", type_=Xid8), bindparam("id", type_=BigInteger))
-
-
 @lru_cache(maxsize=_KEPT_STATEMENTS)
 def _reading(filters: tuple[Filter, ...]) -> Select[Any]:
     """One row for each event, or one without an event: it always says how far was read."""
@@ -343,8 +344,8 @@ def _reading(filters: tuple[Filter, ...]) -> Select[Any]:
 
 @lru_cache(maxsize=_KEPT_STATEMENTS)
 def _asking(filters: tuple[Filter, ...]) -> Select[Any]:
-    end = tuple_(bindparam("end_xid", type_=Xid8), bindparam("end_id", type_=BigInteger))
-    event = select(*_place.clauses, task_events.c.payload).where(_behind, _place <= end)
+    until = _place <= _bound("end_xid", "end_id")
+    event = select(*_place.clauses, task_events.c.payload).where(_behind, until)
     subquery = event.subquery("event")
     return _with_answers([], subquery, subquery, filters)
 
