@@ -15,9 +15,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg2
+from opentelemetry.trace import get_current_span
 from psycopg2.extensions import new_type, register_type
 from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, func
 from sqlalchemy import select as sql_select
@@ -25,6 +26,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from storage import measures
 from storage.errors import (
     ConstraintError,
     DatabaseUnavailableError,
@@ -57,6 +59,8 @@ Rows = Sequence[Row[Any]]
 _libpq = ctypes.CDLL(psycopg2._psycopg.__file__)
 _libpq.PQgetCancel.argtypes = _libpq.PQfreeCancel.argtypes = [ctypes.c_void_p]
 _libpq.PQgetCancel.restype = ctypes.c_void_p
+_libpq.PQsetErrorVerbosity.argtypes = [ctypes.c_void_p, ctypes.c_int]
+_PQERRORS_SQLSTATE = 3
 _libpq.PQcancel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
 
 
@@ -120,6 +124,15 @@ class Cancellation:
 _cancellation: ContextVar[Cancellation | None] = ContextVar("cancellation", default=None)
 
 
+class PoolUsage(NamedTuple):
+    """Connections in use and idle, those who wait for one, and the most that are opened."""
+
+    used: int
+    idle: int
+    waiting: int
+    limit: int
+
+
 class Database:
     """A pool of connections to one PostgreSQL database."""
 
@@ -159,14 +172,22 @@ class Database:
         )
         event.listen(self._engine, "connect", _prepare_cancel)
         event.listen(self._engine, "connect", _leave_ids_as_text)
+        event.listen(self._engine, "connect", _leave_data_out_of_errors)
         event.listen(self._engine, "checkin", _remember_return)
         event.listen(self._engine, "checkout", _validate)
         event.listen(self._engine, "handle_error", _recognise_lost_connection)
         self._cancellers = ThreadPoolExecutor(_CANCEL_THREADS, thread_name_prefix="cancel")
+        self._waiting: set[int] = set()
+        self._limit = pool_size + max_overflow
 
     @property
     def engine(self) -> Engine:
         return self._engine
+
+    def usage(self) -> PoolUsage:
+        """How much of the pool is in use right now."""
+        pool: Any = self._engine.pool
+        return PoolUsage(pool.checkedout(), pool.checkedin(), len(self._waiting), self._limit)
 
     def read(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
         """Runs a statement that changes nothing; once more when the connection was lost.
@@ -203,6 +224,7 @@ class Database:
             except TransactionConflictError:
                 if attempt == _CONFLICT_ATTEMPTS - 1:
                     raise
+                get_current_span().add_event("gave way to another transaction")
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
         raise AssertionError("unreachable")
 
@@ -213,7 +235,7 @@ class Database:
         Raises: as `write`; the transaction is over after any of them.
         """
         cancellation = _cancellation.get() or Cancellation()
-        with _storage_errors(cancellation), self._engine.connect() as connection:
+        with _storage_errors(cancellation), self._connected() as connection:
             connection.execution_options(isolation_level="READ COMMITTED")
             transaction = Transaction(connection, cancellation)
             yield transaction
@@ -255,14 +277,33 @@ class Database:
         self, statement: Executable, parameters: Parameters | None, *, commit: bool = True
     ) -> Rows:
         cancellation = _cancellation.get() or Cancellation()
-        with _storage_errors(cancellation), self._engine.connect() as connection:
+        with _storage_errors(cancellation), self._connected() as connection:
             if not commit:
                 connection.execution_options(isolation_level="READ COMMITTED")
-            with cancellation.statement(connection.info["cancel_request"]):
+            with (
+                measures.statement_measured(statement),
+                cancellation.statement(connection.info["cancel_request"]),
+            ):
                 rows = connection.execute(statement, parameters).all()
             if not commit:
                 connection.rollback()
             return rows
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """A connection of the pool; the wait for it is measured."""
+        me, began = threading.get_ident(), time.perf_counter()
+        self._waiting.add(me)
+        try:
+            connection = self._engine.connect()
+        except PoolTimeoutError:
+            measures.gave_up()
+            raise
+        finally:
+            self._waiting.discard(me)
+            measures.waited(began)
+        with connection:
+            yield connection
 
 
 class Transaction:
@@ -276,6 +317,7 @@ class Transaction:
     def read(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
         with (
             _storage_errors(self._cancellation),
+            measures.statement_measured(statement),
             self._cancellation.statement(self._connection.info["cancel_request"]),
         ):
             return self._connection.execute(statement, parameters).all()
@@ -345,6 +387,14 @@ def _prepare_cancel(connection: Any, record: Any) -> None:
 def _leave_ids_as_text(connection: Any, _record: object) -> None:
     """A UUID object for each row, only to be written as text again, costs as much as the row."""
     register_type(_UUID_AS_TEXT, connection)
+
+
+def _leave_data_out_of_errors(connection: Any, _record: object) -> None:
+    """The driver's text of an error may quote a row: the callers' data, which ends up in spans.
+
+    With only the SQLSTATE in it nothing is lost: what else the server said is in `diag`.
+    """
+    _libpq.PQsetErrorVerbosity(connection.pgconn_ptr, _PQERRORS_SQLSTATE)
 
 
 def _remember_return(_connection: object, record: Any) -> None:

@@ -47,6 +47,7 @@ from sqlalchemy.dialects.postgresql import array
 
 from storage.database import Database
 from storage.errors import EventsRemovedError
+from storage.measures import named
 from storage.query import Filter, condition
 from storage.tables import TASK_COLUMNS, TIMES, TaskRow, Xid8, event_horizon, task_events, tasks
 
@@ -167,7 +168,7 @@ class EventLog:
         statement = select(*_EVENT).where(task_events.c.aggregateid == task_id)
         if before is not None:
             statement = statement.where(_place < _bound())
-        statement = statement.order_by(*map(desc, _place)).limit(limit)
+        statement = named("history", statement.order_by(*map(desc, _place)).limit(limit))
         rows = self._database.read(statement, before._asdict() if before else None)
         return [_event(row) for row in rows]
 
@@ -219,13 +220,18 @@ class EventLog:
             matching = matching.where(tasks.c.id > after)
         page = matching.order_by(tasks.c.id).limit(limit).lateral("page")
         snapshot = select(func.pg_current_snapshot().cast(Text).label("seen")).subquery("snapshot")
-        rows = self._database.read(
-            select(snapshot.c.seen, *page.c)
-            .select_from(snapshot.outerjoin(page, true()))
-            .order_by(page.c.id)
-        )
+        statement = select(snapshot.c.seen, *page.c)
+        statement = statement.select_from(snapshot.outerjoin(page, true())).order_by(page.c.id)
+        rows = self._database.read(named("initial page", statement))
         found = [TaskRow._make(row[1:]) for row in rows if row.id is not None]
         return found, Snapshot(rows[0].seen)
+
+    def lag_seconds(self) -> float:
+        """Returns how old the oldest event is that no reader gets yet; 0 when there is none.
+
+        It waits for a transaction that began before it, in any database of the server.
+        """
+        return float(self._database.read(_LAG)[0][0])
 
     def trim(self, *, older_than: dt.timedelta, limit: int = 1000) -> int:
         """Removes up to `limit` old events, the first ones of the stream."""
@@ -323,8 +329,19 @@ _latest = (
     .lateral("latest")
 )
 _horizon = (event_horizon.c.xid.label("horizon_xid"), event_horizon.c.id.label("horizon_id"))
-_HEAD = select(*_horizon, *_latest.c).select_from(
-    event_horizon.join(_snapshot, true()).outerjoin(_latest, true())
+_HEAD = named(
+    "stream head",
+    select(*_horizon, *_latest.c).select_from(
+        event_horizon.join(_snapshot, true()).outerjoin(_latest, true())
+    ),
+)
+
+_age = func.extract("epoch", func.clock_timestamp() - func.min(task_events.c.occurred_at))
+_LAG = named(
+    "stream lag",
+    select(func.coalesce(_age, 0)).where(
+        task_events.c.xid >= func.pg_snapshot_xmin(func.pg_current_snapshot(), type_=Xid8())
+    ),
 )
 
 
@@ -339,7 +356,8 @@ def _reading(filters: tuple[Filter, ...]) -> Select[Any]:
         .lateral("event")
     )
     source = event_horizon.join(_snapshot, true()).outerjoin(event, true())
-    return _with_answers([*_snapshot.c, *_horizon, *event.c], source, event, filters)
+    columns = [*_snapshot.c, *_horizon, *event.c]
+    return named("stream", _with_answers(columns, source, event, filters))
 
 
 @lru_cache(maxsize=_KEPT_STATEMENTS)
@@ -347,7 +365,7 @@ def _asking(filters: tuple[Filter, ...]) -> Select[Any]:
     until = _place <= _bound("end_xid", "end_id")
     event = select(*_place.clauses, task_events.c.payload).where(_behind, until)
     subquery = event.subquery("event")
-    return _with_answers([], subquery, subquery, filters)
+    return named("stream filters", _with_answers([], subquery, subquery, filters))
 
 
 def _with_answers(
@@ -395,9 +413,12 @@ _gone = (
     .cte("gone")
 )
 _last = select(_gone).order_by(_gone.c.xid.desc(), _gone.c.id.desc()).limit(1).cte("last")
-_TRIM = select(_gone).add_cte(
-    update(event_horizon)
-    .where(tuple_(event_horizon.c.xid, event_horizon.c.id) < tuple_(_last.c.xid, _last.c.id))
-    .values({"xid": _last.c.xid, "id": _last.c.id})
-    .cte("horizon")
+_TRIM = named(
+    "trim",
+    select(_gone).add_cte(
+        update(event_horizon)
+        .where(tuple_(event_horizon.c.xid, event_horizon.c.id) < tuple_(_last.c.xid, _last.c.id))
+        .values({"xid": _last.c.xid, "id": _last.c.id})
+        .cte("horizon")
+    ),
 )

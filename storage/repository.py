@@ -34,6 +34,7 @@ from storage.errors import (
     TransactionConflictError,
     VersionMismatchError,
 )
+from storage.measures import named
 from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, after, condition, ordering
 from storage.tables import IN_PROGRESS, PENDING, TASK_COLUMNS, TaskRow, requests, tasks
 
@@ -158,12 +159,13 @@ class TaskRepository:
         statement = _matching(select(*TASK_COLUMNS), filter_, show_deleted=show_deleted)
         if cursor is not None:
             statement = statement.where(after(order, cursor))
-        rows = self._database.read(statement.order_by(*ordering(order)).limit(limit))
+        page = named("page", statement.order_by(*ordering(order)).limit(limit))
+        rows = self._database.read(page)
         return [TaskRow._make(row) for row in rows]
 
     def count(self, filter_: Filter | None = None, *, show_deleted: bool = False) -> int:
         """Counts the tasks that match."""
-        statement = select(func.count()).select_from(tasks)
+        statement = named("count", select(func.count()).select_from(tasks))
         rows = self._database.read(_matching(statement, filter_, show_deleted=show_deleted))
         return int(rows[0][0])
 
@@ -236,7 +238,7 @@ class TaskRepository:
     def count_deleted(self, filter_: Filter | None) -> int:
         """Counts the deleted tasks that match."""
         statement = select(func.count()).select_from(tasks).where(*_deleted(filter_))
-        return int(self._database.read(statement)[0][0])
+        return int(self._database.read(named("count deleted", statement))[0][0])
 
     def stats(self, as_of: dt.datetime, filter_: Filter | None = None) -> list[StatusPriorityCount]:
         """Counts the tasks that match by status and priority; what has none is left out."""
@@ -247,7 +249,9 @@ class TaskRepository:
             func.count(),
             func.count().filter(overdue),
         ).group_by(tasks.c.status, tasks.c.priority)
-        rows = self._database.read(_matching(statement, filter_, show_deleted=False))
+        rows = self._database.read(
+            named("stats", _matching(statement, filter_, show_deleted=False))
+        )
         return [StatusPriorityCount._make(row) for row in rows]
 
     def find_replays(
@@ -355,17 +359,21 @@ def _matching(statement: Select[Any], filter_: Filter | None, *, show_deleted: b
 
 _key = bindparam("key", type_=Uuid(as_uuid=False))
 
-_SELECT_BY_ID = select(*TASK_COLUMNS).where(tasks.c.id == _key)
-_SELECT_BY_IDS = select(*TASK_COLUMNS).where(tasks.c.id == statements.KEYS)
+_SELECT_BY_ID = named("get", select(*TASK_COLUMNS).where(tasks.c.id == _key))
+_SELECT_BY_IDS = named("get many", select(*TASK_COLUMNS).where(tasks.c.id == statements.KEYS))
 
-_LOCK = (
-    select(tasks.c.id).where(tasks.c.id == statements.KEYS).order_by(tasks.c.id).with_for_update()
+_LOCK = named(
+    "lock",
+    select(tasks.c.id).where(tasks.c.id == statements.KEYS).order_by(tasks.c.id).with_for_update(),
 )
 
-_REPLAYS = (
+_REPLAYS = named(
+    "find replays",
     select(requests.c.request_id, requests.c.fingerprint, requests.c.task_id, *TASK_COLUMNS)
     .outerjoin(tasks, tasks.c.id == requests.c.task_id)
-    .where(requests.c.principal == bindparam("principal"), requests.c.request_id == statements.KEYS)
+    .where(
+        requests.c.principal == bindparam("principal"), requests.c.request_id == statements.KEYS
+    ),
 )
 
 # A CTE is run once; a subquery might be run for each row, and then removes more than its limit.
@@ -377,10 +385,11 @@ _old = (
     .cte("old")
 )
 
-_FORGET_REQUESTS = (
+_FORGET_REQUESTS = named(
+    "forget requests",
     delete(requests)
     .where(tuple_(requests.c.principal, requests.c.request_id).in_(select(_old)))
-    .returning(requests.c.request_id)
+    .returning(requests.c.request_id),
 )
 
 
@@ -398,4 +407,4 @@ def _purge(filter_: Filter | None, limit: int) -> Executable:
         .with_for_update(skip_locked=True)
         .cte("doomed")
     )
-    return delete(tasks).where(tasks.c.id.in_(select(doomed))).returning(tasks.c.id)
+    return named("purge", delete(tasks).where(tasks.c.id.in_(select(doomed))).returning(tasks.c.id))

@@ -39,6 +39,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from storage.measures import named
 from storage.tables import COMPLETED, TaskRow, Xid8, requests, task_events, tasks
 
 KEYS = any_(cast(bindparam("keys", type_=ARRAY(Text)), ARRAY(Uuid(as_uuid=False))))
@@ -142,7 +143,8 @@ def _with_event(
         list(entry), select(*entry.values()).select_from(source)
     )
     parts = [event.cte("event"), _record(*if_).cte("record")] if asked else [event.cte("event")]
-    return select(*(written.c[name] for name in TaskRow._fields)).add_cte(*parts)
+    result = select(*(written.c[name] for name in TaskRow._fields)).add_cte(*parts)
+    return named(kind.removesuffix("d"), result)  # The statement that writes "created": "create".
 
 
 def _record(*if_: ColumnElement[bool]) -> Insert:

@@ -16,8 +16,10 @@ from sqlalchemy import text
 
 from storage.database import Database, readable
 from storage.errors import StorageError
+from storage.measures import named
 
 _CHANNEL = "task_events"
+_NOTIFY = named("notify", text(f"SELECT pg_notify('{_CHANNEL}', '')"))
 
 # NOTIFY inside a write would make all commits of the database wait for each other (PostgreSQL holds
 # one lock for all of them until the commit is on disk). So it is sent behind the writes, at most
@@ -48,7 +50,7 @@ class Announcer:
         while self._asked.wait() and not self._stopped.is_set():
             self._asked.clear()
             with suppress(StorageError):  # Nobody is woken up; they will look for themselves.
-                self._database.write(text(f"SELECT pg_notify('{_CHANNEL}', '')"))
+                self._database.write(_NOTIFY)
             self._stopped.wait(_INTERVAL_SECONDS)
 
 
