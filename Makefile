@@ -115,7 +115,7 @@ migration-check: $(INSTALLED) ## Fail if the migrations do not give what the tab
 .PHONY: lock
 lock: ## Write the locked requirements anew from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
-		--no-emit-index-url pyproject.toml --output-file requirements.lock
+		--no-strip-extras --no-emit-index-url pyproject.toml --output-file requirements.lock
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
-		--no-emit-index-url --extra embedded --extra dev --constraint requirements.lock \
+		--no-strip-extras --no-emit-index-url --extra embedded --extra dev --constraint requirements.lock \
 		pyproject.toml --output-file requirements-dev.lock

@@ -10,13 +10,15 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import structlog
 from sqlalchemy import make_url
 
 from server import logs
-from server.process import AddressError, listen_address, reserve_port
+from server.process import AddressError, Place, Ports, listen_address, reserve_port
 from server.settings import Settings, SettingsError
 from server.supervisor import Supervisor
 from storage import schema
@@ -32,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0, 1 for a failure, 2 for a mistake in settings."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # Nobody dies of wanting to know more.
     command: Callable[[Settings], bool] = _parser().parse_args(arguments).command
     try:
         settings = Settings.load()
@@ -117,41 +121,56 @@ def _check_schema(url: str) -> None:
 def _serve_alone(settings: Settings, url: str) -> bool:
     from server.worker import serve as serve_calls  # noqa: PLC0415
 
-    reserve_port(settings.grpc_host, settings.grpc_port, share=False).close()
-    return serve_calls(
-        settings, url, settings.grpc_port, on_ready=lambda port: _announce(settings, port)
-    )
+    with _reserved(settings, share=False) as ports:
+        pass
+    place = Place(ports)
+    return serve_calls(settings, url, place, on_ready=lambda ports: _announce(settings, ports))
 
 
 def _serve_supervised(settings: Settings, url: str) -> bool:
-    with reserve_port(settings.grpc_host, settings.grpc_port, share=True) as reserved:
-        port = reserved.getsockname()[1]
+    with _reserved(settings, share=True) as ports, TemporaryDirectory(prefix="tasks-") as folder:
 
-        def serve_shared(parent: int, on_ready: Callable[[], object]) -> bool:
+        def serve_shared(number: int, parent: int, on_ready: Callable[[], object]) -> bool:
             from server.worker import serve as serve_calls  # noqa: PLC0415
 
-            return serve_calls(
-                settings,
-                url,
-                port,
-                share_port=True,
-                parent=(parent,),
-                on_ready=lambda _: on_ready(),
-            )
+            place = Place(ports, number, Path(folder), (parent,))
+            return serve_calls(settings, url, place, on_ready=lambda _: on_ready())
 
         return Supervisor(
             settings.worker_count,
             serve_shared,
-            on_ready=lambda: _announce(settings, port),
+            on_ready=lambda: _announce(settings, ports),
             stop_within_seconds=settings.drain_delay_seconds + settings.shutdown_grace_seconds + 10,
         ).run()
 
 
-def _announce(settings: Settings, port: int) -> None:
+@contextmanager
+def _reserved(settings: Settings, *, share: bool) -> Iterator[Ports]:
+    """The ports of the settings, bound; free ones for those that are 0. Raises: AddressError."""
+    wanted = {
+        "GRPC_PORT": settings.grpc_port,
+        "HEALTH_PORT": settings.health_port,
+        "METRICS_PORT": settings.metrics_port,
+    }
+    with ExitStack() as bound:
+        ports: list[int | None] = []
+        for setting, port in wanted.items():
+            if port is None:
+                ports.append(None)
+                continue
+            held = bound.enter_context(reserve_port(settings.grpc_host, port, setting, share=share))
+            ports.append(held.getsockname()[1])
+        grpc, health, metrics = ports
+        yield Ports(grpc or 0, health, metrics)
+
+
+def _announce(settings: Settings, ports: Ports) -> None:
+    others = {"health": ports.health, "metrics": ports.metrics}
     log.info(
         "serving",
-        address=listen_address(settings.grpc_host, port),
+        address=listen_address(settings.grpc_host, ports.grpc),
         workers=settings.worker_count,
+        **{name: port for name, port in others.items() if port is not None},
     )
 
 

@@ -26,6 +26,7 @@ from storage import errors as storage
 from taskservice.v1 import task_pb2
 
 DOMAIN = "taskservice"
+_INTERNAL = "INTERNAL"
 _RETRY_DELAY = Duration(seconds=1)
 _TOLD_CHARACTERS = 1000
 _TOLD_BYTES = 2500
@@ -77,6 +78,7 @@ class RequestTooLargeError(Exception):
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(f"the request has {size} bytes; at most {limit} are taken")
+        self.size = size
 
 
 class AnswerTooLargeError(Exception):
@@ -201,20 +203,30 @@ TABLE: dict[type[Exception], _Row] = {
 def status_of(error: Exception) -> status_pb2.Status | None:
     """The status that the table gives to an exception; None for one that it does not know."""
     item = error.item if isinstance(error, BatchItemError) else ""
-    if isinstance(error, BatchItemError):
-        error = error.cause
-    row = TABLE.get(type(error))
+    row = _row_of(error)
     if row is None:
         return None
+    if isinstance(error, BatchItemError):
+        error = error.cause
     message = f"{item}: {row.message(error)}" if item else row.message(error)
     metadata = {"item": item} if item else None
     return status(row.code, message, row.reason, *row.details(error), metadata=metadata)
 
 
+def reason_of(error: Exception) -> str:
+    """The reason in the ErrorInfo of an exception's status."""
+    row = _row_of(error)
+    return row.reason if row else _INTERNAL
+
+
+def _row_of(error: Exception) -> _Row | None:
+    return TABLE.get(type(error.cause if isinstance(error, BatchItemError) else error))
+
+
 def internal_status(request_id: str) -> status_pb2.Status:
     """The status of what nobody foresaw. It says where to look, and nothing of what happened."""
     return status(
-        code_pb2.INTERNAL, "internal error", "INTERNAL", metadata={"request_id": request_id}
+        code_pb2.INTERNAL, "internal error", _INTERNAL, metadata={"request_id": request_id}
     )
 
 

@@ -88,6 +88,10 @@ class ReadinessMonitor:
     def stop(self) -> None:
         self._stopped.set()
 
+    @property
+    def is_ready(self) -> bool:
+        return self._ready
+
     def _ask(self) -> None:
         while not self._stopped.is_set():
             try:

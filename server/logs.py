@@ -1,16 +1,30 @@
-"""Logging: JSON lines where a machine reads them, plain ones where a developer does."""
+"""Logging: JSON lines where a machine reads them, plain ones where a developer does.
+
+The level can be changed at run time: SIGUSR1 says more, SIGUSR2 less.
+"""
 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import time
 from contextlib import suppress
 from typing import TextIO, cast
 
 import structlog
-from structlog.typing import Processor
+from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
+from structlog.typing import EventDict, Processor
 
 from server.settings import Settings
+
+log = structlog.get_logger()
+
+_LEVELS = [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR]
+_NUMBERS = {name.lower(): number for name, number in logging.getLevelNamesMapping().items()} | {
+    "exception": logging.ERROR
+}
+_level = logging.INFO
 
 
 def configure(settings: Settings) -> None:
@@ -19,20 +33,21 @@ def configure(settings: Settings) -> None:
     Ours go there straight: by way of the standard library's logging a line costs three times as
     much, and there is one for each call.
     """
-    level = "DEBUG" if settings.debug else settings.log_level
+    _set_level(logging.getLevelName("DEBUG" if settings.debug else settings.log_level))
     prepare: list[Processor] = [
         structlog.processors.add_log_level,
+        _add_trace,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render = _rendering(settings)
     output = cast("TextIO", _Output(sys.stdout))
     structlog.configure(
-        processors=[*prepare, *render],
+        processors=[_drop_below_level, *prepare, *render],
         logger_factory=structlog.WriteLoggerFactory(output),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(output)
+    handler.addFilter(_Seldom("opentelemetry", seconds=60))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=prepare,
@@ -41,9 +56,64 @@ def configure(settings: Settings) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(settings.log_level)
     # Statements, without their parameters: those are the callers' data.
     logging.getLogger("sqlalchemy.engine").setLevel("INFO" if settings.debug else "WARNING")
+
+
+def change_level(number: int) -> None:
+    """Says more after SIGUSR1, less after SIGUSR2."""
+    at = _LEVELS.index(_level) + (-1 if number == signal.SIGUSR1 else 1)
+    _set_level(_LEVELS[max(0, min(at, len(_LEVELS) - 1))])
+    log.warning("log level changed", to=logging.getLevelName(_level))
+
+
+def is_verbose() -> bool:
+    """Whether lines at level DEBUG are written."""
+    return _level <= logging.DEBUG
+
+
+def _set_level(level: int) -> None:
+    global _level  # noqa: PLW0603
+    _level = level
+    logging.getLogger().setLevel(max(level, logging.INFO))  # Libraries' details are not ours.
+
+
+def _drop_below_level(_logger: object, method: str, event: EventDict) -> EventDict:
+    if _NUMBERS[method] < _level:
+        raise structlog.DropEvent
+    return event
+
+
+def _add_trace(_logger: object, _method: str, event: EventDict) -> EventDict:
+    context = get_current_span().get_span_context()
+    if context.is_valid:
+        event["trace_id"] = format_trace_id(context.trace_id)
+        event["span_id"] = format_span_id(context.span_id)
+    return event
+
+
+class _Seldom(logging.Filter):
+    """Lets one line of a family of loggers through in a while: a collector that is away is no
+    reason to fill the disk."""
+
+    def __init__(self, family: str, *, seconds: float) -> None:
+        super().__init__(family)
+        self._seconds = seconds
+        self._next = 0.0
+        self._untold = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not super().filter(record):
+            return True
+        if time.monotonic() < self._next:
+            self._untold += 1
+            return False
+        self._next = time.monotonic() + self._seconds
+        if self._untold:
+            record.msg = f"{record.getMessage()} ({self._untold} such lines were left out)"
+            record.args = ()
+        self._untold = 0
+        return True
 
 
 class _Output:

@@ -13,6 +13,7 @@ from functools import partial
 import structlog
 
 from server.settings import Settings
+from server.telemetry import traced_operation
 from storage.database import Database
 from storage.errors import StorageError
 from storage.events import EventLog
@@ -77,7 +78,8 @@ class Maintenance:
     def _run(self) -> None:
         while not self._stopped.wait(_INTERVAL_SECONDS):
             try:
-                removed = self.run_once()
+                with traced_operation("maintenance"):
+                    removed = self.run_once()
             except StorageError as error:
                 log.warning("maintenance failed", why=str(error))
             else:

@@ -8,10 +8,40 @@ import signal
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import NamedTuple
 
 
 class AddressError(Exception):
     """The service cannot listen where it was told to."""
+
+
+class Ports(NamedTuple):
+    """Where a worker listens; None for what is switched off."""
+
+    grpc: int
+    health: int | None = None
+    metrics: int | None = None
+
+
+class Place(NamedTuple):
+    """Where a worker stands among the others of the service."""
+
+    ports: Ports
+    number: int = 0
+    """Its own while it lives; the one that replaces it takes it over."""
+    folder: Path | None = None
+    """Where workers find each other; None for one that is alone."""
+    parent: tuple[int, ...] = ()
+    """The descriptor that closes when the supervisor is gone."""
+
+    @property
+    def is_shared(self) -> bool:
+        return self.folder is not None
+
+
+ANYWHERE = Place(Ports(grpc=0))
+"""Alone, on a free port."""
 
 
 class Signals:
@@ -58,21 +88,21 @@ def listen_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
-def reserve_port(host: str, port: int, *, share: bool) -> socket.socket:
-    """Binds the port, without listening on it; for port 0, one that is free.
+def reserve_port(host: str, port: int, setting: str = "GRPC_PORT", *, share: bool) -> socket.socket:
+    """Binds the port that a setting names, without listening on it; for port 0, one that is free.
 
     With `share` processes of ours may listen on it beside each other (SO_REUSEPORT). Raises:
     AddressError when somebody listens on it, even somebody who would share.
     """
-    bound = _bind(host, port, share=False)
+    bound = _bind(host, port, setting, share=False)
     if not share:
         return bound
     port = bound.getsockname()[1]
     bound.close()
-    return _bind(host, port, share=True)
+    return _bind(host, port, setting, share=True)
 
 
-def _bind(host: str, port: int, *, share: bool) -> socket.socket:
+def _bind(host: str, port: int, setting: str, *, share: bool) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -91,5 +121,5 @@ def _bind(host: str, port: int, *, share: bool) -> socket.socket:
         reason = error.strerror if isinstance(error, OSError) else "this is no host name"
         raise AddressError(
             f"cannot listen on {listen_address(host, port)}: {reason}; "
-            "choose another GRPC_HOST or GRPC_PORT"
+            f"choose another GRPC_HOST or {setting}"
         ) from error

@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from server import writes
-from server.caller import ANONYMOUS, origin_of
+from server.caller import ANONYMOUS, origin
 from server.conversions import event_to_proto, stats_to_proto, task_to_proto, version_of
 from server.filtering import parse_filter, parse_order, parse_watch_filter
 from server.tokens import Tokens
@@ -84,7 +84,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
     def CreateTask(self, request: CreateTaskRequest, context: grpc.ServicerContext) -> Task:
         check_create(request)
-        (row,) = writes.create(self._repository, [request], origin_of(context))
+        (row,) = writes.create(self._repository, [request], origin())
         return task_to_proto(row)
 
     def GetTask(self, request: GetTaskRequest, context: grpc.ServicerContext) -> Task:
@@ -110,14 +110,14 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
     def UpdateTask(self, request: UpdateTaskRequest, context: grpc.ServicerContext) -> Task:
         fields = check_update(request)
-        (row,) = writes.update(self._repository, [request], [fields], origin_of(context))
+        (row,) = writes.update(self._repository, [request], [fields], origin())
         return task_to_proto(row)
 
     def DeleteTask(self, request: DeleteTaskRequest, context: grpc.ServicerContext) -> Task:
         check(request)
         target = Target(request.id.lower(), version_of(request.etag))
         try:
-            (row,) = self._repository.delete([target], origin_of(context))
+            (row,) = self._repository.delete([target], origin())
         except TaskNotFoundError:
             if not request.allow_missing:
                 raise
@@ -127,7 +127,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def UndeleteTask(self, request: UndeleteTaskRequest, context: grpc.ServicerContext) -> Task:
         check(request)
         target = Target(request.id.lower(), version_of(request.etag))
-        (row,) = self._repository.undelete([target], origin_of(context))
+        (row,) = self._repository.undelete([target], origin())
         return task_to_proto(row)
 
     def GetTaskStats(
@@ -156,7 +156,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         check_batch_create(request)
         items = request.requests
         with writes.naming_items("requests", ((item.task_id, item.request_id) for item in items)):
-            rows = writes.create(self._repository, items, origin_of(context), _ITEM)
+            rows = writes.create(self._repository, items, origin(), _ITEM)
         return BatchCreateTasksResponse(tasks=map(task_to_proto, rows))
 
     def BatchUpdateTasks(
@@ -165,7 +165,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         fields = check_batch_update(request)
         items = request.requests
         with writes.naming_items("requests", ((item.task.id, item.request_id) for item in items)):
-            rows = writes.update(self._repository, items, fields, origin_of(context), _ITEM)
+            rows = writes.update(self._repository, items, fields, origin(), _ITEM)
         return BatchUpdateTasksResponse(tasks=map(task_to_proto, rows))
 
     def BatchDeleteTasks(
@@ -174,7 +174,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         check_batch_delete(request)
         items = request.requests
         with writes.naming_items("requests", ((item.id, "") for item in items)):
-            tasks = writes.delete(self._repository, items, origin_of(context))
+            tasks = writes.delete(self._repository, items, origin())
         return BatchDeleteTasksResponse(tasks=tasks)
 
     def ListTaskEvents(

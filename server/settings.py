@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ _SECRET_KEY_CHARACTERS = 32
 _YEAR_SECONDS = 365 * 24 * 3600
 _DRIVER = "postgresql+psycopg2"
 _MAX_PORT = 65535
+_ENDPOINT = re.compile(r"https?://[^/\s@]+:\d{1,5}/?")
 
 
 class SettingsError(Exception):
@@ -64,6 +66,25 @@ class Settings(BaseSettings):
     shutdown_delay_seconds: float | None = Field(None, ge=0, le=600)
     shutdown_grace_seconds: float = Field(30, ge=0, le=3600)
     health_check_interval_seconds: float = Field(2, gt=0, le=60)
+    health_port: int | None = Field(None, ge=0, le=65535)
+    admin_enabled: bool = False
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+
+    slow_call_seconds: float = Field(1, gt=0, le=3600)
+    task_count_interval_seconds: float = Field(60, ge=1, le=3600)
+    otel_enabled: bool = True
+    otel_service_name: str | None = None
+    otel_exporter_endpoint: str | None = None
+    otel_traces_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = "parentbased_traceidratio"
+    otel_traces_sampler_arg: float | None = Field(None, ge=0, le=1)
+    db_trace_comments: bool = False
 
     db_host: str | None = None
     database_url: SecretStr | None = Field(None, validate_default=True)
@@ -90,6 +111,20 @@ class Settings(BaseSettings):
         if debug and info.data.get("environment") == "production":
             raise ValueError("must be false in production")
         return debug
+
+    @field_validator("admin_enabled")
+    @classmethod
+    def _check_admin(cls, enabled: bool, info: ValidationInfo) -> bool:
+        if enabled and info.data.get("health_port") is None:
+            raise ValueError("needs HEALTH_PORT, the only port that has it")
+        return enabled
+
+    @field_validator("otel_exporter_endpoint")
+    @classmethod
+    def _check_endpoint(cls, endpoint: str | None) -> str | None:
+        if endpoint and not _ENDPOINT.fullmatch(endpoint):
+            raise ValueError("must be a URL such as http://localhost:4317 or https://host:4317")
+        return endpoint
 
     @field_validator("database_url")
     @classmethod
@@ -152,6 +187,22 @@ class Settings(BaseSettings):
         if self.shutdown_delay_seconds is not None:
             return self.shutdown_delay_seconds
         return 0 if self.environment == "development" else 5
+
+    @property
+    def sampling_ratio(self) -> float:
+        """The share of traces that a sampler by ratio takes."""
+        if self.otel_traces_sampler_arg is not None:
+            return self.otel_traces_sampler_arg
+        return 1 if self.environment == "development" else 0.1
+
+    @property
+    def otlp_endpoint(self) -> str | None:
+        """Where spans and metrics are pushed to; None for nowhere."""
+        if not self.otel_enabled:
+            return None
+        standard = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        default = "http://localhost:4317" if self.environment == "production" else None
+        return self.otel_exporter_endpoint or standard or default
 
     def key(self) -> bytes:
         """The secret that keys are derived from; in development made once, kept in DATA_DIR.

@@ -8,6 +8,7 @@ supervisor holds open.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import select
@@ -15,10 +16,11 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from signal import SIGCHLD, SIGHUP, SIGINT, SIGTERM
+from signal import SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 import structlog
 
+from server import logs
 from server.process import Signals
 
 log = structlog.get_logger()
@@ -29,15 +31,17 @@ _CRASH_LOOP = 5
 _CALM_SECONDS = 60.0
 _MAX_BACKOFF_SECONDS = 8.0
 _TICK_SECONDS = 1.0
+_SIGNALS = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD}
 
-Serve = Callable[[int, Callable[[], object]], bool]
-"""What a worker does: given the descriptor that closes when the supervisor is gone, and what to
-call when it serves, it returns whether it ended in order."""
+Serve = Callable[[int, int, Callable[[], object]], bool]
+"""What a worker does: given its number, the descriptor that closes when the supervisor is gone, and
+what to call when it serves, it returns whether it ended in order."""
 
 
 @dataclass
 class _Worker:
     pid: int
+    number: int
     ready_fd: int
     started: float = field(default_factory=time.monotonic)
     ready: bool = False
@@ -71,7 +75,7 @@ class Supervisor:
     def run(self) -> bool:
         """Runs until a signal ends the service; returns whether it ended in order."""
         self._parent, self._alive = os.pipe()
-        with Signals(SIGTERM, SIGINT, SIGHUP, SIGCHLD) as signals:
+        with Signals(*_SIGNALS) as signals:
             self._signals = signals
             while self._stop_by is None or self._workers:
                 self._keep_count()
@@ -88,6 +92,10 @@ class Supervisor:
         if number == SIGHUP:
             log.info("replacing workers")
             self._to_replace = [pid for pid, w in self._workers.items() if not w.retiring]
+        elif number in {SIGUSR1, SIGUSR2}:
+            logs.change_level(number)
+            for pid in self._workers:
+                os.kill(pid, number)
         elif number in {SIGTERM, SIGINT}:
             self._stop()
 
@@ -102,7 +110,8 @@ class Supervisor:
         if self._stop_by is not None or time.monotonic() < self._not_before:
             return
         while len(self._workers) < self._count:
-            self._start_worker()
+            taken = {worker.number for worker in self._workers.values()}
+            self._start_worker(next(n for n in itertools.count() if n not in taken))
 
     def _replace_next(self) -> None:
         """One at a time: the new worker serves before the old one drains."""
@@ -113,25 +122,25 @@ class Supervisor:
         if any(worker.retiring or not worker.ready for worker in workers):
             return
         if len(self._workers) == self._count:
-            self._start_worker()
+            self._start_worker(self._workers[self._to_replace[0]].number)
         else:
             pid = self._to_replace.pop(0)
             self._workers[pid].retiring = True
             os.kill(pid, SIGTERM)
 
-    def _start_worker(self) -> None:
+    def _start_worker(self, number: int) -> None:
         ready, says_ready = os.pipe()
         # Until the child has let go of our signals, one for it would count as one for us.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGTERM, SIGINT, SIGHUP})
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS - {SIGCHLD})
         pid = os.fork()
         if pid == 0:
             os.close(ready)
-            self._become_worker(says_ready, mask)
+            self._become_worker(number, says_ready, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(says_ready)
-        self._workers[pid] = _Worker(pid, ready)
+        self._workers[pid] = _Worker(pid, number, ready)
 
-    def _become_worker(self, says_ready: int, mask: Iterable[int]) -> None:
+    def _become_worker(self, number: int, says_ready: int, mask: Iterable[int]) -> None:
         """In the child: serves, and never returns into what the parent was doing."""
         code = 1
         try:
@@ -139,7 +148,7 @@ class Supervisor:
             os.setsid()  # Ctrl-C at a terminal is the supervisor's, who passes it on once.
             self._signals.__exit__()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            if self._serve(self._parent, lambda: os.write(says_ready, b"!")):
+            if self._serve(number, self._parent, lambda: os.write(says_ready, b"!")):
                 code = 0
         except Exception as error:
             log.exception("worker failed", why=str(error))

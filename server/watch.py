@@ -19,6 +19,7 @@ import grpc
 import structlog
 
 from server.errors import ShuttingDownError, TooManyWatchesError
+from server.telemetry import add_span_event
 from storage.errors import DatabaseUnavailableError, StatementCancelledError
 from storage.events import Batch, Event, EventLog, InitialPages, Position
 from storage.query import Filter
@@ -158,6 +159,12 @@ class Watches:
     def start(self) -> None:
         threading.Thread(target=self._run, name="watches", daemon=True).start()
 
+    def counts(self) -> dict[str, int]:
+        """How many watches have joined the others, and how many read for themselves."""
+        with self._lock:
+            joined = len(self._joined)
+            return {"joined": joined, "reading": len(self._open) - joined}
+
     def stop(self) -> None:
         """Ends every watch, and lets none begin."""
         with self._lock:
@@ -194,8 +201,10 @@ class Watches:
             position = self._head(watch)
         while True:
             position = yield from self._catch_up(watch, position)
+            add_span_event("joined")
             yield Notice(BOOKMARK, None, position)
             yield from watch.notices(self._bookmark_seconds)
+            add_span_event("fell behind")
             position = watch.taken
 
     @contextmanager

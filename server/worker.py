@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import gc
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from signal import SIGHUP, SIGINT, SIGTERM
+from contextlib import contextmanager
+from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 import grpc
 import structlog
+from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health_pb2_grpc
 
+from server import logs
+from server.call import running_calls
+from server.census import Census
 from server.health import HealthServicer, ReadinessMonitor
-from server.interceptors import MAX_BATCH_BYTES, interceptors
+from server.interceptors import interceptors
+from server.interceptors.errors import MAX_BATCH_BYTES
 from server.maintenance import Maintenance
-from server.process import AddressError, Signals, listen_address
+from server.metrics import MetricPush, observe, set_up_metrics
+from server.process import ANYWHERE, AddressError, Place, Ports, Signals, listen_address
 from server.reflection import add_reflection
+from server.scraping import Scraping
 from server.servicer import TaskServicer
 from server.settings import Settings
+from server.telemetry import sampler, set_up_tracing, within
 from server.watch import Watches
 from storage.database import Database
 from storage.events import EventLog
@@ -38,8 +46,9 @@ _CLOSE_SECONDS = 2.0
 class Worker:
     """The service in one process: everything that `start` brings up, `drain` brings down."""
 
-    def __init__(self, settings: Settings, database_url: str, *, share_port: bool = False) -> None:
+    def __init__(self, settings: Settings, database_url: str, place: Place = ANYWHERE) -> None:
         self._settings = settings
+        self._place = place
         self._database = Database(
             database_url,
             pool_size=settings.db_pool_size,
@@ -57,13 +66,15 @@ class Worker:
             stall_seconds=settings.watch_stall_seconds,
         )
         self._maintenance = Maintenance(self._database, settings)
+        self._census = Census(self._database, settings.task_count_interval_seconds)
         self._health = HealthServicer()
         self._readiness = ReadinessMonitor(
             self._health,
             self._check_schema,
             interval_seconds=settings.health_check_interval_seconds,
         )
-        self._server = _server(settings, self._database, share_port=share_port)
+        self._calls = ThreadPoolExecutor(settings.threads_per_worker, thread_name_prefix="call")
+        self._server = _server(settings, self._database, self._calls, share=place.is_shared)
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(
             TaskServicer(
                 TaskRepository(self._database, self._announcer.announce),
@@ -75,20 +86,48 @@ class Worker:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._end_reflection = add_reflection(self._server)
+        self._probes = _probe_server(settings, self._health, share=place.is_shared)
 
-    def start(self, port: int) -> int:
-        """Serves; returns the port, which is another one only for port 0. Raises: AddressError."""
-        address = listen_address(self._settings.grpc_host, port)
-        try:
-            port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise AddressError(f"cannot listen on {address}: {error}") from error
+    def start(self) -> Ports:
+        """Serves; returns the ports, which are others only for those that are 0.
+
+        Raises: AddressError.
+        """
+        ports = self._place.ports
+        ports = ports._replace(grpc=self._listen(self._server, ports.grpc))
+        if ports.health is not None:
+            ports = ports._replace(health=self._listen(self._probes, ports.health))
+            self._probes.start()
         self._server.start()
         self._readiness.start()
         self._maintenance.start()
         self._announcer.start()
         self._watches.start()
-        return port
+        if self._place.number == 0:  # All workers of the service have the same tasks to count.
+            self._census.start()
+        self._observe()
+        return ports
+
+    def _listen(self, server: grpc.Server, port: int) -> int:
+        address = listen_address(self._settings.grpc_host, port)
+        try:
+            return server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise AddressError(f"cannot listen on {address}: {error}") from error
+
+    def _observe(self) -> None:
+        pool = self._database.usage
+        observe(
+            calls=lambda: {"running": running_calls(), "queued": self._calls._work_queue.qsize()},
+            connections=lambda: {"used": pool().used, "idle": pool().idle},
+            connection_limit=lambda: pool().limit,
+            connection_waiters=lambda: pool().waiting,
+            watches=self._watches.counts,
+            events_lag=self._census.events_lag_seconds,
+            tasks=self._census.tasks,
+            overdue=self._census.overdue,
+            ready=lambda: int(self._readiness.is_ready),
+        )
 
     def drain(self, signals: Signals) -> bool:
         """Ends in order; at once after a second signal. Returns whether it ended in order.
@@ -99,6 +138,7 @@ class Worker:
         log.info("draining")
         self._readiness.stop()
         self._maintenance.stop()
+        self._census.stop()
         self._health.enter_graceful_shutdown()
         hurried = bool(signals.wait(self._settings.drain_delay_seconds))
         self._health.end_watches()
@@ -109,6 +149,7 @@ class Worker:
             if signals.wait(_POLL_SECONDS) and not hurried:
                 hurried = True
                 self._server.stop(0)
+        self._probes.stop(0)
         self._announcer.stop()
         self._close_database()
         log.info("stopped")
@@ -116,25 +157,24 @@ class Worker:
 
     def _close_database(self) -> None:
         """Waits for the cancel requests of calls cut short; not for a database that is silent."""
-        closing = threading.Thread(target=self._database.close, daemon=True)
-        closing.start()
-        closing.join(_CLOSE_SECONDS)
+        within(_CLOSE_SECONDS, self._database.close)
 
     def _check_schema(self) -> None:
         with self._database.engine.connect() as connection:
             check_revision(connection)
 
 
-def _server(settings: Settings, database: Database, *, share_port: bool) -> grpc.Server:
-    calls = ThreadPoolExecutor(settings.threads_per_worker, thread_name_prefix="call")
+def _server(
+    settings: Settings, database: Database, calls: ThreadPoolExecutor, *, share: bool
+) -> grpc.Server:
     streams = ThreadPoolExecutor(
         settings.max_watches_per_worker + _SPARE_STREAMS, thread_name_prefix="stream"
     )
     return grpc.server(
         calls,
-        interceptors=interceptors(database, streams),
+        interceptors=interceptors(settings, database, streams, sampler(settings)),
         options=[
-            ("grpc.so_reuseport", int(share_port)),
+            ("grpc.so_reuseport", int(share)),
             ("grpc.max_receive_message_length", MAX_BATCH_BYTES),
             # A client that vanished gives its watch back; one may ask whether we are here.
             ("grpc.keepalive_time_ms", 30_000),
@@ -144,20 +184,62 @@ def _server(settings: Settings, database: Database, *, share_port: bool) -> grpc
     )
 
 
+def _probe_server(settings: Settings, health: HealthServicer, *, share: bool) -> grpc.Server:
+    """Health on a port and a thread of its own; and channelz, if switched on.
+
+    That tells of every connection and of its peer: not on the port for all.
+    """
+    threads = ThreadPoolExecutor(1, thread_name_prefix="probe")
+    server = grpc.server(threads, options=[("grpc.so_reuseport", int(share))])
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    if settings.admin_enabled:
+        channelz.add_channelz_servicer(server)
+    return server
+
+
 def serve(
-    settings: Settings,
-    database_url: str,
-    port: int,
-    *,
-    share_port: bool = False,
-    parent: tuple[int, ...] = (),
-    on_ready: Callable[[int], object],
+    settings: Settings, database_url: str, place: Place, *, on_ready: Callable[[Ports], object]
 ) -> bool:
     """Serves until a signal comes or the parent's descriptor closes. Raises: AddressError."""
-    with Signals(SIGTERM, SIGINT, SIGHUP) as signals:
-        worker = Worker(settings, database_url, share_port=share_port)
-        port = worker.start(port)
+    with (
+        Signals(SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2) as signals,
+        _telemetry(settings, place),
+    ):
+        worker = Worker(settings, database_url, place)
+        ports = worker.start()
         gc.freeze()  # All that is there by now stays: no collection need look at it again.
-        on_ready(port)
-        signals.wait(also=parent)
+        on_ready(ports)
+        _await_end(signals, place.parent)
         return worker.drain(signals)
+
+
+def _await_end(signals: Signals, parent: tuple[int, ...]) -> None:
+    while True:
+        came = signals.wait(also=parent)
+        for number in came:
+            if number in {SIGUSR1, SIGUSR2}:
+                logs.change_level(number)
+        if not came or set(came) - {SIGUSR1, SIGUSR2}:
+            return
+
+
+@contextmanager
+def _telemetry(settings: Settings, place: Place) -> Iterator[None]:
+    """Spans and metrics go where the settings say; what is left goes there at the end."""
+    flush_spans = set_up_tracing(settings)
+    reader = set_up_metrics(settings)
+    push = scraping = None
+    if reader and settings.otlp_endpoint:
+        push = MetricPush(reader, settings.otlp_endpoint)
+        push.start()
+    if reader and place.ports.metrics is not None:
+        scraping = Scraping(reader, place.number, place.folder)
+        scraping.start(settings.grpc_host, place.ports.metrics)
+    try:
+        yield
+    finally:
+        if scraping:
+            scraping.stop()
+        if push:
+            push.stop()
+        flush_spans()

@@ -20,6 +20,7 @@ from server.errors import (
     InvalidRequestError,
     TransitionNotAllowedError,
 )
+from server.telemetry import add_span_event
 from server.validation import check_change, past_due_date
 from storage.errors import (
     RequestIdReusedError,
@@ -98,6 +99,7 @@ def update(
                 rows = _try_update(locked, requests, fields, origin, within)
         if rows is not None:
             return rows
+        add_span_event("another write came first")
     raise TransactionConflictError("others keep writing the tasks")
 
 

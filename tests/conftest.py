@@ -126,7 +126,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 def running_worker(settings: Settings, database_url: str) -> Iterator[grpc.Channel]:
     """The whole service in this process, and a channel to it."""
     worker = Worker(settings, database_url)
-    port = worker.start(0)
+    port = worker.start().grpc
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             grpc.channel_ready_future(channel).result(10)

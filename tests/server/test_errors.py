@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 
 from server import errors
-from server.interceptors import MAX_BATCH_BYTES, MAX_REQUEST_BYTES
+from server.interceptors.errors import MAX_BATCH_BYTES, MAX_REQUEST_BYTES
 from server.settings import Settings
 from storage import errors as storage
 from taskservice.v1 import task_service_pb2

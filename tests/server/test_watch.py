@@ -753,7 +753,7 @@ def test_draining_ends_watches_at_once(
 ) -> None:
     """However long calls have to finish: a watch never would."""
     worker = Worker(settings.model_copy(update={"shutdown_grace_seconds": NEVER}), database_url)
-    with grpc.insecure_channel(f"127.0.0.1:{worker.start(0)}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{worker.start().grpc}") as channel:
         watches = [Watch(TaskServiceStub(channel)) for _ in range(3)]
         for one in watches:
             one.bookmark()
@@ -774,7 +774,7 @@ def test_draining_ends_a_watch_that_is_still_at_its_initial_tasks(
         for task in create(stub, *_NUMBERS, *_NUMBERS, description="x" * 2000)
     ]
     worker = Worker(settings.model_copy(update={"shutdown_grace_seconds": NEVER}), database_url)
-    with grpc.insecure_channel(f"127.0.0.1:{worker.start(0)}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{worker.start().grpc}") as channel:
         unread: Any = TaskServiceStub(channel).WatchTasks(
             WatchTasksRequest(send_initial_tasks=True)
         )

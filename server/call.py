@@ -1,0 +1,67 @@
+"""What is known of the call under way.
+
+grpcio gives each call a context (contextvars) of its own, from its arrival to its end.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import ContextVar
+
+from storage.measures import Spent, spent
+
+
+class Call:
+    """A call from its arrival on: what its log line and its metrics say."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method.removeprefix("/")
+        self.arrived = self.began = time.perf_counter()
+        self.is_stream = False
+        self.code = ""
+        self.seconds = 0.0
+        self.request_id = ""
+        self.reason = ""
+        """The reason in its ErrorInfo; empty when the call goes well."""
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.spent = Spent()
+
+    @property
+    def queued_seconds(self) -> float:
+        """How long it waited for a thread."""
+        return self.began - self.arrived
+
+    def begin(self, request_id: str) -> None:
+        """It has a thread now."""
+        self.began = time.perf_counter()
+        self.request_id = request_id
+        _running.add(self)
+
+    def end(self, code: str) -> None:
+        """It has a code, and lasted from its arrival until now."""
+        self.code = code
+        self.seconds = time.perf_counter() - self.arrived
+        _running.discard(self)
+
+
+_current: ContextVar[Call] = ContextVar("call")
+_running: set[Call] = set()
+
+
+def current_call() -> Call:
+    """The call that this thread serves."""
+    return _current.get()
+
+
+def arrived(method: str) -> Call:
+    """A new call: from here on it is the one under way, wherever its context goes."""
+    call = Call(method)
+    _current.set(call)
+    spent.set(call.spent)
+    return call
+
+
+def running_calls() -> int:
+    """How many calls have a thread in this process, but for streams."""
+    return sum(not call.is_stream for call in list(_running))

@@ -1,0 +1,103 @@
+"""Whatever a call raises becomes a status with details."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, status_pb2
+from grpc_status import rpc_status
+
+from server import metrics
+from server.call import current_call
+from server.errors import (
+    InvalidRequestError,
+    RequestTooLargeError,
+    internal_status,
+    reason_of,
+    status_of,
+    violation,
+)
+from server.interceptors.base import CallInterceptor
+from server.telemetry import add_span_attributes, set_span_error
+from storage.errors import StatementCancelledError
+
+log = structlog.get_logger()
+
+# The largest request that keeps the rules has less than 16 KiB; a batch of them may have so much
+# that its answer still is within the 4 MiB that a client takes by default.
+MAX_REQUEST_BYTES = 256 * 1024
+MAX_BATCH_BYTES = 3 * 1024 * 1024
+_LARGE = ("/BatchCreateTasks", "/BatchUpdateTasks")
+
+_DEADLINE_SKEW_SECONDS = 0.1
+
+# The codes that make a server's span an error (OpenTelemetry's conventions for gRPC): the others
+# are the caller's mistakes, or his wish.
+_SERVER_ERRORS = {
+    code_pb2.UNKNOWN,
+    code_pb2.DEADLINE_EXCEEDED,
+    code_pb2.UNIMPLEMENTED,
+    code_pb2.INTERNAL,
+    code_pb2.UNAVAILABLE,
+    code_pb2.DATA_LOSS,
+}
+
+
+class ErrorInterceptor(CallInterceptor):
+    """Turns what a call raises into a status with details; what is unknown into INTERNAL."""
+
+    @contextmanager
+    def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
+        try:
+            if isinstance(request, Exception):
+                raise request
+            yield
+        except Exception as error:
+            context.abort_with_status(rpc_status.to_status(_answer(error, context)))
+
+    def deserializer(self, method: str, deserialize: Any) -> Any:
+        """What arrives may be no message, or one too large to look at: the caller's mistakes.
+
+        grpcio answers the first with INTERNAL, and knows one limit for all methods.
+        """
+        limit = MAX_BATCH_BYTES if method.endswith(_LARGE) else MAX_REQUEST_BYTES
+
+        def lenient(data: bytes) -> Any:
+            if len(data) > limit:
+                return RequestTooLargeError(len(data), limit)
+            try:
+                return deserialize(data)
+            except DecodeError:
+                return InvalidRequestError([_UNREADABLE])
+
+        return lenient
+
+
+_UNREADABLE = violation("", "the request is not a message of this method", "MALFORMED")
+
+
+def _answer(error: Exception, context: grpc.ServicerContext) -> status_pb2.Status:
+    """The status that a caller gets, noted in the log, the metrics and the span."""
+    call = current_call()
+    call.reason = reason_of(error)
+    answer = status_of(error) or internal_status(call.request_id)
+    if isinstance(error, StatementCancelledError) and _is_out_of_time(context):
+        answer.code = code_pb2.DEADLINE_EXCEEDED
+    if answer.code == code_pb2.INTERNAL:
+        log.error("internal error", method=call.method, request_id=call.request_id, exc_info=error)
+    metrics.count_error(call)
+    add_span_attributes({"rpc.grpc.status_code": answer.code, "error.type": call.reason})
+    if answer.code in _SERVER_ERRORS:
+        set_span_error(error)
+    return answer
+
+
+def _is_out_of_time(context: grpc.ServicerContext) -> bool:
+    """The caller's clock began before ours: it hangs up at its deadline a little before ours."""
+    remaining = context.time_remaining()
+    return remaining is not None and remaining < _DEADLINE_SKEW_SECONDS
