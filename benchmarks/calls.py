@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -180,12 +180,15 @@ class RoundTrips:
 
 
 @contextmanager
-def running_service(url: str, workers: int) -> Iterator[subprocess.Popen[bytes]]:
+def running_service(
+    url: str, workers: int, settings: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     environment = os.environ | {
         "DATABASE_URL": url,
         "GRPC_PORT": str(PORT),
         "WORKERS": str(workers),
         "SECRET_KEY": "benchmarks-run-on-this-machine-only",
+        **(settings or {}),
     }
     with subprocess.Popen(
         [sys.executable, "-m", "server", "serve"],
