@@ -154,7 +154,7 @@ def test_call_has_a_line_in_the_log(production: ServiceProcess, stub: TaskServic
         CreateTaskRequest(task=Task(title="a task")), metadata=(("x-request-id", "of-a-caller"),)
     )
     call = logged_call(production, "of-a-caller")
-    assert call["method"] == "/taskservice.v1.TaskService/CreateTask"
+    assert call["method"] == "taskservice.v1.TaskService/CreateTask"
     assert call["code"] == "OK"
     assert isinstance(call["duration_ms"], float)
     assert str(call["peer"]).startswith("ipv4:127.0.0.1:")
