@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 
+from server.caller import ANONYMOUS, Principal
 from storage.measures import Spent, spent
 
 
@@ -21,6 +22,7 @@ class Call:
         self.code = ""
         self.seconds = 0.0
         self.request_id = ""
+        self.principal: Principal = ANONYMOUS
         self.reason = ""
         """The reason in its ErrorInfo; empty when the call goes well."""
         self.received_bytes = 0

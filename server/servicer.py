@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from server import writes
-from server.caller import ANONYMOUS, origin
+from server import caller, writes
+from server.call import current_call
 from server.conversions import event_to_proto, stats_to_proto, task_to_proto, version_of
 from server.filtering import parse_filter, parse_order, parse_watch_filter
 from server.tokens import Tokens
@@ -28,7 +28,7 @@ from server.watch import Notice, Watches
 from storage.errors import TaskNotFoundError
 from storage.events import EventLog, Position
 from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, cursor_at
-from storage.repository import Target, TaskRepository
+from storage.repository import Origin, Target, TaskRepository
 from taskservice.v1 import task_service_pb2_grpc
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
@@ -84,7 +84,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
     def CreateTask(self, request: CreateTaskRequest, context: grpc.ServicerContext) -> Task:
         check_create(request)
-        (row,) = writes.create(self._repository, [request], origin())
+        (row,) = writes.create(self._repository, [request], _origin())
         return task_to_proto(row)
 
     def GetTask(self, request: GetTaskRequest, context: grpc.ServicerContext) -> Task:
@@ -110,14 +110,14 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
     def UpdateTask(self, request: UpdateTaskRequest, context: grpc.ServicerContext) -> Task:
         fields = check_update(request)
-        (row,) = writes.update(self._repository, [request], [fields], origin())
+        (row,) = writes.update(self._repository, [request], [fields], _origin())
         return task_to_proto(row)
 
     def DeleteTask(self, request: DeleteTaskRequest, context: grpc.ServicerContext) -> Task:
         check(request)
         target = Target(request.id.lower(), version_of(request.etag))
         try:
-            (row,) = self._repository.delete([target], origin())
+            (row,) = self._repository.delete([target], _origin())
         except TaskNotFoundError:
             if not request.allow_missing:
                 raise
@@ -127,7 +127,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def UndeleteTask(self, request: UndeleteTaskRequest, context: grpc.ServicerContext) -> Task:
         check(request)
         target = Target(request.id.lower(), version_of(request.etag))
-        (row,) = self._repository.undelete([target], origin())
+        (row,) = self._repository.undelete([target], _origin())
         return task_to_proto(row)
 
     def GetTaskStats(
@@ -156,7 +156,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         check_batch_create(request)
         items = request.requests
         with writes.naming_items("requests", ((item.task_id, item.request_id) for item in items)):
-            rows = writes.create(self._repository, items, origin(), _ITEM)
+            rows = writes.create(self._repository, items, _origin(), _ITEM)
         return BatchCreateTasksResponse(tasks=map(task_to_proto, rows))
 
     def BatchUpdateTasks(
@@ -165,7 +165,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         fields = check_batch_update(request)
         items = request.requests
         with writes.naming_items("requests", ((item.task.id, item.request_id) for item in items)):
-            rows = writes.update(self._repository, items, fields, origin(), _ITEM)
+            rows = writes.update(self._repository, items, fields, _origin(), _ITEM)
         return BatchUpdateTasksResponse(tasks=map(task_to_proto, rows))
 
     def BatchDeleteTasks(
@@ -174,7 +174,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         check_batch_delete(request)
         items = request.requests
         with writes.naming_items("requests", ((item.id, "") for item in items)):
-            tasks = writes.delete(self._repository, items, origin())
+            tasks = writes.delete(self._repository, items, _origin())
         return BatchDeleteTasksResponse(tasks=tasks)
 
     def ListTaskEvents(
@@ -269,19 +269,27 @@ class _ListQuery(NamedTuple):
     show_deleted: bool
 
 
+def _origin() -> Origin:
+    return caller.origin(current_call().principal)
+
+
+def _principal() -> str:
+    return current_call().principal.name
+
+
 # What a token belongs to.
 
 
 def _list_binding(request: ListTasksRequest) -> tuple[object, ...]:
-    return "tasks", request.filter, request.order_by, request.show_deleted, ANONYMOUS
+    return "tasks", request.filter, request.order_by, request.show_deleted, _principal()
 
 
 def _history_binding(request: ListTaskEventsRequest) -> tuple[object, ...]:
-    return "events", request.task_id.lower(), ANONYMOUS
+    return "events", request.task_id.lower(), _principal()
 
 
 def _watch_binding(request: WatchTasksRequest) -> tuple[object, ...]:
-    return request.filter, ANONYMOUS
+    return request.filter, _principal()
 
 
 def _check_filter(request: GetTaskStatsRequest | PurgeTasksRequest) -> Filter | None:

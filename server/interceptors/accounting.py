@@ -15,7 +15,6 @@ from google.protobuf.message import Message
 
 from server import logs, metrics
 from server.call import Call, arrived, current_call
-from server.caller import ANONYMOUS
 from server.interceptors.base import OURS, CallInterceptor, Handler
 from server.telemetry import add_span_attributes
 
@@ -58,7 +57,7 @@ class AccountingInterceptor(CallInterceptor):
             log.debug("call began", method=call.method, request_id=call.request_id)
         add_span_attributes(
             {
-                "enduser.id": ANONYMOUS,
+                "enduser.id": call.principal.name,
                 "taskservice.request_id": call.request_id,
                 "taskservice.queued_seconds": call.queued_seconds,
             }
@@ -99,7 +98,7 @@ class AccountingInterceptor(CallInterceptor):
             method=call.method,
             code=call.code,
             duration_ms=_ms(call.seconds),
-            principal=ANONYMOUS,
+            principal=call.principal.name,
             peer=peer,
             request_id=call.request_id,
             **fields,

@@ -21,7 +21,7 @@ VALID = f"00-{TRACE}-{PARENT}-01"
 def origin(*metadata: tuple[str, str | bytes]) -> Origin:
     """What is noted of a call with this metadata."""
     with head_sampled(ALWAYS_OFF, "a/Method", metadata):
-        return caller.origin()
+        return caller.origin(ANONYMOUS)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def origin(*metadata: tuple[str, str | bytes]) -> Origin:
     ],
 )
 def test_the_trace_is_that_of_the_callers_traceparent(traceparent: str) -> None:
-    assert origin(("traceparent", traceparent)) == Origin(ANONYMOUS, TRACE)
+    assert origin(("traceparent", traceparent)) == Origin(ANONYMOUS.name, TRACE)
 
 
 def test_without_a_traceparent_each_call_has_a_trace_of_its_own() -> None:
@@ -65,11 +65,11 @@ def test_a_traceparent_that_is_none_is_ignored(traceparent: str) -> None:
 
 def test_the_metadata_around_it_does_not_matter() -> None:
     around = origin(("a-bin", b"\xff"), ("traceparent", VALID), ("tracestate", "x=1"))
-    assert around == Origin(ANONYMOUS, TRACE)
+    assert around == Origin(ANONYMOUS.name, TRACE)
 
 
 def test_outside_of_a_call_there_is_no_trace() -> None:
-    assert caller.origin() == Origin(ANONYMOUS, None)
+    assert caller.origin(ANONYMOUS) == Origin(ANONYMOUS.name, None)
 
 
 _NEARLY = r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-.*"
