@@ -181,9 +181,12 @@ class RoundTrips:
 
 @contextmanager
 def running_service(
-    url: str, workers: int, settings: Mapping[str, str] | None = None
+    url: str, workers: int, settings: Mapping[str, str] | None = None, checkout: Path = Path()
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """A service with these settings, of this checkout or another."""
     environment = os.environ | {
+        "ENVIRONMENT": "staging",
+        "SHUTDOWN_DELAY_SECONDS": "0",
         "DATABASE_URL": url,
         "GRPC_PORT": str(PORT),
         "WORKERS": str(workers),
@@ -193,6 +196,7 @@ def running_service(
     with subprocess.Popen(
         [sys.executable, "-m", "server", "serve"],
         env=environment,
+        cwd=checkout,
         stdout=subprocess.DEVNULL,
     ) as service:
         try:

@@ -1,9 +1,10 @@
 """What telemetry costs a call: the service's CPU per GetTask with it off, and sampled more or less.
 
-    .venv/bin/python -m benchmarks.telemetry
+    .venv/bin/python -m benchmarks.telemetry [--baseline CHECKOUT]
 
 One service after another, in turns, each with a collector that takes everything and keeps nothing.
-The ratio to "off" is the figure to compare.
+The ratio to the first row is the figure to compare: telemetry off, or another checkout, say of the
+commit before a change.
 """
 
 from __future__ import annotations
@@ -41,10 +42,9 @@ ON = {
 OFF = {"OTEL_ENABLED": "false"}
 MODES = {
     "off": OFF,
-    "metrics, no traces": OFF | {"METRICS_PORT": "50953"},
-    "metrics, 0 % sampled": ON | {"OTEL_TRACES_SAMPLER_ARG": "0"},
-    "metrics, 10 % sampled": ON | {"OTEL_TRACES_SAMPLER_ARG": "0.1"},
-    "metrics, 100 % sampled": ON | {"OTEL_TRACES_SAMPLER_ARG": "1"},
+    "0 % sampled": ON | {"OTEL_TRACES_SAMPLER_ARG": "0"},
+    "10 % sampled": ON | {"OTEL_TRACES_SAMPLER_ARG": "0.1"},
+    "100 % sampled": ON | {"OTEL_TRACES_SAMPLER_ARG": "1"},
 }
 
 
@@ -98,8 +98,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--baseline", type=Path, help="another checkout, to compare with")
     arguments = parser.parse_args()
-    found: dict[str, list[float]] = {mode: [] for mode in MODES}
+    modes = {mode: (settings, Path()) for mode, settings in MODES.items()}
+    if arguments.baseline:
+        modes = {"the baseline": ({}, arguments.baseline)} | modes
+    found: dict[str, list[float]] = {mode: [] for mode in modes}
     with (
         TemporaryDirectory() as folder,
         EmbeddedPostgres(Path(folder)) as postgres,
@@ -110,15 +114,15 @@ def main() -> None:
         url = make_url(postgres.url).render_as_string(hide_password=False)
         server = int((Path(folder) / "postgres/postmaster.pid").read_text().split()[0])
         for _ in range(arguments.rounds):
-            for mode, settings in MODES.items():
-                with running_service(url, 1, settings) as service:
+            for mode, (settings, checkout) in modes.items():
+                with running_service(url, 1, settings, checkout) as service:
                     machine = Machine(service.pid, server)
                     found[mode].append(asyncio.run(service_cpu(machine, arguments.seconds)))
-    off = statistics.median(found["off"])
+    first = statistics.median(next(iter(found.values())))
     print(f"{'':24}{'service µs':>11} {'ratio':>7}")
     for mode, figures in found.items():
         median = statistics.median(figures)
-        print(f"{mode:24}{median:11.0f} {median / off:7.2f}")
+        print(f"{mode:24}{median:11.0f} {median / first:7.2f}")
 
 
 if __name__ == "__main__":

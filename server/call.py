@@ -15,10 +15,10 @@ from storage.measures import Spent, spent
 class Call:
     """A call from its arrival on: what its log line and its metrics say."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, *, is_stream: bool) -> None:
         self.method = method.removeprefix("/")
+        self.is_stream = is_stream
         self.arrived = self.began = time.perf_counter()
-        self.is_stream = False
         self.code = ""
         self.seconds = 0.0
         self.request_id = ""
@@ -56,12 +56,11 @@ def current_call() -> Call:
     return _current.get()
 
 
-def arrived(method: str) -> Call:
+def arrived(method: str, *, is_stream: bool) -> None:
     """A new call: from here on it is the one under way, wherever its context goes."""
-    call = Call(method)
+    call = Call(method, is_stream=is_stream)
     _current.set(call)
     spent.set(call.spent)
-    return call
 
 
 def running_calls() -> int:

@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from typing import TextIO, cast
 
+import orjson
 import structlog
 from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 from structlog.typing import EventDict, Processor
@@ -58,6 +59,8 @@ def configure(settings: Settings) -> None:
     root.handlers = [handler]
     # Statements, without their parameters: those are the callers' data.
     logging.getLogger("sqlalchemy.engine").setLevel("INFO" if settings.debug else "WARNING")
+    # It quotes what a caller writes as tracestate, where that is none.
+    logging.getLogger("opentelemetry.trace").setLevel("ERROR")
 
 
 def change_level(number: int) -> None:
@@ -142,5 +145,9 @@ def _rendering(settings: Settings) -> list[Processor]:
     return [
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message"),
-        structlog.processors.JSONRenderer(),
+        structlog.processors.JSONRenderer(_to_json),
     ]
+
+
+def _to_json(event: EventDict, **_options: object) -> str:
+    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()

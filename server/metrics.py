@@ -1,33 +1,22 @@
 """The metrics of a process that serves; those of its statements and connections are in storage.
 
 Calls are measured as gRFC A66 says, by method and code; what is not a method of ours is "other".
-docs/observability.md lists all of them. Without a meter provider nothing is recorded.
+docs/observability.md lists all of them.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
-import threading
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import NamedTuple
 
-import structlog
-from opentelemetry import metrics
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-from opentelemetry.instrumentation.system_metrics import SystemMetricsInstrumentor
-from opentelemetry.metrics import CallbackOptions, Observation, get_meter
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, disable_created_metrics
+from prometheus_client.registry import Collector
 
 from server.call import Call
-from server.metric_reader import MetricReader
-from server.settings import Settings
-from server.telemetry import resource, within
-
-log = structlog.get_logger()
-
-_FLUSH_SECONDS = 3.0
 
 # gRFC A66.
 _SECONDS = [
@@ -36,68 +25,85 @@ _SECONDS = [
     *(0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8, 1, 2, 5, 10, 20, 50, 100),
 ]
 _BYTES = [0, *(1024 * 2**n for n in (0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22))]
+_BY_METHOD_AND_CODE = ["grpc_method", "grpc_status"]
 
-_meter = get_meter("taskservice")
-_started = _meter.create_counter(
-    "grpc.server.call.started", unit="{call}", description="Calls that arrived"
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_started = Counter("grpc_server_call_started", "Calls that arrived", ["grpc_method"])
+_duration = Histogram(
+    "grpc_server_call_duration_seconds",
+    "How long calls take, from their arrival on",
+    _BY_METHOD_AND_CODE,
+    buckets=_SECONDS,
 )
-_duration = _meter.create_histogram(
-    "grpc.server.call.duration",
-    unit="s",
-    description="How long calls take, from their arrival on",
-    explicit_bucket_boundaries_advisory=_SECONDS,
+_sent = Histogram(
+    "grpc_server_call_sent_total_compressed_message_size_bytes",
+    "Bytes of all answers of a call; nothing is compressed",
+    _BY_METHOD_AND_CODE,
+    buckets=_BYTES,
 )
-_sent = _meter.create_histogram(
-    "grpc.server.call.sent_total_compressed_message_size",
-    unit="By",
-    description="Bytes of all answers of a call; nothing is compressed",
-    explicit_bucket_boundaries_advisory=_BYTES,
+_received = Histogram(
+    "grpc_server_call_rcvd_total_compressed_message_size_bytes",
+    "Bytes of a call's request, without compression",
+    _BY_METHOD_AND_CODE,
+    buckets=_BYTES,
 )
-_received = _meter.create_histogram(
-    "grpc.server.call.rcvd_total_compressed_message_size",
-    unit="By",
-    description="Bytes of a call's request, without compression",
-    explicit_bucket_boundaries_advisory=_BYTES,
+_errors = Counter(
+    "taskservice_server_call_errors",
+    "Calls answered with an error, by the reason in its ErrorInfo",
+    ["grpc_method", "reason"],
 )
-_errors = _meter.create_counter(
-    "taskservice.server.call.errors",
-    unit="{call}",
-    description="Calls answered with an error, by the reason in its ErrorInfo",
-)
-_OTHER = {"grpc.method": "other"}
+_OTHER = "other"
+
+
+class _Ended(NamedTuple):
+    """What is counted of a call that has ended: looked up once for each method and code."""
+
+    duration: Histogram
+    received: Histogram
+    sent: Histogram
+
+
+@cache
+def _ended(method: str, code: str) -> _Ended:
+    return _Ended(*(it.labels(method, code) for it in (_duration, _received, _sent)))
+
+
+@cache
+def _started_of(method: str) -> Counter:
+    return _started.labels(method)
 
 
 def count_started(call: Call) -> None:
-    _started.add(1, {"grpc.method": call.method})
+    _started_of(call.method).inc()
 
 
-def count_ended(call: Call) -> None:
-    labels = _labels(call)
-    _duration.record(call.seconds, labels)
-    _received.record(call.received_bytes, labels)
+def count_ended(call: Call, trace: SpanContext) -> None:
+    ended = _ended(call.method, call.code)
+    ended.duration.observe(call.seconds, _exemplar(trace) if trace.trace_flags.sampled else None)
+    ended.received.observe(call.received_bytes)
     if call.is_stream or call.code != "OK":
-        _sent.record(call.sent_bytes, labels)
+        ended.sent.observe(call.sent_bytes)
 
 
 def count_sent(call: Call) -> None:
     """The only answer of a call, which is written after its end."""
-    _sent.record(call.sent_bytes, _labels(call))
+    _ended(call.method, call.code).sent.observe(call.sent_bytes)
 
 
 def count_error(call: Call) -> None:
-    _errors.add(1, {"grpc.method": call.method, "reason": call.reason})
+    _errors.labels(call.method, call.reason).inc()
 
 
 def count_unknown_method() -> None:
-    labels = _OTHER | {"grpc.status": "UNIMPLEMENTED"}
-    _started.add(1, _OTHER)
-    _duration.record(0, labels)
-    _received.record(0, labels)
-    _sent.record(0, labels)
+    _started_of(_OTHER).inc()
+    ended = _ended(_OTHER, "UNIMPLEMENTED")
+    for histogram in ended:
+        histogram.observe(0)
 
 
-def _labels(call: Call) -> dict[str, str]:
-    return {"grpc.method": call.method, "grpc.status": call.code}
+def _exemplar(trace: SpanContext) -> dict[str, str]:
+    return {"trace_id": format_trace_id(trace.trace_id), "span_id": format_span_id(trace.span_id)}
 
 
 # --- What is looked at when somebody asks -------------------------------------------------------
@@ -108,113 +114,67 @@ Look = Callable[[], Mapping[str, float] | float | None]
 
 class _Gauge(NamedTuple):
     name: str
-    unit: str
     description: str
     label: str = ""
 
 
 _GAUGES = {
-    "calls": _Gauge("taskservice.server.calls", "{call}", "Calls in flight", "state"),
+    "calls": _Gauge("taskservice_server_calls", "Calls in flight", "state"),
     "connections": _Gauge(
-        "db.client.connection.count",
-        "{connection}",
-        "Connections of the pool",
-        "db.client.connection.state",
+        "db_client_connection_count", "Connections of the pool", "db_client_connection_state"
     ),
     "connection_limit": _Gauge(
-        "db.client.connection.max", "{connection}", "The most connections that the pool opens"
+        "db_client_connection_max", "The most connections that the pool opens"
     ),
     "connection_waiters": _Gauge(
-        "db.client.connection.pending_requests", "{request}", "Those who wait for a connection"
+        "db_client_connection_pending_requests", "Those who wait for a connection"
     ),
-    "watches": _Gauge("taskservice.watches", "{watch}", "Open watches", "state"),
+    "watches": _Gauge("taskservice_watches", "Open watches", "state"),
     "events_lag": _Gauge(
-        "taskservice.events.lag", "s", "The age of the oldest event that no watch can see yet"
+        "taskservice_events_lag_seconds", "The age of the oldest event that no watch can see yet"
     ),
-    "tasks": _Gauge("taskservice.tasks", "{task}", "Tasks that are not deleted", "status"),
-    "overdue": _Gauge("taskservice.tasks.overdue", "{task}", "Open tasks past their due date"),
-    "ready": _Gauge("taskservice.ready", "{worker}", "1 while ready, else 0"),
+    "tasks": _Gauge("taskservice_tasks", "Tasks that are not deleted", "status"),
+    "overdue": _Gauge("taskservice_tasks_overdue", "Open tasks past their due date"),
+    "ready": _Gauge("taskservice_ready", "1 while ready, else 0"),
 }
 
 
-def observe(**looks: Look) -> None:
-    """Shows the state of a process, by the names above, whenever metrics are collected."""
-    for name, look in looks.items():
-        gauge = _GAUGES[name]
-        _meter.create_observable_up_down_counter(
-            gauge.name, [_observing(gauge.label, look)], gauge.unit, gauge.description
-        )
+class State(Collector):
+    """The state of a worker, by the names above, shown whenever metrics are collected."""
+
+    def __init__(self, **looks: Look) -> None:
+        self._looks = looks
+
+    def show(self) -> None:
+        REGISTRY.register(self)
+
+    def hide(self) -> None:
+        REGISTRY.unregister(self)
+
+    def describe(self) -> list[Metric]:
+        """None: the registry would ask for it by collecting, before there is anything to see."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        for name, look in self._looks.items():
+            gauge, seen = _GAUGES[name], look()
+            family = Metric(gauge.name, gauge.description, "gauge")
+            if isinstance(seen, Mapping):
+                for key, value in seen.items():
+                    family.add_sample(gauge.name, {gauge.label: key}, value)
+            elif seen is not None:
+                family.add_sample(gauge.name, {}, seen)
+            yield family
 
 
-def _observing(label: str, look: Look) -> Callable[[CallbackOptions], Iterator[Observation]]:
-    def observations(_: CallbackOptions) -> Iterator[Observation]:
-        seen = look()
-        if isinstance(seen, Mapping):
-            yield from (Observation(value, {label: key}) for key, value in seen.items())
-        elif seen is not None:
-            yield Observation(seen)
-
-    return observations
+_build = Gauge(
+    "taskservice_build_info",
+    "Always 1; what is running is in the labels",
+    ["version", "python_version", "grpc_version"],
+)
 
 
-# --- Setting up ---------------------------------------------------------------------------------
-
-
-def set_up_metrics(settings: Settings) -> MetricReader | None:
-    """Measurements are kept from here on; returns what reads them, if anybody is to.
-
-    The SDK keeps each measurement once for every reader, and a call makes five: so there is one,
-    for those who scrape and for the push.
-    """
-    if settings.metrics_port is None and settings.otlp_endpoint is None:
-        return None
-    reader = MetricReader()
-    provider = MeterProvider(
-        [reader.sdk_reader], resource=resource(settings), shutdown_on_exit=False
-    )
-    metrics.set_meter_provider(provider)
-    SystemMetricsInstrumentor(
-        config={
-            "process.cpu.time": ["user", "system"],
-            "process.memory.usage": None,
-            "process.open_file_descriptor.count": None,
-        }
-    ).instrument()
-    build = {
-        "version": settings.version,
-        "python_version": platform.python_version(),
-        "grpc_version": importlib.metadata.version("grpcio"),
-    }
-    _meter.create_observable_gauge(
-        "taskservice.build.info",
-        [lambda _: [Observation(1, build)]],
-        description="Always 1; what is running is in the labels",
-    )
-    return reader
-
-
-class MetricPush:
-    """Pushes metrics to a collector every so often, and once more at the end."""
-
-    def __init__(self, reader: MetricReader, endpoint: str) -> None:
-        self._reader = reader
-        self._exporter = OTLPMetricExporter(endpoint)
-        self._stopped = threading.Event()
-
-    def start(self) -> None:
-        threading.Thread(target=self._run, name="metrics", daemon=True).start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        within(_FLUSH_SECONDS, self._push)
-
-    def _run(self) -> None:
-        interval = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "60000")) / 1000
-        while not self._stopped.wait(interval):
-            self._push()
-
-    def _push(self) -> None:
-        try:
-            self._exporter.export(self._reader.read())
-        except Exception:
-            log.exception("metrics were not pushed")
+def tell_build(version: str) -> None:
+    """Says what is running."""
+    grpc_version = importlib.metadata.version("grpcio")
+    _build.labels(version, platform.python_version(), grpc_version).set(1)

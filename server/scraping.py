@@ -16,10 +16,9 @@ from socket import AF_INET6
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
-from prometheus_client import CollectorRegistry, Metric, make_wsgi_app
+from prometheus_client import REGISTRY, CollectorRegistry, Metric, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from server.metric_reader import MetricReader, families
 from server.process import AddressError, listen_address
 
 log = structlog.get_logger()
@@ -30,8 +29,7 @@ _PATIENCE_SECONDS = 1.0
 class Scraping:
     """Answers scrapes for all workers, and the others' questions about this one."""
 
-    def __init__(self, reader: MetricReader, worker: int, folder: Path | None) -> None:
-        self._reader = reader
+    def __init__(self, worker: int, folder: Path | None) -> None:
         self._worker = worker
         self._folder = folder
         self._own_socket: int | None = None
@@ -85,7 +83,13 @@ class Scraping:
             return False
 
     def _own(self) -> list[Metric]:
-        return list(families(self._reader.read(), {"worker": str(self._worker)}))
+        families = list(REGISTRY.collect())
+        for family in families:
+            family.samples = [
+                it._replace(labels=it.labels | {"worker": str(self._worker)})
+                for it in family.samples
+            ]
+        return families
 
     def _answer_others(self, listener: Listener) -> None:
         while True:

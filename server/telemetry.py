@@ -16,13 +16,11 @@ from contextvars import ContextVar
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.context import Context, attach, detach
+from opentelemetry.context import Context, attach
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation.psycopg2 import Psycopg2Instrumentor
-from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.propagate import set_global_textmap
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
     ConsoleSpanExporter,
@@ -35,7 +33,6 @@ from opentelemetry.sdk.trace.sampling import (
     Decision,
     ParentBased,
     Sampler,
-    SamplingResult,
     TraceIdRatioBased,
 )
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
@@ -43,18 +40,17 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import Attributes, AttributeValue
 
 from server.settings import Settings
-from storage.measures import operation
 
 log = structlog.get_logger()
 
 _FLUSH_SECONDS = 3.0
-_STATEMENTS = "opentelemetry.instrumentation.psycopg2"
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
 # W3C Trace Context and nothing else: what callers write as baggage would end up in our log, where
 # its propagator complains about it.
 _PROPAGATOR = TraceContextTextMapPropagator()
+_FIELDS = _PROPAGATOR.fields
 
 _ids = RandomIdGenerator()
 
@@ -103,33 +99,26 @@ def traced_operation(name: str, attributes: Attributes = None) -> Iterator[trace
 # --- The decision at the head of a trace --------------------------------------------------------
 
 
-@contextmanager
-def head_sampled(sampler: Sampler, name: str, metadata: Metadata) -> Iterator[bool]:
+def head_sampled(sampler: Sampler, name: str, metadata: Metadata) -> bool:
     """Whether a call is sampled, asked before anything is recorded.
 
-    Within, a span with the trace id that the sampler was asked about can be started; or, when the
-    call is not sampled, the context of its trace is current, and no library records anything.
+    If it is, its span has the trace id that the sampler was asked about. If not, the context of its
+    trace is current from here on, and nothing is recorded. Either holds for the context that this
+    runs in; grpcio gives each call one of its own.
     """
-    context = _PROPAGATOR.extract(dict(metadata))
+    carrier = {key: value for key, value in metadata if key in _FIELDS}
+    context = _PROPAGATOR.extract(carrier) if carrier else Context()
     caller = trace.get_current_span(context).get_span_context()
     trace_id = caller.trace_id if caller.is_valid else _ids.generate_trace_id()
     decision = sampler.should_sample(context, trace_id, name, SpanKind.SERVER).decision
     if decision is Decision.RECORD_AND_SAMPLE:
-        token = _chosen_trace_id.set(trace_id)
-        try:
-            yield True
-        finally:
-            _chosen_trace_id.reset(token)
-        return
+        _chosen_trace_id.set(trace_id)
+        return True
     unsampled = SpanContext(
         trace_id, _ids.generate_span_id(), False, TraceFlags.get_default(), caller.trace_state
     )
-    attached = attach(trace.set_span_in_context(NonRecordingSpan(unsampled), context))
-    try:
-        with suppress_instrumentation():
-            yield False
-    finally:
-        detach(attached)
+    attach(trace.set_span_in_context(NonRecordingSpan(unsampled), context))
+    return False
 
 
 class _ChosenIds(IdGenerator):
@@ -140,43 +129,6 @@ class _ChosenIds(IdGenerator):
 
     def generate_span_id(self) -> int:
         return _ids.generate_span_id()
-
-
-class _WithinSpans(Sampler):
-    """Drops statements outside of any span: what threads of ours ask every second is no trace."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
-
-    def should_sample(  # noqa: PLR0917
-        self,
-        parent_context: Context | None,
-        trace_id: int,
-        name: str,
-        kind: SpanKind | None = None,
-        attributes: Attributes = None,
-        links: Sequence[trace.Link] | None = None,
-        trace_state: trace.TraceState | None = None,
-    ) -> SamplingResult:
-        parent = trace.get_current_span(parent_context).get_span_context()
-        if kind is SpanKind.CLIENT and not parent.is_valid:
-            return SamplingResult(Decision.DROP)
-        return self._sampler.should_sample(
-            parent_context, trace_id, name, kind, attributes, links, trace_state
-        )
-
-    def get_description(self) -> str:
-        return self._sampler.get_description()
-
-
-class _NamedStatements(SpanProcessor):
-    """Gives the span of a statement the name that it is measured under; "WITH" says nothing."""
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        scope = span.instrumentation_scope
-        if scope is not None and scope.name == _STATEMENTS:
-            span.update_name(operation.get())
-            span.set_attribute("db.operation.name", operation.get())
 
 
 # --- Setting up ---------------------------------------------------------------------------------
@@ -212,30 +164,18 @@ def set_up_tracing(settings: Settings) -> Callable[[], None]:
     if not settings.otel_enabled:
         return lambda: None
     provider = TracerProvider(
-        sampler=_WithinSpans(sampler(settings)),
+        sampler=sampler(settings),
         resource=resource(settings),
         id_generator=_ChosenIds(),
         shutdown_on_exit=False,
     )
-    provider.add_span_processor(_NamedStatements())
     if settings.debug:
         provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=_one_line)))
     if endpoint := settings.otlp_endpoint:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
     trace.set_tracer_provider(provider)
     set_global_textmap(_PROPAGATOR)
-    Psycopg2Instrumentor().instrument(
-        tracer_provider=provider,
-        enable_commenter=settings.db_trace_comments,
-        commenter_options=_ONLY_THE_TRACE,
-    )
     return lambda: within(_FLUSH_SECONDS, provider.shutdown)
-
-
-# Of what may stand in a statement's comment: which driver it is, PostgreSQL's log need not repeat.
-_ONLY_THE_TRACE = dict.fromkeys(
-    ("db_driver", "dbapi_threadsafety", "dbapi_level", "driver_paramstyle", "libpq_version"), False
-) | {"opentelemetry_values": True}
 
 
 def _one_line(span: ReadableSpan) -> str:

@@ -17,16 +17,17 @@ from server import logs
 from server.call import running_calls
 from server.census import Census
 from server.health import HealthServicer, ReadinessMonitor
-from server.interceptors import interceptors
+from server.interceptors import Pipeline, interceptors
 from server.interceptors.errors import MAX_BATCH_BYTES
 from server.maintenance import Maintenance
-from server.metrics import MetricPush, observe, set_up_metrics
+from server.metric_push import MetricPush
+from server.metrics import State, tell_build
 from server.process import ANYWHERE, AddressError, Place, Ports, Signals, listen_address
 from server.reflection import add_reflection
 from server.scraping import Scraping
 from server.servicer import TaskServicer
 from server.settings import Settings
-from server.telemetry import sampler, set_up_tracing, within
+from server.telemetry import resource, sampler, set_up_tracing, within
 from server.watch import Watches
 from storage.database import Database
 from storage.events import EventLog
@@ -56,6 +57,7 @@ class Worker:
             pool_recycle_seconds=settings.db_pool_recycle_seconds,
             statement_timeout_seconds=settings.db_statement_timeout_seconds,
             application_name=settings.app_name,
+            trace_comments=settings.db_trace_comments,
         )
         self._announcer = Announcer(self._database)
         self._watches = Watches(
@@ -87,6 +89,18 @@ class Worker:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._end_reflection = add_reflection(self._server)
         self._probes = _probe_server(settings, self._health, share=place.is_shared)
+        pool = self._database.usage
+        self._state = State(
+            calls=lambda: {"running": running_calls(), "queued": self._calls._work_queue.qsize()},
+            connections=lambda: {"used": pool().used, "idle": pool().idle},
+            connection_limit=lambda: pool().limit,
+            connection_waiters=lambda: pool().waiting,
+            watches=self._watches.counts,
+            events_lag=self._census.events_lag_seconds,
+            tasks=self._census.tasks,
+            overdue=self._census.overdue,
+            ready=lambda: int(self._readiness.is_ready),
+        )
 
     def start(self) -> Ports:
         """Serves; returns the ports, which are others only for those that are 0.
@@ -105,7 +119,7 @@ class Worker:
         self._watches.start()
         if self._place.number == 0:  # All workers of the service have the same tasks to count.
             self._census.start()
-        self._observe()
+        self._state.show()
         return ports
 
     def _listen(self, server: grpc.Server, port: int) -> int:
@@ -114,20 +128,6 @@ class Worker:
             return server.add_insecure_port(address)
         except RuntimeError as error:
             raise AddressError(f"cannot listen on {address}: {error}") from error
-
-    def _observe(self) -> None:
-        pool = self._database.usage
-        observe(
-            calls=lambda: {"running": running_calls(), "queued": self._calls._work_queue.qsize()},
-            connections=lambda: {"used": pool().used, "idle": pool().idle},
-            connection_limit=lambda: pool().limit,
-            connection_waiters=lambda: pool().waiting,
-            watches=self._watches.counts,
-            events_lag=self._census.events_lag_seconds,
-            tasks=self._census.tasks,
-            overdue=self._census.overdue,
-            ready=lambda: int(self._readiness.is_ready),
-        )
 
     def drain(self, signals: Signals) -> bool:
         """Ends in order; at once after a second signal. Returns whether it ended in order.
@@ -150,6 +150,7 @@ class Worker:
                 hurried = True
                 self._server.stop(0)
         self._probes.stop(0)
+        self._state.hide()
         self._announcer.stop()
         self._close_database()
         log.info("stopped")
@@ -172,7 +173,7 @@ def _server(
     )
     return grpc.server(
         calls,
-        interceptors=interceptors(settings, database, streams, sampler(settings)),
+        interceptors=[Pipeline(interceptors(settings, database, sampler(settings)), streams)],
         options=[
             ("grpc.so_reuseport", int(share)),
             ("grpc.max_receive_message_length", MAX_BATCH_BYTES),
@@ -227,13 +228,13 @@ def _await_end(signals: Signals, parent: tuple[int, ...]) -> None:
 def _telemetry(settings: Settings, place: Place) -> Iterator[None]:
     """Spans and metrics go where the settings say; what is left goes there at the end."""
     flush_spans = set_up_tracing(settings)
-    reader = set_up_metrics(settings)
+    tell_build(settings.version)
     push = scraping = None
-    if reader and settings.otlp_endpoint:
-        push = MetricPush(reader, settings.otlp_endpoint)
+    if settings.otlp_endpoint:
+        push = MetricPush(resource(settings), settings.otlp_endpoint)
         push.start()
-    if reader and place.ports.metrics is not None:
-        scraping = Scraping(reader, place.number, place.folder)
+    if place.ports.metrics is not None:
+        scraping = Scraping(place.number, place.folder)
         scraping.start(settings.grpc_host, place.ports.metrics)
     try:
         yield

@@ -59,8 +59,6 @@ Rows = Sequence[Row[Any]]
 _libpq = ctypes.CDLL(psycopg2._psycopg.__file__)
 _libpq.PQgetCancel.argtypes = _libpq.PQfreeCancel.argtypes = [ctypes.c_void_p]
 _libpq.PQgetCancel.restype = ctypes.c_void_p
-_libpq.PQsetErrorVerbosity.argtypes = [ctypes.c_void_p, ctypes.c_int]
-_PQERRORS_SQLSTATE = 3
 _libpq.PQcancel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
 
 
@@ -108,17 +106,26 @@ class Cancellation:
             if self._running is not None:
                 self._running.send()
 
-    @contextmanager
-    def statement(self, cancel_request: _CancelRequest) -> Iterator[None]:
+    def statement(self, cancel_request: _CancelRequest) -> _Cancellable:
+        """Within, a statement runs that can be cancelled. Raises: StatementCancelledError."""
+        return _Cancellable(self, cancel_request)
+
+    def run(self, cancel_request: _CancelRequest | None) -> None:
         with self._lock:
-            if self.cancelled:
+            if self.cancelled and cancel_request is not None:
                 raise StatementCancelledError
             self._running = cancel_request
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running = None
+
+
+class _Cancellable(NamedTuple):
+    cancellation: Cancellation
+    cancel_request: _CancelRequest
+
+    def __enter__(self) -> None:
+        self.cancellation.run(self.cancel_request)
+
+    def __exit__(self, *_: object) -> None:
+        self.cancellation.run(None)
 
 
 _cancellation: ContextVar[Cancellation | None] = ContextVar("cancellation", default=None)
@@ -146,6 +153,7 @@ class Database:
         pool_timeout_seconds: float = 5,
         statement_timeout_seconds: float = 30,
         application_name: str = "task-service",
+        trace_comments: bool = False,
     ) -> None:
         milliseconds = int(statement_timeout_seconds * 1000)
         self._engine = create_engine(
@@ -172,10 +180,11 @@ class Database:
         )
         event.listen(self._engine, "connect", _prepare_cancel)
         event.listen(self._engine, "connect", _leave_ids_as_text)
-        event.listen(self._engine, "connect", _leave_data_out_of_errors)
         event.listen(self._engine, "checkin", _remember_return)
         event.listen(self._engine, "checkout", _validate)
         event.listen(self._engine, "handle_error", _recognise_lost_connection)
+        if trace_comments:
+            event.listen(self._engine, "before_cursor_execute", _add_comment, retval=True)
         self._cancellers = ThreadPoolExecutor(_CANCEL_THREADS, thread_name_prefix="cancel")
         self._waiting: set[int] = set()
         self._limit = pool_size + max_overflow
@@ -235,7 +244,7 @@ class Database:
         Raises: as `write`; the transaction is over after any of them.
         """
         cancellation = _cancellation.get() or Cancellation()
-        with _storage_errors(cancellation), self._connected() as connection:
+        with _StorageErrors(cancellation), self._connected() as connection:
             connection.execution_options(isolation_level="READ COMMITTED")
             transaction = Transaction(connection, cancellation)
             yield transaction
@@ -247,9 +256,10 @@ class Database:
     @contextmanager
     def exclusively(self, key: int) -> Iterator[bool]:
         """Whether nobody else, in any process, does what the key stands for while this holds."""
-        with _storage_errors(Cancellation()), self._engine.connect() as connection:
+        with _StorageErrors(Cancellation()), self._connected() as connection:
             connection.execution_options(isolation_level="READ COMMITTED")
-            yield bool(connection.scalar(sql_select(func.pg_try_advisory_xact_lock(key))))
+            lock = measures.named("lock alone", sql_select(func.pg_try_advisory_xact_lock(key)))
+            yield bool(_execute(connection, Cancellation(), lock)[0][0])
             connection.rollback()
 
     def dedicated_connection(self, statement: str) -> Any:
@@ -257,7 +267,7 @@ class Database:
 
         Raises: DatabaseUnavailableError.
         """
-        with _storage_errors(Cancellation()):
+        with _StorageErrors(Cancellation()):
             pooled = self._engine.raw_connection()
             connection: Any = pooled.driver_connection
             pooled.detach()
@@ -277,14 +287,10 @@ class Database:
         self, statement: Executable, parameters: Parameters | None, *, commit: bool = True
     ) -> Rows:
         cancellation = _cancellation.get() or Cancellation()
-        with _storage_errors(cancellation), self._connected() as connection:
+        with _StorageErrors(cancellation), self._connected() as connection:
             if not commit:
                 connection.execution_options(isolation_level="READ COMMITTED")
-            with (
-                measures.statement_measured(statement),
-                cancellation.statement(connection.info["cancel_request"]),
-            ):
-                rows = connection.execute(statement, parameters).all()
+            rows = _execute(connection, cancellation, statement, parameters)
             if not commit:
                 connection.rollback()
             return rows
@@ -315,12 +321,8 @@ class Transaction:
         self.commits = True
 
     def read(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
-        with (
-            _storage_errors(self._cancellation),
-            measures.statement_measured(statement),
-            self._cancellation.statement(self._connection.info["cancel_request"]),
-        ):
-            return self._connection.execute(statement, parameters).all()
+        with _StorageErrors(self._cancellation):
+            return _execute(self._connection, self._cancellation, statement, parameters)
 
     def write(
         self, statement: Executable, parameters: Parameters | None = None, *, commit: bool = True
@@ -329,20 +331,43 @@ class Transaction:
         return self.read(statement, parameters)
 
 
-@contextmanager
-def _storage_errors(cancellation: Cancellation) -> Iterator[None]:
+def _execute(
+    connection: Connection,
+    cancellation: Cancellation,
+    statement: Executable,
+    parameters: Parameters | None = None,
+) -> Rows:
+    with (
+        measures.StatementMeasured(statement) as measured,
+        cancellation.statement(connection.info["cancel_request"]),
+    ):
+        result = connection.execute(statement, parameters)
+        measured.executed(result)
+        return result.all()
+
+
+class _StorageErrors:
     """The one place where a driver's error becomes ours."""
-    try:
-        yield
-    except PoolTimeoutError as error:
-        raise DatabaseUnavailableError("every connection of the pool is in use") from error
-    except InvalidRequestError as error:  # New connections die before their first use.
-        raise DatabaseUnavailableError("connections do not last") from error
-    except DBAPIError as error:
-        # Without the driver's error, whose text may quote the row: the callers' data.
-        raise _translated(error.orig, cancellation) from None
-    except psycopg2.Error as error:  # SQLAlchemy wraps only what statements raise.
-        raise _translated(error, cancellation) from None
+
+    def __init__(self, cancellation: Cancellation) -> None:
+        self._cancellation = cancellation
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        match error:
+            case None:
+                return
+            case PoolTimeoutError():
+                raise DatabaseUnavailableError("every connection of the pool is in use") from error
+            case InvalidRequestError():  # New connections die before their first use.
+                raise DatabaseUnavailableError("connections do not last") from error
+            case DBAPIError():
+                # Without the driver's error, whose text may quote the row: the callers' data.
+                raise _translated(error.orig, self._cancellation) from None
+            case psycopg2.Error():  # SQLAlchemy wraps only what statements raise.
+                raise _translated(error, self._cancellation) from None
 
 
 def _translated(error: BaseException | None, cancellation: Cancellation) -> StorageError:
@@ -389,12 +414,15 @@ def _leave_ids_as_text(connection: Any, _record: object) -> None:
     register_type(_UUID_AS_TEXT, connection)
 
 
-def _leave_data_out_of_errors(connection: Any, _record: object) -> None:
-    """The driver's text of an error may quote a row: the callers' data, which ends up in spans.
-
-    With only the SQLSTATE in it nothing is lost: what else the server said is in `diag`.
-    """
-    _libpq.PQsetErrorVerbosity(connection.pgconn_ptr, _PQERRORS_SQLSTATE)
+def _add_comment(
+    _connection: Connection,
+    _cursor: object,
+    statement: str,
+    parameters: object,
+    _context: object,
+    _executemany: bool,
+) -> tuple[str, object]:
+    return statement + measures.trace_comment(), parameters
 
 
 def _remember_return(_connection: object, record: Any) -> None:

@@ -1,41 +1,48 @@
 """What storage measures: statements by operation, and the wait for connections.
 
-The names and bounds are OpenTelemetry's semantic conventions for database clients. Without a meter
-provider nothing is recorded; what a call itself has spent is counted all the same.
+Names and bounds are OpenTelemetry's semantic conventions for database clients, as Prometheus spells
+them. A statement has a span of its own within a call that is sampled.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, TypeVar
 
-from opentelemetry.metrics import get_meter
-from sqlalchemy import Executable
+from opentelemetry.trace import (
+    Span,
+    SpanKind,
+    StatusCode,
+    format_span_id,
+    format_trace_id,
+    get_current_span,
+    get_tracer,
+)
+from prometheus_client import Counter, Histogram
+from sqlalchemy import CursorResult, Executable
+from sqlalchemy.exc import DBAPIError
 
 _UNNAMED = "other"
 _BOUNDS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
 
-_meter = get_meter("storage")
-_duration = _meter.create_histogram(
-    "db.client.operation.duration",
-    unit="s",
-    description="How long statements take, by operation",
-    explicit_bucket_boundaries_advisory=_BOUNDS,
+_duration = Histogram(
+    "db_client_operation_duration_seconds",
+    "How long statements take, by operation",
+    ["db_operation_name", "error_type"],
+    buckets=_BOUNDS,
 )
-_wait_time = _meter.create_histogram(
-    "db.client.connection.wait_time",
-    unit="s",
-    description="How long it takes to get a connection",
-    explicit_bucket_boundaries_advisory=_BOUNDS,
+_wait_time = Histogram(
+    "db_client_connection_wait_time_seconds",
+    "How long it takes to get a connection",
+    buckets=_BOUNDS,
 )
-_timeouts = _meter.create_counter(
-    "db.client.connection.timeouts",
-    unit="{timeout}",
-    description="How often the wait for a connection was given up",
+_timeouts = Counter(
+    "db_client_connection_timeouts",
+    "How often the wait for a connection was given up",
 )
+_tracer = get_tracer("storage")
 
 E = TypeVar("E", bound=Executable)
 
@@ -53,9 +60,6 @@ class Spent:
 # What the call on this thread has spent. Nobody resets it: the next call brings its own.
 spent: ContextVar[Spent] = ContextVar("spent", default=Spent())  # noqa: B039
 
-# What the statement that runs on this thread is for.
-operation: ContextVar[str] = ContextVar("operation", default=_UNNAMED)
-
 
 def named(name: str, statement: E) -> E:
     """Gives a statement the name under which it is measured and traced."""
@@ -63,31 +67,76 @@ def named(name: str, statement: E) -> E:
     return options  # type: ignore[no-any-return]
 
 
-@contextmanager
-def statement_measured(statement: Executable) -> Iterator[None]:
-    name = statement.get_execution_options().get("operation", _UNNAMED)
-    operation.set(name)
-    attributes = {"db.operation.name": name}
-    began = time.perf_counter()
-    try:
-        yield
-    except Exception as error:
-        sqlstate = getattr(getattr(error, "orig", None), "pgcode", None)
-        attributes["error.type"] = sqlstate or type(error).__name__
-        raise
-    finally:
-        seconds = time.perf_counter() - began
+class StatementMeasured:
+    """Around the execution of a statement: a value in the metrics, a span if anybody sees it.
+
+    The span says of an error its type only: what the driver says of it may quote a row.
+    """
+
+    def __init__(self, statement: Executable) -> None:
+        self._name = statement.get_execution_options().get("operation", _UNNAMED)
+        self._span = _span(self._name) if get_current_span().is_recording() else None
+
+    def __enter__(self) -> StatementMeasured:
+        self._began = time.perf_counter()
+        return self
+
+    def executed(self, result: CursorResult[Any]) -> None:
+        """Notes what was executed; its text has no values in it."""
+        if self._span:
+            self._span.set_attribute("db.query.text", str(result.context.statement))
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        seconds = time.perf_counter() - self._began
         spent.get().in_database += seconds
-        _duration.record(seconds, attributes)
+        error_type = _type_of(error) if error else ""
+        _duration_of(self._name, error_type).observe(seconds)
+        if self._span:
+            _end(self._span, error, error_type)
+
+
+@cache
+def _duration_of(name: str, error_type: str) -> Histogram:
+    return _duration.labels(name, error_type)
+
+
+def _span(name: str) -> Span:
+    attributes = {"db.system.name": "postgresql", "db.operation.name": name}
+    return _tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
+
+
+def _end(span: Span, error: BaseException | None, error_type: str) -> None:
+    if error:
+        span.set_attribute("error.type", error_type)
+        span.set_status(StatusCode.ERROR)
+        if isinstance(error, DBAPIError) and error.statement:
+            span.set_attribute("db.query.text", error.statement)
+    span.end()
+
+
+def _type_of(error: BaseException) -> str:
+    return getattr(getattr(error, "orig", None), "pgcode", None) or type(error).__name__
+
+
+def trace_comment() -> str:
+    """The trace of the call under way as an SQL comment; empty for what is not sampled.
+
+    With it PostgreSQL's log and pg_stat_activity lead back to the call.
+    """
+    context = get_current_span().get_span_context()
+    if not context.trace_flags.sampled:
+        return ""
+    ids = f"{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
+    return f" /*traceparent='00-{ids}-{context.trace_flags:02x}'*/"
 
 
 def waited(began: float) -> None:
     """A wait for a connection that began then, by the performance counter, is over."""
     seconds = time.perf_counter() - began
     spent.get().waiting += seconds
-    _wait_time.record(seconds)
+    _wait_time.observe(seconds)
 
 
 def gave_up() -> None:
     """A wait for a connection was in vain."""
-    _timeouts.add(1)
+    _timeouts.inc()

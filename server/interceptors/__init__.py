@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from server.interceptors.accounting import AccountingInterceptor
+from server.call import arrived
+from server.interceptors.accounting import AccountingInterceptor, account_for_unknown
+from server.interceptors.base import CallInterceptor, Handler
 from server.interceptors.cancellation import CancellationInterceptor
 from server.interceptors.errors import ErrorInterceptor
 from server.interceptors.tracing import TracingInterceptor
 from server.settings import Settings
 from storage.database import Database
 
+_OURS = "/taskservice.v1."
 
-def interceptors(
-    settings: Settings, database: Database, streams: ThreadPoolExecutor, sampler: Sampler
-) -> list[grpc.ServerInterceptor[Any, Any]]:
-    """The interceptors, the outermost first. `streams` has the threads that streams run on."""
+
+def interceptors(settings: Settings, database: Database, sampler: Sampler) -> list[CallInterceptor]:
+    """The interceptors, the outermost first."""
     return [
         # Outermost: log lines, metrics and statements happen within the span.
-        TracingInterceptor(streams, sampler),
+        TracingInterceptor(sampler),
         # Outside of errors, so that it sees the code a caller sees.
-        AccountingInterceptor(streams, settings.slow_call_seconds),
-        ErrorInterceptor(streams),  # Whatever is raised below becomes a status here.
+        AccountingInterceptor(settings.slow_call_seconds),
+        ErrorInterceptor(),  # Whatever is raised below becomes a status here.
         # Innermost: it covers the statements and no more.
-        CancellationInterceptor(streams, database),
+        CancellationInterceptor(database),
     ]
+
+
+class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]
+    """All interceptors, as the one that grpcio knows.
+
+    What is not a method of our service passes through untouched: unknown methods stay
+    UNIMPLEMENTED, and the health service's streams stay alive.
+    """
+
+    def __init__(
+        self, interceptors: Sequence[CallInterceptor], streams: ThreadPoolExecutor
+    ) -> None:
+        self._interceptors = interceptors
+        self._streams = streams
+        self._wrapped: dict[str, Handler] = {}
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """A call has arrived, on the thread that all calls arrive on: nothing slow happens here."""
+        method = handler_call_details.method
+        wrapped = self._wrapped.get(method)
+        if wrapped is None:
+            handler = continuation(handler_call_details)
+            if handler is None:
+                account_for_unknown(method)
+            if handler is None or not method.startswith(_OURS):
+                return handler
+            wrapped = self._wrapped[method] = self._wrap(method, handler)
+        arrived(method, is_stream=wrapped.response_streaming)
+        return wrapped
+
+    def _wrap(self, method: str, handler: Any) -> Handler:
+        for interceptor in reversed(self._interceptors):
+            handler = interceptor.wrap(method, handler, self._streams)
+        wrapped: Handler = handler
+        return wrapped

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.message import Message
+from opentelemetry.trace import get_current_span
 
 from server import logs, metrics
-from server.call import Call, arrived, current_call
-from server.interceptors.base import OURS, CallInterceptor, Handler
-from server.telemetry import add_span_attributes
+from server.call import Call, current_call
+from server.interceptors.base import CallInterceptor
 
 log = structlog.get_logger()
 
@@ -27,46 +26,30 @@ _UNKNOWN_METHOD_CHARACTERS = 100
 class AccountingInterceptor(CallInterceptor):
     """Writes a line for each call: the method, the code, how long, for whom; and counts it."""
 
-    def __init__(self, streams: ThreadPoolExecutor, slow_call_seconds: float) -> None:
-        super().__init__(streams)
+    def __init__(self, slow_call_seconds: float) -> None:
         self._slow_call_seconds = slow_call_seconds
-
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """A call has arrived. For a method that there is not, this is all that happens here."""
-        call = arrived(handler_call_details.method)
-        handler = super().intercept_service(continuation, handler_call_details)
-        if handler is None:
-            metrics.count_unknown_method()
-            method = call.method[:_UNKNOWN_METHOD_CHARACTERS]
-            log.info("call", method=method, code="UNIMPLEMENTED", duration_ms=0)
-        elif handler_call_details.method.startswith(OURS):
-            call.is_stream = handler.response_streaming
-            metrics.count_started(call)
-        return handler
 
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
-        call = current_call()
+        call, span = current_call(), get_current_span()
         call.begin(_request_id(context))
         call.received_bytes = _size(request)
+        metrics.count_started(call)
         if logs.is_verbose():
             log.debug("call began", method=call.method, request_id=call.request_id)
-        add_span_attributes(
-            {
-                "enduser.id": call.principal.name,
-                "taskservice.request_id": call.request_id,
-                "taskservice.queued_seconds": call.queued_seconds,
-            }
-        )
+        if span.is_recording():
+            span.set_attributes(
+                {
+                    "enduser.id": call.principal.name,
+                    "taskservice.request_id": call.request_id,
+                    "taskservice.queued_seconds": call.queued_seconds,
+                }
+            )
         try:
             yield
         finally:
             call.end(_code_name(context))
-            metrics.count_ended(call)
+            metrics.count_ended(call, span.get_span_context())
             self._write_line(call, context.peer())
 
     def serializer(self, method: str, serialize: Any) -> Any:
@@ -103,6 +86,13 @@ class AccountingInterceptor(CallInterceptor):
             request_id=call.request_id,
             **fields,
         )
+
+
+def account_for_unknown(method: str) -> None:
+    """A line, and a place in the metrics, for a call of a method that there is not."""
+    metrics.count_unknown_method()
+    method = method.removeprefix("/")[:_UNKNOWN_METHOD_CHARACTERS]
+    log.info("call", method=method, code="UNIMPLEMENTED", duration_ms=0)
 
 
 def _size(request: Any) -> int:

@@ -1,51 +1,33 @@
 """What all interceptors share.
 
-Each wraps a method once and keeps the wrapped handler, for grpcio asks at every call. What is not
-a method of our service passes through untouched: unknown methods stay UNIMPLEMENTED, and the
-health service's streams stay alive.
+Each wraps every method of ours once. grpcio sees them as one: asked at each call, four of its
+interceptors would cost as much as what they do.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
 import grpc
-
-OURS = "/taskservice.v1."
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behavior = Callable[[Any, grpc.ServicerContext], Any]
 
 
-class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
-    """Stands around the calls of our service, unary and streaming; a subclass says how."""
+class CallInterceptor:
+    """Stands around the calls of our service, unary and streaming.
 
-    def __init__(self, streams: ThreadPoolExecutor) -> None:
-        self._streams = streams
-        self._wrapped: dict[str, Handler] = {}
+    A subclass says how: by `around`, or by `unary` and `stream` when it chooses what is called.
+    """
 
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        method = handler_call_details.method
-        handler = continuation(handler_call_details)
-        if handler is None or not method.startswith(OURS):
-            return handler
-        if method not in self._wrapped:
-            self._wrapped[method] = self._wrap(method, handler)
-        return self._wrapped[method]
-
-    @abstractmethod
     def around(
         self, method: str, request: Any, context: grpc.ServicerContext
     ) -> AbstractContextManager[object]:
         """What a call happens within."""
+        return nullcontext()
 
     def unary(self, method: str, handler: Handler) -> Behavior:
         behavior: Any = handler.unary_unary
@@ -71,7 +53,8 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
     def serializer(self, method: str, serialize: Any) -> Any:
         return serialize
 
-    def _wrap(self, method: str, handler: Handler) -> Handler:
+    def wrap(self, method: str, handler: Handler, streams: ThreadPoolExecutor) -> Handler:
+        """The handler with this around it; `streams` has the threads that streams run on."""
         codecs = {
             "request_deserializer": self.deserializer(method, handler.request_deserializer),
             "response_serializer": self.serializer(method, handler.response_serializer),
@@ -80,5 +63,5 @@ class CallInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
             return grpc.unary_unary_rpc_method_handler(self.unary(method, handler), **codecs)
         stream: Any = self.stream(method, handler)
         # A stream holds its thread for as long as the caller likes: none of those that calls need.
-        stream.experimental_thread_pool = self._streams
+        stream.experimental_thread_pool = streams
         return grpc.unary_stream_rpc_method_handler(stream, **codecs)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -18,13 +15,11 @@ class CancellationInterceptor(CallInterceptor):
     """Ends a call's statement in the database when the call ends before it: by its deadline, by
     the caller, or because the connection broke."""
 
-    def __init__(self, streams: ThreadPoolExecutor, database: Database) -> None:
-        super().__init__(streams)
+    def __init__(self, database: Database) -> None:
         self._database = database
 
-    @contextmanager
-    def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
-        with Cancellation() as cancellation:
-            if not context.add_callback(lambda: self._database.cancel_later(cancellation)):
-                raise StatementCancelledError
-            yield
+    def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Cancellation:
+        cancellation = Cancellation()
+        if not context.add_callback(lambda: self._database.cancel_later(cancellation)):
+            raise StatementCancelledError
+        return cancellation

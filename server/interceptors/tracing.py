@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import grpc
+from opentelemetry import trace
 from opentelemetry.instrumentation.grpc import server_interceptor
 from opentelemetry.sdk.trace.sampling import Sampler
 
@@ -22,35 +22,39 @@ class TracingInterceptor(CallInterceptor):
     sampled. Such a call takes a short way that only carries the trace's context on.
     """
 
-    def __init__(self, streams: ThreadPoolExecutor, sampler: Sampler) -> None:
-        super().__init__(streams)
+    def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
-        self._interceptor: Any = server_interceptor()  # type: ignore[no-untyped-call]
-
-    def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
-        return head_sampled(self._sampler, method, context.invocation_metadata())
+        self._interceptor: Any = server_interceptor(_Tracers())  # type: ignore[no-untyped-call]
 
     def unary(self, method: str, handler: Handler) -> Behavior:
-        behavior: Any = handler.unary_unary
-        traced: Any = self._traced(method, handler).unary_unary
-
-        def unary(request: Any, context: grpc.ServicerContext) -> Any:
-            with self.around(method, request, context) as sampled:
-                return (traced if sampled else behavior)(request, context)
-
-        return unary
+        return self._either(method, handler.unary_unary, self._traced(method, handler).unary_unary)
 
     def stream(self, method: str, handler: Handler) -> Behavior:
-        behavior: Any = handler.unary_stream
-        traced: Any = self._traced(method, handler).unary_stream
+        traced = self._traced(method, handler).unary_stream
+        return self._either(method, handler.unary_stream, traced)
 
-        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with self.around(method, request, context) as sampled:
-                yield from (traced if sampled else behavior)(request, context)
+    def _either(self, method: str, behavior: Any, traced: Any) -> Behavior:
+        """The one for what is not sampled, or the one for what is."""
+        name = method.removeprefix("/")
 
-        return stream
+        def either(request: Any, context: grpc.ServicerContext) -> Any:
+            is_sampled = head_sampled(self._sampler, name, context.invocation_metadata())
+            return (traced if is_sampled else behavior)(request, context)
+
+        return either
 
     def _traced(self, method: str, handler: Handler) -> Any:
         """The handler within OpenTelemetry's interceptor, which takes only the name from here."""
         details = SimpleNamespace(method=method.removeprefix("/"))
         return self._interceptor.intercept_service(lambda _: handler, details)
+
+
+class _Tracers:
+    """Tracers whose spans record no exception by themselves: grpcio raises an empty one to abort a
+    call, and what led to that is recorded where it is known."""
+
+    def get_tracer(self, *arguments: Any, **options: Any) -> Any:
+        tracer = trace.get_tracer_provider().get_tracer(*arguments, **options)
+        return SimpleNamespace(
+            start_as_current_span=partial(tracer.start_as_current_span, record_exception=False)
+        )

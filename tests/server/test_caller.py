@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -20,8 +22,12 @@ VALID = f"00-{TRACE}-{PARENT}-01"
 
 def origin(*metadata: tuple[str, str | bytes]) -> Origin:
     """What is noted of a call with this metadata."""
-    with head_sampled(ALWAYS_OFF, "a/Method", metadata):
+
+    def call() -> Origin:
+        head_sampled(ALWAYS_OFF, "a/Method", metadata)
         return caller.origin(ANONYMOUS)
+
+    return copy_context().run(call)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Connection, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import DisconnectionError
 
-from storage.database import Cancellation, Database, Rows, _libpq
+from storage.database import Cancellation, Database, Rows
 from storage.embedded import EmbeddedPostgres
 from storage.errors import (
     ConstraintError,
@@ -154,8 +154,6 @@ def attempts(admin: Connection) -> int:
 
 # What a call costs
 
-_PQERRORS_DEFAULT = 1
-
 
 class Heard(list[str]):
     """The notices of a connection, whose statements stay when SQLAlchemy clears them."""
@@ -177,7 +175,6 @@ def sent(database: Database) -> list[str]:
         connection.execute(text("SET client_min_messages = log"))
         connection.execute(text("SET log_statement = 'all'"))
         driver: Any = connection.connection.driver_connection
-    _libpq.PQsetErrorVerbosity(driver.pgconn_ptr, _PQERRORS_DEFAULT)  # Notices, with their text.
     driver.notices = Heard()
     return driver.notices.statements  # type: ignore[no-any-return]
 
