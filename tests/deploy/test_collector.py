@@ -1,0 +1,28 @@
+"""The collector's configuration, as far as it can be read without a collector."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.prometheus import OBSERVABILITY
+
+
+@pytest.fixture
+def collector() -> Any:
+    return yaml.safe_load((OBSERVABILITY / "collector.yaml").read_text())
+
+
+def test_pipelines_use_all_components_that_are_defined_and_no_other(collector: Any) -> None:
+    pipelines = collector["service"]["pipelines"].values()
+    for kind in ("receivers", "processors", "exporters"):
+        used = {name for pipeline in pipelines for name in pipeline[kind]}
+        assert used == set(collector[kind])
+    assert collector["service"]["extensions"] == list(collector["extensions"])
+
+
+def test_memory_is_limited_before_anything_else_is_done(collector: Any) -> None:
+    for pipeline in collector["service"]["pipelines"].values():
+        assert pipeline["processors"][0] == "memory_limiter"

@@ -1,0 +1,198 @@
+"""A real Prometheus scrapes a service that has seen trouble, and finds all that is asked of it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+import promql_parser as promql
+import pytest
+
+from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import (
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    GetTaskRequest,
+    GetTaskStatsRequest,
+    ListTasksRequest,
+    UndeleteTaskRequest,
+    UpdateTaskRequest,
+)
+from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.conftest import made_database
+from tests.deploy import queries
+from tests.deploy.prometheus import Prometheus, running_prometheus
+from tests.e2e.postgres import await_waiting, execute, locked_task
+from tests.e2e.service import ServiceProcess, await_ready, running_service, wait_until
+from tests.e2e.watching import Watch
+
+WORKERS = 2
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACEPARENT = ("traceparent", f"00-{TRACE_ID}-00f067aa0ba902b7-01")
+
+
+@pytest.fixture(scope="module")
+def url(postgres_url: str) -> Iterator[str]:
+    with made_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, url: str) -> Iterator[ServiceProcess]:
+    """A service that has little of everything, and every call of which is traced."""
+    with running_service(
+        tmp_path_factory.mktemp("service"),
+        ENVIRONMENT="staging",
+        DATABASE_URL=url,
+        WORKERS=str(WORKERS),
+        METRICS_PORT="0",
+        DB_POOL_SIZE="1",
+        DB_MAX_OVERFLOW="0",
+        MAX_WATCHES_PER_WORKER="1",
+        TASK_COUNT_INTERVAL_SECONDS="1",
+        OTEL_TRACES_SAMPLER="always_on",
+    ) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    prometheus_program: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    service: ServiceProcess,
+    url: str,
+) -> Iterator[Prometheus]:
+    """What has scraped the service, and evaluated the rules, after all that can happen to it."""
+    channel = service.channel()
+    await_ready(channel)
+    stub = TaskServiceStub(channel)
+    _use_it(channel)
+    _want_more_connections_than_there_are(stub, url)
+    await_ready(channel)
+    _meet_what_nobody_foresaw(stub, url)
+    with (
+        _more_watches_than_are_taken(stub),
+        running_prometheus(
+            prometheus_program,
+            tmp_path_factory.mktemp("prometheus"),
+            f"127.0.0.1:{service.events('serving')[0]['metrics']}",
+        ) as prometheus,
+    ):
+        wait_until(lambda: _has_settled(prometheus), "Prometheus has seen all")
+        yield prometheus
+
+
+def _use_it(channel: grpc.Channel) -> None:
+    stub = TaskServiceStub(channel)
+    task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")))
+    stub.GetTask(GetTaskRequest(id=task.id))
+    stub.UpdateTask(UpdateTaskRequest(task=Task(id=task.id, title="a title")))
+    stub.ListTasks(ListTasksRequest())
+    stub.GetTaskStats(GetTaskStatsRequest())
+    stub.DeleteTask(DeleteTaskRequest(id=task.id))
+    stub.UndeleteTask(UndeleteTaskRequest(id=task.id), metadata=(TRACEPARENT,))
+    with pytest.raises(grpc.RpcError):
+        stub.GetTask(GetTaskRequest(id=str(uuid.uuid4())))
+    with pytest.raises(grpc.RpcError):
+        channel.unary_unary("/taskservice.v1.TaskService/NoSuchMethod", None, None)(b"")
+
+
+def _want_more_connections_than_there_are(stub: TaskServiceStub, url: str) -> None:
+    """The one that waits for the connection gives up; the one that has it does not."""
+    task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")))
+    update = UpdateTaskRequest(task=Task(id=task.id, title="a title"))
+    with locked_task(url, task.id):
+        updating = stub.UpdateTask.future(update)
+        await_waiting(url)
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.GetTask(GetTaskRequest(id=task.id))
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert updating.exception() is None
+
+
+def _meet_what_nobody_foresaw(stub: TaskServiceStub, url: str) -> None:
+    """A table is gone."""
+    create = CreateTaskRequest(task=Task(title="a task"), request_id=str(uuid.uuid4()))
+    execute(url, "ALTER TABLE requests RENAME TO away")
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.CreateTask(create)
+    execute(url, "ALTER TABLE away RENAME TO requests")
+    assert raised.value.code() is grpc.StatusCode.INTERNAL
+
+
+@contextmanager
+def _more_watches_than_are_taken(stub: TaskServiceStub) -> Iterator[None]:
+    watch = Watch(stub)
+    watch.bookmark()
+    with pytest.raises(grpc.RpcError) as raised:
+        Watch(stub).next()
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    yield
+    watch.cancel()
+
+
+def _has_settled(prometheus: Prometheus) -> bool:
+    """Rates need two samples; and what rules record, other rules read."""
+    rules = prometheus.rules()
+    return (
+        bool(rules)
+        and all(rule["health"] != "unknown" for rule in rules)
+        and prometheus.query("min(count_over_time(job:taskservice_calls:rate5m[1h])) > 2") != []
+    )
+
+
+def test_all_workers_are_one_target(prometheus: Prometheus) -> None:
+    (target,) = prometheus.ask("targets", state="active")["activeTargets"]
+    assert (target["health"], target["lastError"]) == ("up", "")
+    workers = {series["worker"] for series in prometheus.series("taskservice_ready")}
+    assert workers == {str(number) for number in range(WORKERS)}
+
+
+def test_rules_are_evaluated(prometheus: Prometheus) -> None:
+    assert len(prometheus.rules()) == len(queries.rules())
+    assert [rule for rule in prometheus.rules() if rule["health"] != "ok"] == []
+
+
+def test_alert_of_what_nobody_foresaw_fires(prometheus: Prometheus) -> None:
+    (alert,) = prometheus.query('ALERTS{alertname="TaskServiceInternalErrors"}')
+    assert alert["grpc_method"] == "taskservice.v1.TaskService/CreateTask"
+
+
+@pytest.mark.parametrize("origin", ["rules", "dashboard", "runbooks"])
+def test_every_query_reads_what_is_there(prometheus: Prometheus, origin: str) -> None:
+    """By its name and by the values of its labels: a series that is not there never alarms."""
+    selectors = {
+        it for query in queries.of(origin) for it in queries.selectors(promql.parse(query))
+    }
+    assert [selector for selector in selectors if not prometheus.series(selector)] == []
+
+
+@pytest.mark.parametrize("origin", ["rules", "dashboard", "runbooks"])
+def test_every_label_that_is_grouped_by_is_there(prometheus: Prometheus, origin: str) -> None:
+    for query in queries.of(origin):
+        for label, expression in queries.groupings(promql.parse(query)):
+            read = queries.selectors(expression)
+            labels = {name for it in read for series in prometheus.series(it) for name in series}
+            assert label in labels, query
+
+
+def test_every_panel_shows_something_and_can_name_it(prometheus: Prometheus) -> None:
+    for panel, query, labels in queries.targets():
+        lines = prometheus.query(query)
+        assert lines, panel
+        assert [line for line in lines if not set(labels) <= set(line)] == [], panel
+
+
+def test_exemplar_leads_to_the_trace_of_a_call(prometheus: Prometheus) -> None:
+    method = 'grpc_method="taskservice.v1.TaskService/UndeleteTask"'
+    found = prometheus.ask(
+        "query_exemplars",
+        query=f"grpc_server_call_duration_seconds_bucket{{{method}}}",
+        start=str(time.time() - 3600),
+        end=str(time.time()),
+    )
+    exemplars = [exemplar for series in found for exemplar in series["exemplars"]]
+    assert {exemplar["labels"]["trace_id"] for exemplar in exemplars} == {TRACE_ID}
