@@ -189,7 +189,13 @@ class Supervisor:
         self._count_death(worker, lived_seconds)
         backoff_seconds = min(0.25 * 2**self._died_young, _MAX_BACKOFF_SECONDS)
         self._not_before = time.monotonic() + (backoff_seconds if self._died_young else 0)
-        log.error("worker died", pid=worker.pid, code=code, lived_seconds=round(lived_seconds, 1))
+        log.error(
+            "worker died",
+            worker=worker.number,
+            pid=worker.pid,
+            code=code,
+            lived_seconds=round(lived_seconds, 1),
+        )
         if self._died_young >= _CRASH_LOOP:
             log.critical("workers die as soon as they start; giving up")
             self._in_order = False

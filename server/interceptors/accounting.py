@@ -37,19 +37,13 @@ class AccountingInterceptor(CallInterceptor):
         metrics.count_started(call)
         if logs.is_verbose():
             log.debug("call began", method=call.method, request_id=call.request_id)
-        if span.is_recording():
-            span.set_attributes(
-                {
-                    "enduser.id": call.principal.name,
-                    "taskservice.request_id": call.request_id,
-                    "taskservice.queued_seconds": call.queued_seconds,
-                }
-            )
         try:
             yield
         finally:
             call.end(_code_name(context))
             metrics.count_ended(call, span.get_span_context())
+            if span.is_recording():
+                span.set_attributes(_attributes(call))
             self._write_line(call, context.peer())
 
     def serializer(self, method: str, serialize: Any) -> Any:
@@ -98,6 +92,16 @@ def account_for_unknown(method: str) -> None:
 def _size(request: Any) -> int:
     """The bytes of a request; grpcio reads it on a thread that does not know the call."""
     return request.ByteSize() if isinstance(request, Message) else getattr(request, "size", 0)
+
+
+def _attributes(call: Call) -> dict[str, str | float]:
+    """What the library does not say of a call: for whom it was, and what it waited for."""
+    return {
+        "enduser.id": call.principal.name,
+        "taskservice.request_id": call.request_id,
+        "taskservice.queued_seconds": call.queued_seconds,
+        "taskservice.pool_seconds": call.spent.waiting,
+    }
 
 
 def _ms(seconds: float) -> float:

@@ -1,7 +1,7 @@
 """What all interceptors share.
 
-Each wraps every method of ours once. grpcio sees them as one: asked at each call, four of its
-interceptors would cost as much as what they do.
+Each wraps every method of ours once. grpcio sees them as one: it would ask each of them at every
+call.
 """
 
 from __future__ import annotations
