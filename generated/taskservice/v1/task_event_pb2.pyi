@@ -119,7 +119,7 @@ class TaskEvent(_message.Message):
     """The request_id that the write was asked with, if there was one."""
     trace_id: _builtins.str
     """The trace that the write belongs to, as 32 hexadecimal digits (W3C Trace
-    Context); empty when the caller sent none.
+    Context): the caller's, or one of its own when the caller sent none.
     """
     etag: _builtins.str
     """The task's etag after it."""
