@@ -85,6 +85,9 @@ _ATTRIBUTES = {
     "error_type": "error.type",
 }
 
+# The units of a state whose sum over instances means nothing: an age, and what is always 1.
+_NOT_ADDED_UP = {"s", ""}
+
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -132,8 +135,10 @@ def _metric(family: Family) -> Metric:
         data = Histogram(list(_histograms(family)), _CUMULATIVE)
     elif family.type == "counter":
         data = Sum(_numbers(family), _CUMULATIVE, is_monotonic=True)
-    else:
+    elif unit in _NOT_ADDED_UP:
         data = Gauge(_numbers(family))
+    else:
+        data = Sum(_numbers(family), _CUMULATIVE, is_monotonic=False)
     return Metric(name, family.documentation, unit, data)
 
 

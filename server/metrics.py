@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import NamedTuple
 
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.registry import Collector
@@ -174,7 +175,10 @@ _build = Gauge(
 )
 
 
-def tell_build(version: str) -> None:
-    """Says what is running."""
+def tell_origin(origin: Resource, version: str) -> None:
+    """Says of all metrics where they come from, and what is running."""
+    REGISTRY.set_target_info(
+        {name.replace(".", "_"): str(it) for name, it in origin.attributes.items()}
+    )
     grpc_version = importlib.metadata.version("grpcio")
     _build.labels(version, platform.python_version(), grpc_version).set(1)

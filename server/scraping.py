@@ -10,9 +10,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing.connection import Client, Listener
+from multiprocessing.connection import Connection, Listener
 from pathlib import Path
-from socket import AF_INET6
+from select import select
+from socket import AF_INET6, AF_UNIX, socket
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
@@ -20,6 +21,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Metric, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from server.process import AddressError, listen_address
+from server.telemetry import within
 
 log = structlog.get_logger()
 
@@ -55,8 +57,11 @@ class Scraping:
             _start(partial(self._answer_others, listener))
 
     def stop(self) -> None:
+        """Who asks at this moment still gets an answer."""
         self._server.shutdown()
-        self._server.server_close()
+        while select([self._server], [], [], 0)[0]:
+            self._server.handle_request()
+        within(_PATIENCE_SECONDS, self._server.server_close)
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of every worker that answers, by name."""
@@ -107,7 +112,7 @@ def _start(target: Callable[[], object]) -> None:
 def _ask(address: Path) -> list[Metric]:
     """The metrics of another worker; nothing when it is gone or does not answer in time."""
     try:
-        with Client(str(address), "AF_UNIX") as connection:
+        with _connected(address) as connection:
             if connection.poll(_PATIENCE_SECONDS):
                 answer: list[Metric] = connection.recv()
                 return answer
@@ -117,8 +122,17 @@ def _ask(address: Path) -> list[Metric]:
     return []
 
 
+def _connected(address: Path) -> Connection:
+    """Raises: OSError, too, when so many wait already that this one would have to."""
+    with socket(AF_UNIX) as client:
+        client.setblocking(False)
+        client.connect(str(address))
+        client.setblocking(True)
+        return Connection(client.detach())
+
+
 class _Server(ThreadingWSGIServer):
-    daemon_threads = True
+    daemon_threads = False  # To close it waits for them.
     allow_reuse_port = True
 
 

@@ -21,7 +21,7 @@ from server.interceptors import Pipeline, interceptors
 from server.interceptors.errors import MAX_BATCH_BYTES
 from server.maintenance import Maintenance
 from server.metric_push import MetricPush
-from server.metrics import State, tell_build
+from server.metrics import State, tell_origin
 from server.process import ANYWHERE, AddressError, Place, Ports, Signals, listen_address
 from server.reflection import add_reflection
 from server.scraping import Scraping
@@ -228,10 +228,11 @@ def _await_end(signals: Signals, parent: tuple[int, ...]) -> None:
 def _telemetry(settings: Settings, place: Place) -> Iterator[None]:
     """Spans and metrics go where the settings say; what is left goes there at the end."""
     flush_spans = set_up_tracing(settings)
-    tell_build(settings.version)
+    origin = resource(settings)
+    tell_origin(origin, settings.version)
     push = scraping = None
     if settings.otlp_endpoint:
-        push = MetricPush(resource(settings), settings.otlp_endpoint)
+        push = MetricPush(origin, settings.otlp_endpoint)
         push.start()
     if place.ports.metrics is not None:
         scraping = Scraping(place.number, place.folder)

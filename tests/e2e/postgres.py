@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 from tests.e2e.service import wait_until
 
@@ -51,6 +51,23 @@ def await_waiting(url: str, count: int = 1) -> None:
 
 def await_none_waiting(url: str) -> None:
     wait_until(lambda: waiting_statements(url) == 0, "no statement waits for a lock")
+
+
+@contextmanager
+def closed(url: str) -> Iterator[None]:
+    """The database ends its connections and takes no others while this holds."""
+    name = make_url(url).database
+    server = make_url(url).set(database="postgres").render_as_string(hide_password=False)
+    execute(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    execute(
+        server,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name",
+        name=name,
+    )
+    try:
+        yield
+    finally:
+        execute(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 
 
 def connections(url: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,8 +129,7 @@ class ServiceProcess:
         """The port that it serves on, once it does."""
         self.await_log("workers")
         line = next(line for line in list(self.lines) if "serving" in line and "workers" in line)
-        address = line.partition("address")[2].lstrip('=": ').split()[0].strip('",')
-        return int(address.rpartition(":")[2])
+        return int(re.findall(r'address\W+[^\s",]*:(\d+)', line)[0])
 
     def channel(self, service_config: str = "{}") -> grpc.Channel:
         """A channel with a connection of its own."""

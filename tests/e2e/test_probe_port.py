@@ -1,0 +1,145 @@
+"""HEALTH_PORT: probes, and channelz where it is switched on; the latter on no other port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from server.health import LIVENESS, READINESS
+from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
+from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.e2e.service import (
+    NOT_SERVING,
+    PATIENCE_SECONDS,
+    SERVING,
+    ServiceProcess,
+    health,
+    health_stub,
+    run_command,
+    running_service,
+    wait_until,
+)
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, shared_database_url: str
+) -> Iterator[ServiceProcess]:
+    """A service with a port for probes, and channelz on it."""
+    with running_service(
+        tmp_path_factory.mktemp("service"),
+        ENVIRONMENT="staging",
+        DATABASE_URL=shared_database_url,
+        WORKERS="2",
+        HEALTH_PORT="0",
+        ADMIN_ENABLED="true",
+    ) as service:
+        yield service
+
+
+def probe_channel(service: ServiceProcess) -> grpc.Channel:
+    service.await_log('"serving"')
+    port = service.events("serving")[0]["health"]
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+    grpc.channel_ready_future(channel).result(PATIENCE_SECONDS)
+    return channel
+
+
+@pytest.fixture(scope="module")
+def probes(service: ServiceProcess) -> Iterator[grpc.Channel]:
+    with probe_channel(service) as channel:
+        yield channel
+
+
+def servers(channel: grpc.Channel) -> int:
+    """How many servers channelz tells of."""
+    stub = channelz_pb2_grpc.ChannelzStub(channel)
+    return len(stub.GetServers(channelz_pb2.GetServersRequest()).server)
+
+
+def is_unimplemented(raised: pytest.ExceptionInfo[grpc.RpcError]) -> bool:
+    return raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("name", [LIVENESS, READINESS], ids=["liveness", "readiness"])
+def test_probes_are_answered_on_their_port(probes: grpc.Channel, name: str) -> None:
+    wait_until(lambda: health(probes, name) == SERVING, "the probe hears SERVING")
+
+
+def test_probes_are_answered_on_the_port_of_the_service_too(service: ServiceProcess) -> None:
+    assert health(service.channel(), LIVENESS) == SERVING
+
+
+def test_tasks_are_not_served_on_the_port_for_probes(probes: grpc.Channel) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        TaskServiceStub(probes).GetTaskStats(GetTaskStatsRequest())
+    assert is_unimplemented(raised)
+
+
+def test_the_port_for_probes_does_not_describe_itself(probes: grpc.Channel) -> None:
+    reflection: Any = reflection_pb2_grpc.ServerReflectionStub(probes)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    with pytest.raises(grpc.RpcError) as raised:
+        list(reflection.ServerReflectionInfo(iter([request])))
+    assert is_unimplemented(raised)
+
+
+def test_channelz_tells_of_both_servers_on_the_port_for_probes(probes: grpc.Channel) -> None:
+    assert servers(probes) == 2
+
+
+def test_channelz_is_not_on_the_port_of_the_service(service: ServiceProcess) -> None:
+    """It tells of every peer."""
+    with pytest.raises(grpc.RpcError) as raised:
+        servers(service.channel())
+    assert is_unimplemented(raised)
+
+
+@pytest.fixture
+def plain(start_service: Callable[..., ServiceProcess], shared_database_url: str) -> ServiceProcess:
+    """A service with a port for probes alone."""
+    return start_service(
+        ENVIRONMENT="staging", DATABASE_URL=shared_database_url, WORKERS="1", HEALTH_PORT="0"
+    )
+
+
+def test_channelz_is_switched_off_unless_it_is_asked_for(plain: ServiceProcess) -> None:
+    with probe_channel(plain) as channel, pytest.raises(grpc.RpcError) as raised:
+        servers(channel)
+    assert is_unimplemented(raised)
+
+
+def test_a_probe_that_watches_hears_of_the_end(plain: ServiceProcess) -> None:
+    with probe_channel(plain) as channel:
+        watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest(service=LIVENESS))
+        assert next(watch).status == SERVING
+        assert plain.stop() == 0
+        assert next(watch).status == NOT_SERVING
+
+
+def test_channelz_without_a_port_for_it_is_a_mistake(tmp_path: Path) -> None:
+    done = run_command(tmp_path, "serve", ADMIN_ENABLED="true")
+    assert done.returncode == 2
+    assert done.stderr == "ADMIN_ENABLED: needs HEALTH_PORT, the only port that has it\n"
+
+
+def test_a_port_for_probes_that_is_taken_ends_the_start(
+    service: ServiceProcess,
+    start_service: Callable[..., ServiceProcess],
+    shared_database_url: str,
+) -> None:
+    service.await_log('"serving"')
+    port = service.events("serving")[0]["health"]
+    other = start_service(
+        ENVIRONMENT="staging", DATABASE_URL=shared_database_url, HEALTH_PORT=str(port)
+    )
+    assert other.wait() == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in other.log
+    assert "HEALTH_PORT" in other.log
