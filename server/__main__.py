@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ import structlog
 from sqlalchemy import make_url
 
 from server import logs
+from server.certificates import certificates
 from server.process import AddressError, Place, Ports, listen_address, reserve_port
 from server.settings import Settings, SettingsError
 from server.supervisor import Supervisor
@@ -81,12 +83,25 @@ def serve(settings: Settings) -> bool:
     """Serve until SIGTERM or SIGINT."""
     log.info("starting", version=settings.version, environment=settings.environment)
     settings.key()  # Made here once, not by every worker.
+    _prepare_connections(settings)
     with _database(settings) as url:
         _check_schema(url)
         serve_here = _serve_alone if settings.worker_count == 1 else _serve_supervised
         in_order = serve_here(settings, url)
     # Python would join threads, and one may wait for a database that never answers.
     os._exit(OK if in_order else FAILED)
+
+
+def _prepare_connections(settings: Settings) -> None:
+    """What must be so before workers are forked and import grpc. Raises: SettingsError."""
+    encrypted = certificates(settings) or settings.tls_terminated_upstream
+    if settings.environment == "staging" and not encrypted:
+        log.warning("plaintext: set TLS_CERT_FILE, or say TLS_TERMINATED_UPSTREAM")
+    # Each failed handshake would write a line that is no JSON.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Each connection is a file; the soft limit is often 1024.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def migrate(settings: Settings) -> bool:

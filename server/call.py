@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 
+import grpc
+
 from server.caller import ANONYMOUS, Principal
 from storage.measures import Spent, spent
 
@@ -27,6 +29,8 @@ class Call:
         """The reason in its ErrorInfo; empty when the call goes well."""
         self.received_bytes = 0
         self.sent_bytes = 0
+        self.context: grpc.ServicerContext | None = None
+        """Between its work and its answer."""
         self.spent = Spent()
 
     @property

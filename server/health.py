@@ -1,7 +1,8 @@
 """Health as gRPC defines it: Check, Watch, and List (gRFC A90).
 
 "" is liveness: this process serves, whatever the database does. The service's name is readiness:
-the database answers and its schema is the one that this build works with.
+the database answers and its schema is the one that this build works with. "startup" is that this
+was so once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from taskservice.v1 import task_service_pb2
 log = structlog.get_logger()
 
 LIVENESS = health.OVERALL_HEALTH
+STARTUP = "startup"
 READINESS = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"].full_name
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -39,7 +41,8 @@ class HealthServicer(health.HealthServicer):
         for method in (self.Check, self.List):
             method.__func__.experimental_thread_pool = pool  # type: ignore[attr-defined]
         self._watches: set[Callable[[Any], None]] = set()
-        self.set(READINESS, NOT_SERVING)
+        for service in (STARTUP, READINESS):
+            self.set(service, NOT_SERVING)
 
     def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
         return super().Check(request, context)
@@ -48,7 +51,7 @@ class HealthServicer(health.HealthServicer):
         return health_pb2.HealthListResponse(  # type: ignore[attr-defined]
             statuses={
                 service: self.Check(health_pb2.HealthCheckRequest(service=service), context)
-                for service in (LIVENESS, READINESS)
+                for service in (LIVENESS, STARTUP, READINESS)
             }
         )
 
@@ -121,6 +124,7 @@ class ReadinessMonitor:
         self._ready = ready
         self._servicer.set(READINESS, SERVING if ready else NOT_SERVING)
         if ready:
+            self._servicer.set(STARTUP, SERVING)
             log.info("ready")
         else:
             log.error("not ready", why=why)

@@ -11,7 +11,9 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_status import rpc_status
 
+from server.errors import status_of
 from taskservice.v1 import task_service_pb2
 
 _SERVICES = tuple(
@@ -21,11 +23,14 @@ _SERVICES = tuple(
 _STREAMS = 16
 
 
-def add_reflection(server: grpc.Server) -> Callable[[], None]:
+def add_reflection(
+    server: grpc.Server, admit: Callable[[grpc.ServicerContext], object]
+) -> Callable[[], None]:
     """Serves reflection under both of its names; returns what ends the streams that are open.
 
-    grpcio-reflection knows v1alpha only; v1 has the same messages, so that the same servicer
-    answers for it.
+    `admit` raises, or aborts, for callers who may not ask: no interceptor of ours stands around
+    reflection. grpcio-reflection knows v1alpha only; v1 has the same messages, so that the same
+    servicer answers for it.
     """
     streams: set[Any] = set()
     pool = DescriptorPool()
@@ -33,6 +38,12 @@ def add_reflection(server: grpc.Server) -> Callable[[], None]:
     servicer: Any = reflection.ReflectionServicer(_SERVICES, pool=pool)
 
     def reflect(requests: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            admit(context)
+        except Exception as error:
+            if status := status_of(error):
+                context.abort_with_status(rpc_status.to_status(status))
+            raise
         streams.add(context)
         context.add_callback(lambda: streams.discard(context))
         yield from servicer.ServerReflectionInfo(requests, context)

@@ -25,9 +25,12 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 _SECRET_KEY_CHARACTERS = 32
-_YEAR_SECONDS = 365 * 24 * 3600
+_DAY_SECONDS = 24 * 3600
+_YEAR_SECONDS = 365 * _DAY_SECONDS
 _DRIVER = "postgresql+psycopg2"
 _MAX_PORT = 65535
+_MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+_MAX_UNREAD_BYTES = 16 * 1024**3
 _ENDPOINT = re.compile(r"https?://[^/\s@]+:\d{1,5}/?")
 
 
@@ -69,6 +72,25 @@ class Settings(BaseSettings):
     health_port: int | None = Field(None, ge=0, le=65535)
     admin_enabled: bool = False
     metrics_port: int | None = Field(None, ge=0, le=65535)
+    reflection: Literal["on", "authenticated", "off"] | None = None
+
+    tls_terminated_upstream: bool = False
+    tls_cert_file: Path | None = Field(None, validate_default=True)
+    tls_key_file: Path | None = Field(None, validate_default=True)
+    tls_client_ca_file: Path | None = None
+    max_connections_per_worker: int = Field(4000, ge=1, le=100_000)
+    max_streams_per_connection: int = Field(256, ge=1, le=10_000)
+    handshake_seconds: float = Field(10, ge=0.1, le=120)
+    connection_idle_seconds: float = Field(300, ge=0.1, le=_DAY_SECONDS)
+    connection_age_seconds: float = Field(600, ge=0.1, le=_DAY_SECONDS)
+    connection_age_grace_seconds: float = Field(60, ge=0.1, le=_DAY_SECONDS)
+    min_ping_interval_seconds: float = Field(10, ge=0.1, le=3600)
+    max_metadata_bytes: int = Field(128 * 1024, ge=4 * 1024, le=1024 * 1024)
+    # The largest request that keeps the rules has less than 16 KiB; a batch of them may have so
+    # much that its answer still is within the 4 MiB that a client takes by default.
+    max_request_bytes: int = Field(256 * 1024, ge=16 * 1024, le=_MAX_MESSAGE_BYTES)
+    max_batch_request_bytes: int = Field(3 * 1024 * 1024, ge=16 * 1024, le=_MAX_MESSAGE_BYTES)
+    max_unread_bytes: int = Field(64 * 1024 * 1024, ge=16 * 1024 * 1024, le=_MAX_UNREAD_BYTES)
 
     slow_call_seconds: float = Field(1, gt=0, le=3600)
     task_count_interval_seconds: float = Field(60, ge=1, le=3600)
@@ -118,6 +140,31 @@ class Settings(BaseSettings):
         if enabled and info.data.get("health_port") is None:
             raise ValueError("needs HEALTH_PORT, the only port that has it")
         return enabled
+
+    @field_validator("tls_cert_file")
+    @classmethod
+    def _check_tls(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        upstream = info.data.get("tls_terminated_upstream", True)
+        if info.data.get("environment") == "production" and not (file or upstream):
+            raise ValueError(
+                "must be set in production; or TLS_TERMINATED_UPSTREAM, "
+                "when a proxy or a mesh in front of the service does TLS"
+            )
+        return file
+
+    @field_validator("tls_key_file")
+    @classmethod
+    def _check_tls_key(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if "tls_cert_file" in info.data and bool(file) != bool(info.data["tls_cert_file"]):
+            raise ValueError("must be set together with TLS_CERT_FILE")
+        return file
+
+    @field_validator("tls_client_ca_file")
+    @classmethod
+    def _check_client_ca(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file and info.data.get("tls_cert_file", True) is None:
+            raise ValueError("needs TLS_CERT_FILE")
+        return file
 
     @field_validator("otel_exporter_endpoint")
     @classmethod
@@ -187,6 +234,11 @@ class Settings(BaseSettings):
         if self.shutdown_delay_seconds is not None:
             return self.shutdown_delay_seconds
         return 0 if self.environment == "development" else 5
+
+    @property
+    def reflection_for(self) -> Literal["on", "authenticated", "off"]:
+        """Who may ask for the contract: all, those who say who they are, or nobody."""
+        return self.reflection or ("on" if self.environment == "development" else "authenticated")
 
     @property
     def sampling_ratio(self) -> float:

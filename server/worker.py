@@ -13,12 +13,11 @@ import structlog
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health_pb2_grpc
 
-from server import logs
+from server import connections, logs
 from server.call import running_calls
 from server.census import Census
 from server.health import HealthServicer, ReadinessMonitor
 from server.interceptors import Pipeline, interceptors
-from server.interceptors.errors import MAX_BATCH_BYTES
 from server.maintenance import Maintenance
 from server.metric_push import MetricPush
 from server.metrics import State, tell_origin
@@ -87,7 +86,7 @@ class Worker:
             self._server,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._end_reflection = add_reflection(self._server)
+        self._end_reflection = _reflection(settings, self._server)
         self._probes = _probe_server(settings, self._health, share=place.is_shared)
         pool = self._database.usage
         self._state = State(
@@ -108,7 +107,8 @@ class Worker:
         Raises: AddressError.
         """
         ports = self._place.ports
-        ports = ports._replace(grpc=self._listen(self._server, ports.grpc))
+        credentials = connections.credentials(self._settings)
+        ports = ports._replace(grpc=self._listen(self._server, ports.grpc, credentials))
         if ports.health is not None:
             ports = ports._replace(health=self._listen(self._probes, ports.health))
             self._probes.start()
@@ -122,9 +122,13 @@ class Worker:
         self._state.show()
         return ports
 
-    def _listen(self, server: grpc.Server, port: int) -> int:
+    def _listen(
+        self, server: grpc.Server, port: int, credentials: grpc.ServerCredentials | None = None
+    ) -> int:
         address = listen_address(self._settings.grpc_host, port)
         try:
+            if credentials:
+                return server.add_secure_port(address, credentials)
             return server.add_insecure_port(address)
         except RuntimeError as error:
             raise AddressError(f"cannot listen on {address}: {error}") from error
@@ -174,24 +178,36 @@ def _server(
     return grpc.server(
         calls,
         interceptors=[Pipeline(interceptors(settings, database, sampler(settings)), streams)],
-        options=[
-            ("grpc.so_reuseport", int(share)),
-            ("grpc.max_receive_message_length", MAX_BATCH_BYTES),
-            # A client that vanished gives its watch back; one may ask whether we are here.
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ],
+        options=connections.options(settings, share=share),
     )
 
 
+def _reflection(settings: Settings, server: grpc.Server) -> Callable[[], None]:
+    """Reflection for whom the settings say; returns what ends its streams."""
+    if settings.reflection_for == "off":
+        return lambda: None
+    return add_reflection(
+        server, admit=_authenticate if settings.reflection_for == "authenticated" else _admit_all
+    )
+
+
+def _admit_all(_context: grpc.ServicerContext) -> None:
+    pass
+
+
+def _authenticate(context: grpc.ServicerContext) -> None:
+    """No caller can say who it is, as long as calls bear no credentials."""
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "reflection is for callers who say who they are")
+
+
 def _probe_server(settings: Settings, health: HealthServicer, *, share: bool) -> grpc.Server:
-    """Health on a port and a thread of its own; and channelz, if switched on.
+    """Health on a port and a thread of its own, in plaintext, for Kubernetes probes know no other;
+    and channelz, if switched on.
 
     That tells of every connection and of its peer: not on the port for all.
     """
     threads = ThreadPoolExecutor(1, thread_name_prefix="probe")
-    server = grpc.server(threads, options=[("grpc.so_reuseport", int(share))])
+    server = grpc.server(threads, options=connections.options(settings, share=share))
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if settings.admin_enabled:
         channelz.add_channelz_servicer(server)

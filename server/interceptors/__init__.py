@@ -16,6 +16,7 @@ from server.interceptors.cancellation import CancellationInterceptor
 from server.interceptors.errors import ErrorInterceptor
 from server.interceptors.tracing import TracingInterceptor
 from server.settings import Settings
+from server.unread import UnreadAnswers
 from storage.database import Database
 
 _OURS = "/taskservice.v1."
@@ -27,8 +28,12 @@ def interceptors(settings: Settings, database: Database, sampler: Sampler) -> li
         # Outermost: log lines, metrics and statements happen within the span.
         TracingInterceptor(sampler),
         # Outside of errors, so that it sees the code a caller sees.
-        AccountingInterceptor(settings.slow_call_seconds),
-        ErrorInterceptor(),  # Whatever is raised below becomes a status here.
+        AccountingInterceptor(settings.slow_call_seconds, UnreadAnswers(settings.max_unread_bytes)),
+        # Whatever is raised below becomes a status here.
+        ErrorInterceptor(
+            max_request_bytes=settings.max_request_bytes,
+            max_batch_request_bytes=settings.max_batch_request_bytes,
+        ),
         # Innermost: it covers the statements and no more.
         CancellationInterceptor(database),
     ]

@@ -16,6 +16,7 @@ from opentelemetry.trace import get_current_span
 from server import logs, metrics
 from server.call import Call, current_call
 from server.interceptors.base import CallInterceptor
+from server.unread import UnreadAnswers
 
 log = structlog.get_logger()
 
@@ -26,8 +27,9 @@ _UNKNOWN_METHOD_CHARACTERS = 100
 class AccountingInterceptor(CallInterceptor):
     """Writes a line for each call: the method, the code, how long, for whom; and counts it."""
 
-    def __init__(self, slow_call_seconds: float) -> None:
+    def __init__(self, slow_call_seconds: float, unread: UnreadAnswers) -> None:
         self._slow_call_seconds = slow_call_seconds
+        self._unread = unread
 
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
@@ -39,6 +41,7 @@ class AccountingInterceptor(CallInterceptor):
             log.debug("call began", method=call.method, request_id=call.request_id)
         try:
             yield
+            call.context = None if call.is_stream else context  # Its answer is written next.
         finally:
             call.end(_code_name(context))
             metrics.count_ended(call, span.get_span_context())
@@ -55,9 +58,15 @@ class AccountingInterceptor(CallInterceptor):
             call.sent_bytes += len(data)
             if not call.is_stream:
                 metrics.count_sent(call)
+                self._count_unread(call, len(data))
             return data
 
         return counting
+
+    def _count_unread(self, call: Call, size: int) -> None:
+        context, call.context = call.context, None  # It holds the call: a cycle would outlive both.
+        if context:
+            self._unread.add(context, size)
 
     def _write_line(self, call: Call, peer: str) -> None:
         fields: dict[str, object] = {"reason": call.reason} if call.reason else {}

@@ -28,10 +28,6 @@ from storage.errors import StatementCancelledError
 
 log = structlog.get_logger()
 
-# The largest request that keeps the rules has less than 16 KiB; a batch of them may have so much
-# that its answer still is within the 4 MiB that a client takes by default.
-MAX_REQUEST_BYTES = 256 * 1024
-MAX_BATCH_BYTES = 3 * 1024 * 1024
 _LARGE = ("/BatchCreateTasks", "/BatchUpdateTasks")
 
 _DEADLINE_SKEW_SECONDS = 0.1
@@ -51,6 +47,10 @@ _SERVER_ERRORS = {
 class ErrorInterceptor(CallInterceptor):
     """Turns what a call raises into a status with details; what is unknown into INTERNAL."""
 
+    def __init__(self, *, max_request_bytes: int, max_batch_request_bytes: int) -> None:
+        self._max_request_bytes = max_request_bytes
+        self._max_batch_request_bytes = max_batch_request_bytes
+
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
         try:
@@ -65,7 +65,8 @@ class ErrorInterceptor(CallInterceptor):
 
         grpcio answers the first with INTERNAL, and knows one limit for all methods.
         """
-        limit = MAX_BATCH_BYTES if method.endswith(_LARGE) else MAX_REQUEST_BYTES
+        is_large = method.endswith(_LARGE)
+        limit = self._max_batch_request_bytes if is_large else self._max_request_bytes
 
         def lenient(data: bytes) -> Any:
             if len(data) > limit:
