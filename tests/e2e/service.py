@@ -82,6 +82,7 @@ class ServiceProcess:
             "HEALTH_CHECK_INTERVAL_SECONDS": "0.1",
             "SECRET_KEY": "0123456789abcdef0123456789abcdef",
             "SHUTDOWN_DELAY_SECONDS": "0",
+            "TLS_TERMINATED_UPSTREAM": "true",
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "server", "serve"],
@@ -130,6 +131,12 @@ class ServiceProcess:
         self.await_log("workers")
         line = next(line for line in list(self.lines) if "serving" in line and "workers" in line)
         return int(re.findall(r'address\W+[^\s",]*:(\d+)', line)[0])
+
+    @property
+    def health_port(self) -> int:
+        """The port for probes (in staging and production)."""
+        self.await_log("workers")
+        return int(self.events("serving")[0]["health"])
 
     def channel(self, service_config: str = "{}") -> grpc.Channel:
         """A channel with a connection of its own."""

@@ -67,6 +67,7 @@ def test_migrate_brings_an_empty_database_to_the_head(
         ENVIRONMENT="production",
         DATABASE_URL=empty_database_url,
         SECRET_KEY=SECRET_KEY,
+        TLS_TERMINATED_UPSTREAM="true",
     )
     assert ran.returncode == 0, ran.stdout
     schema.check(empty_database_url)
@@ -88,6 +89,7 @@ def test_every_mistake_in_settings_has_its_line(tmp_path: Path) -> None:
         "GRPC_PORT",
         "LOG_LEVEL",
         "SECRET_KEY",
+        "TLS_CERT_FILE",
         "WORKERS",
     ]
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from server.health import LIVENESS, READINESS
+from server.health import LIVENESS, READINESS, STARTUP
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import CreateTaskRequest, UpdateTaskRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
@@ -35,7 +35,9 @@ def probe(channel: grpc.Channel) -> Any:
     return health_stub(channel)
 
 
-@pytest.mark.parametrize("name", [LIVENESS, READINESS], ids=["liveness", "readiness"])
+@pytest.mark.parametrize(
+    "name", [LIVENESS, STARTUP, READINESS], ids=["liveness", "startup", "readiness"]
+)
 def test_check_of_a_healthy_service_says_serving(channel: grpc.Channel, name: str) -> None:
     assert health(channel, name) == SERVING
 
@@ -67,6 +69,7 @@ def test_list_names_every_service(probe: Any) -> None:
     listed = probe.List(health_pb2.HealthListRequest())  # type: ignore[attr-defined]
     assert {name: status.status for name, status in listed.statuses.items()} == {
         LIVENESS: SERVING,
+        STARTUP: SERVING,
         READINESS: SERVING,
     }
 

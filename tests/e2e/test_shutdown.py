@@ -195,7 +195,7 @@ def test_database_that_does_not_answer_does_not_keep_it_from_ending(
 
 def test_open_reflection_stream_does_not_delay_the_end(start: StartService) -> None:
     """Interactive clients keep one open for as long as they run."""
-    service = start(SHUTDOWN_GRACE_SECONDS=NEVER)
+    service = start(SHUTDOWN_GRACE_SECONDS=NEVER, REFLECTION="on")
     asked: SimpleQueue[bytes | None] = SimpleQueue()
     asked.put(ServerReflectionRequest(list_services="").SerializeToString())
     reflect: Any = service.channel().stream_stream(

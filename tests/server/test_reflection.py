@@ -12,13 +12,20 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
     ServerReflectionResponse,
 )
 
+from server.settings import Settings
+from tests.conftest import running_worker
+
 Ask = Callable[..., ServerReflectionResponse]
 
 
 @pytest.fixture(params=["v1", "v1alpha"])
 def ask(request: pytest.FixtureRequest, channel: grpc.Channel) -> Ask:
+    return asking(channel, request.param)
+
+
+def asking(channel: grpc.Channel, version: str) -> Ask:
     call = channel.stream_stream(
-        f"/grpc.reflection.{request.param}.ServerReflection/ServerReflectionInfo",
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
         request_serializer=ServerReflectionRequest.SerializeToString,
         response_deserializer=ServerReflectionResponse.FromString,
     )
@@ -61,3 +68,21 @@ def test_other_files_are_not_there(ask: Ask, name: str) -> None:
     """Both are loaded in this process."""
     error = ask(file_by_filename=name).error_response
     assert error.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"),
+    [
+        ("off", grpc.StatusCode.UNIMPLEMENTED),
+        ("authenticated", grpc.StatusCode.UNAUTHENTICATED),
+    ],
+)
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_is_not_for_everybody_if_the_settings_say_so(
+    settings: Settings, database_url: str, mode: str, code: grpc.StatusCode, version: str
+) -> None:
+    """The contract tells an attacker what there is to attack."""
+    own = settings.model_copy(update={"reflection": mode})
+    with running_worker(own, database_url) as channel, pytest.raises(grpc.RpcError) as raised:
+        asking(channel, version)(list_services="")
+    assert raised.value.code() is code

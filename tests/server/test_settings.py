@@ -21,7 +21,13 @@ PROJECT = Path(__file__).parents[2]
 
 SECRET = "correct-horse-battery-staple-2026"  # noqa: S105
 URL = f"postgresql://someone:{SECRET}@db.example/tasks"
-SAFE = {"ENVIRONMENT": "production", "DATABASE_URL": URL, "SECRET_KEY": SECRET}
+PLAIN = {"TLS_TERMINATED_UPSTREAM": "true"}
+SAFE = {"ENVIRONMENT": "production", "DATABASE_URL": URL, "SECRET_KEY": SECRET} | PLAIN
+
+NO_PLAINTEXT = (
+    "must be set in production; or TLS_TERMINATED_UPSTREAM, "
+    "when a proxy or a mesh in front of the service does TLS"
+)
 
 Load = Callable[..., Settings]
 
@@ -144,6 +150,25 @@ def test_settings_do_not_change(load: Load) -> None:
             "0.0009",
             "Input should be greater than or equal to 0.001",
         ),
+        ("MAX_CONNECTIONS_PER_WORKER", "0", "Input should be greater than or equal to 1"),
+        ("MAX_STREAMS_PER_CONNECTION", "0", "Input should be greater than or equal to 1"),
+        # To gRPC's core 0 milliseconds mean no limit, or at once: never what was wanted.
+        ("HANDSHAKE_SECONDS", "0", "Input should be greater than or equal to 0.1"),
+        ("CONNECTION_IDLE_SECONDS", "inf", "Input should be less than or equal to 86400"),
+        ("CONNECTION_AGE_SECONDS", "nan", "Input should be less than or equal to 86400"),
+        ("CONNECTION_AGE_GRACE_SECONDS", "0", "Input should be greater than or equal to 0.1"),
+        ("MIN_PING_INTERVAL_SECONDS", "0", "Input should be greater than or equal to 0.1"),
+        # A request of grpc's own clients, with a token in it, has about two thousand.
+        ("MAX_METADATA_BYTES", "4095", "Input should be greater than or equal to 4096"),
+        ("MAX_REQUEST_BYTES", "16383", "Input should be greater than or equal to 16384"),
+        (
+            "MAX_BATCH_REQUEST_BYTES",
+            "16777217",
+            "Input should be less than or equal to 16777216",
+        ),
+        # Less than a few answers would be none of any size.
+        ("MAX_UNREAD_BYTES", "16777215", "Input should be greater than or equal to 16777216"),
+        ("REFLECTION", "yes", "Input should be 'on', 'authenticated' or 'off'"),
         ("REQUEST_ID_RETENTION_HOURS", "1e300", "Input should be less than or equal to 8760"),
     ],
 )
@@ -173,6 +198,7 @@ def test_all_mistakes_are_told_at_once(load: Load) -> None:
         "DEBUG: Input should be a valid boolean, unable to interpret input",
         "GRPC_PROT: there is no such setting; see .env.example",
         "SECRET_KEY: must have 32 characters or more in production",
+        f"TLS_CERT_FILE: {NO_PLAINTEXT}",
         "WORKERS: Input should be greater than or equal to 1",
     ]
 
@@ -286,14 +312,14 @@ def test_whoever_asks_at_the_same_time_gets_the_same_key(tmp_path: Path) -> None
 @pytest.mark.parametrize("environment", ["staging", "production"])
 def test_an_environment_that_matters_needs_a_database(load: Load, environment: str) -> None:
     """The embedded one would lose everything with the container."""
-    assert mistakes(load, ENVIRONMENT=environment, SECRET_KEY=SECRET) == [
+    assert mistakes(load, ENVIRONMENT=environment, SECRET_KEY=SECRET, **PLAIN) == [
         f"DATABASE_URL: must be set (or DB_HOST) in {environment}"
     ]
 
 
 @pytest.mark.parametrize("database", [{"DATABASE_URL": URL}, {"DB_HOST": "db.example"}])
 def test_a_database_may_be_named_in_either_way(load: Load, database: dict[str, str]) -> None:
-    loaded = load(ENVIRONMENT="production", SECRET_KEY=SECRET, **database)
+    loaded = load(ENVIRONMENT="production", SECRET_KEY=SECRET, **PLAIN, **database)
     assert make_url(loaded.explicit_database_url or "").host == "db.example"
 
 
@@ -447,6 +473,62 @@ def test_a_value_of_telemetry_out_of_bounds_is_refused(
 def test_a_sampler_that_there_is_not_is_refused(load: Load) -> None:
     (line,) = mistakes(load, OTEL_TRACES_SAMPLER="jaeger_remote")
     assert line.startswith("OTEL_TRACES_SAMPLER: Input should be 'always_on', 'always_off'")
+
+
+# --- TLS ------------------------------------------------------------------------------------------
+
+
+def test_production_is_not_in_plaintext_by_accident(load: Load) -> None:
+    assert mistakes(load, **SAFE | {"TLS_TERMINATED_UPSTREAM": "false"}) == [
+        f"TLS_CERT_FILE: {NO_PLAINTEXT}"
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"TLS_TERMINATED_UPSTREAM": "true"}, {"TLS_CERT_FILE": "c.pem", "TLS_KEY_FILE": "k.pem"}],
+)
+def test_production_takes_certificates_or_one_that_has_them(
+    load: Load, settings: dict[str, str]
+) -> None:
+    load(**SAFE | {"TLS_TERMINATED_UPSTREAM": "false"} | settings)
+
+
+@pytest.mark.parametrize("environment", ["development", "staging"])
+def test_plaintext_is_for_tests(load: Load, environment: str) -> None:
+    load(**SAFE | {"TLS_TERMINATED_UPSTREAM": "false", "ENVIRONMENT": environment})
+
+
+@pytest.mark.parametrize(
+    ("settings", "mistake"),
+    [
+        ({"TLS_CERT_FILE": "c.pem"}, "TLS_KEY_FILE: must be set together with TLS_CERT_FILE"),
+        ({"TLS_KEY_FILE": "k.pem"}, "TLS_KEY_FILE: must be set together with TLS_CERT_FILE"),
+        ({"TLS_CLIENT_CA_FILE": "ca.pem"}, "TLS_CLIENT_CA_FILE: needs TLS_CERT_FILE"),
+    ],
+)
+def test_half_of_what_tls_needs_is_a_mistake(
+    load: Load, settings: dict[str, str], mistake: str
+) -> None:
+    """A service that someone believes to be encrypted would not be."""
+    assert mistakes(load, **settings) == [mistake]
+
+
+@pytest.mark.parametrize(
+    ("environment", "given", "meant"),
+    [
+        ("development", {}, "on"),
+        ("staging", {}, "authenticated"),
+        ("production", {}, "authenticated"),
+        ("production", {"REFLECTION": "on"}, "on"),
+        ("development", {"REFLECTION": "off"}, "off"),
+    ],
+)
+def test_reflection_is_for_all_in_development_only(
+    load: Load, environment: str, given: dict[str, str], meant: str
+) -> None:
+    loaded = load(**SAFE | {"ENVIRONMENT": environment} | given)
+    assert loaded.reflection_for == meant
 
 
 # --- .env.example ---------------------------------------------------------------------------------

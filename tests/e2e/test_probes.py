@@ -1,0 +1,142 @@
+"""What Kubernetes hears on the port for probes, whatever the service goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+
+from server.health import LIVENESS, READINESS, STARTUP
+from storage import schema
+from storage.embedded import EmbeddedPostgres
+from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import CreateTaskRequest, UpdateTaskRequest
+from tests.e2e.postgres import await_waiting, frozen, killed, locked_task
+from tests.e2e.service import (
+    NOT_SERVING,
+    SERVING,
+    ServiceProcess,
+    await_ready,
+    await_unready,
+    health,
+    health_stub,
+)
+
+PROBE_TIMEOUT_SECONDS = 1.0
+"""Kubernetes' default: what takes longer is a failure."""
+
+StartService = Callable[..., ServiceProcess]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("postgres")
+
+
+@pytest.fixture(scope="module")
+def postgres(data_dir: Path) -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres(data_dir, settings={"fsync": "off"}) as postgres:
+        schema.upgrade(postgres.url)
+        yield postgres
+
+
+@pytest.fixture
+def start(start_service: StartService, postgres: EmbeddedPostgres) -> StartService:
+    """Starts a service with a port for probes."""
+
+    def start(**settings: str) -> ServiceProcess:
+        return start_service(
+            **{
+                "ENVIRONMENT": "staging",
+                "DATABASE_URL": postgres.url,
+                "WORKERS": "1",
+                "HEALTH_PORT": "0",
+                "SHUTDOWN_GRACE_SECONDS": "0",
+            }
+            | settings
+        )
+
+    return start
+
+
+def probe(service: ServiceProcess, name: str) -> int:
+    """As Kubernetes does it: on a connection of its own, and not for long."""
+    request = health_pb2.HealthCheckRequest(service=name)
+    with grpc.insecure_channel(
+        f"127.0.0.1:{service.health_port}", [("grpc.use_local_subchannel_pool", 1)]
+    ) as channel:
+        return int(health_stub(channel).Check(request, timeout=PROBE_TIMEOUT_SECONDS).status)
+
+
+def probes(service: ServiceProcess, times: int = 1) -> dict[str, set[int]]:
+    """What the three of them hear, every time."""
+    names = {"liveness": LIVENESS, "readiness": READINESS, "startup": STARTUP}
+    return {word: {probe(service, name) for _ in range(times)} for word, name in names.items()}
+
+
+def test_probes_are_answered_while_every_thread_is_busy_and_calls_queue(
+    start: StartService, postgres: EmbeddedPostgres
+) -> None:
+    """A service under load is not dead; killing it for that would make the load worse."""
+    service = start(THREADS_PER_WORKER="2")
+    stub = service.stub()
+    await_ready(service.channel())
+    task = stub.CreateTask(CreateTaskRequest(task=Task(title="old")))
+    update = UpdateTaskRequest(task=Task(id=task.id, title="new"))
+    with locked_task(postgres.url, task.id):
+        calls = [stub.UpdateTask.future(update) for _ in range(200)]
+        await_waiting(postgres.url, 2)
+        assert probes(service, times=10) == {
+            "liveness": {SERVING},
+            "readiness": {SERVING},
+            "startup": {SERVING},
+        }
+    for call in calls:
+        call.exception()
+
+
+def test_service_has_not_started_before_the_database_was_there_once(
+    start: StartService, data_dir: Path
+) -> None:
+    """It lives, and waits. Then it has started for good: what comes later, readiness tells."""
+    with killed(data_dir):
+        service = start()
+        assert probes(service) == {
+            "liveness": {SERVING},
+            "readiness": {NOT_SERVING},
+            "startup": {NOT_SERVING},
+        }
+    channel = service.channel()
+    await_ready(channel)
+    assert probe(service, STARTUP) == SERVING
+    with killed(data_dir):
+        await_unready(channel)
+        assert probe(service, STARTUP) == SERVING
+
+
+def test_probes_are_answered_while_the_database_is_silent(
+    start: StartService, data_dir: Path
+) -> None:
+    """Each would hang if it asked the database itself."""
+    service = start()
+    channel = service.channel()
+    await_ready(channel)
+    with frozen(data_dir):
+        await_unready(channel)
+        assert probes(service, times=10) == {
+            "liveness": {SERVING},
+            "readiness": {NOT_SERVING},
+            "startup": {SERVING},
+        }
+
+
+def test_ports_say_the_same(start: StartService) -> None:
+    """Balancers ask on the port that they send calls to."""
+    service = start()
+    channel = service.channel()
+    await_ready(channel)
+    for name in (LIVENESS, READINESS, STARTUP):
+        assert health(channel, name) == probe(service, name) == SERVING
