@@ -6,6 +6,7 @@ Nothing here imports grpc: workers are forked from this process, and each import
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import os
 import resource
 import signal
@@ -14,14 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
+import jwt
 import structlog
 from sqlalchemy import make_url
 
 from server import logs
+from server.caller import Scope
 from server.certificates import certificates
 from server.process import AddressError, Place, Ports, listen_address, reserve_port
-from server.settings import Settings, SettingsError
+from server.settings import SYMMETRIC, Settings, SettingsError
 from server.supervisor import Supervisor
 from storage import schema
 from storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -38,11 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _interrupted)
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # Nobody dies of wanting to know more.
-    command: Callable[[Settings], bool] = _parser().parse_args(arguments).command
+    options = vars(_parser().parse_args(arguments))
+    command: Callable[..., bool] = options.pop("command")
     try:
         settings = Settings.load()
         logs.configure(settings)
-        return OK if command(settings) else FAILED
+        return OK if command(settings, **options) else FAILED
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return MISCONFIGURED
@@ -71,11 +76,18 @@ def _parser() -> argparse.ArgumentParser:
         ".env.example lists them.",
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (serve, migrate):
+    parsers = {}
+    for command in (serve, migrate, token):
         summary = (command.__doc__ or "").splitlines()[0]
-        commands.add_parser(command.__name__, help=summary, description=summary).set_defaults(
-            command=command
-        )
+        parsers[command] = commands.add_parser(command.__name__, help=summary, description=summary)
+        parsers[command].set_defaults(command=command)
+    parsers[token].add_argument("--sub", required=True, help="whom it is for")
+    parsers[token].add_argument(
+        "--scope", nargs="+", default=["tasks:read", "tasks:write"], choices=get_args(Scope)
+    )
+    parsers[token].add_argument(
+        "--minutes", type=float, help="how long it is good; ACCESS_TOKEN_EXPIRE_MINUTES by default"
+    )
     return parser
 
 
@@ -109,6 +121,25 @@ def migrate(settings: Settings) -> bool:
     with _database(settings) as url:
         schema.upgrade(url)
     log.info("the schema is at the newest revision")
+    return True
+
+
+def token(settings: Settings, *, sub: str, scope: list[str], minutes: float | None) -> bool:
+    """Print a token signed with SECRET_KEY, for development and tests.
+
+    Whoever has the key can sign without us. In production the issuer should, who knows whom he
+    gives what. Raises: SettingsError.
+    """
+    if settings.environment == "production":
+        raise SettingsError(["ENVIRONMENT: no tokens are made in production"])
+    if SYMMETRIC not in settings.algorithms:
+        raise SettingsError([f"ALGORITHM: must have {SYMMETRIC} for tokens made here"])
+    lifetime = dt.timedelta(minutes=minutes or settings.access_token_expire_minutes)
+    now = dt.datetime.now(dt.UTC)
+    claims = {"sub": sub, "scope": " ".join(scope), "iat": now, "exp": now + lifetime}
+    named = {"iss": settings.jwt_issuer, "aud": settings.jwt_audience}
+    claims |= {claim: value for claim, value in named.items() if value}
+    sys.stdout.write(jwt.encode(claims, settings.key(), SYMMETRIC) + "\n")
     return True
 
 

@@ -1,21 +1,24 @@
-"""Who calls, and in which trace."""
+"""Who calls, what he may do, and in which trace."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from opentelemetry.trace import format_trace_id, get_current_span
 
 from storage.repository import Origin
 
+Scope: TypeAlias = Literal["tasks:read", "tasks:write", "tasks:admin"]
+
 
 class Principal(NamedTuple):
-    """Who calls."""
+    """Who calls, and the scopes of what he may do."""
 
     name: str
+    scopes: frozenset[Scope] = frozenset()
 
 
-# Who calls, as long as calls bear no credentials.
+# Who calls, as long as nothing is known of him: he may do nothing.
 ANONYMOUS = Principal("anonymous")
 
 

@@ -6,6 +6,9 @@ people and details for programs: an ErrorInfo always, and what else fits.
     InvalidRequestError          rules of the contract are broken, with every violation
     TransitionNotAllowedError    the status does not lead to the new one
     BatchItemError               an item of a batch failed, for a reason that has a row of its own
+    UnauthenticatedError         the call bears no credentials that are good here
+    PermissionDeniedError        the caller's scopes are not those of the call
+    KeysUnavailableError         the keys that tokens are verified with are not there yet
     RequestTooLargeError         the request has more bytes than any that keeps the rules
     AnswerTooLargeError          the answer would have more bytes than clients take
     TooManyWatchesError          this process has as many watches as it takes
@@ -71,6 +74,24 @@ class BatchItemError(Exception):
         super().__init__(item)
         self.item = item
         self.cause = cause
+
+
+class UnauthenticatedError(Exception):
+    """The call bears no credentials that are good here."""
+
+
+class PermissionDeniedError(Exception):
+    """The caller does not have the scope that the call needs."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the scope {scope} is needed")
+
+
+class KeysUnavailableError(Exception):
+    """The keys that tokens are verified with have not been there since this process began."""
+
+    def __init__(self) -> None:
+        super().__init__("there are no keys yet to verify tokens with")
 
 
 class RequestTooLargeError(Exception):
@@ -177,6 +198,11 @@ TABLE: dict[type[Exception], _Row] = {
         "RESUME_TOKEN_EXPIRED",
         _says("what follows the resume_token is no longer kept; begin with send_initial_tasks"),
     ),
+    UnauthenticatedError: _Row(
+        code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", _says("valid credentials are needed")
+    ),
+    PermissionDeniedError: _Row(code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED", str),
+    KeysUnavailableError: _Row(code_pb2.UNAVAILABLE, "KEYS_UNAVAILABLE", str, _retry),
     RequestTooLargeError: _Row(code_pb2.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", str),
     AnswerTooLargeError: _Row(code_pb2.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", str),
     TooManyWatchesError: _Row(

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 
 from server import caller, writes
+from server.authorization import ADMIN
 from server.call import current_call
 from server.conversions import event_to_proto, stats_to_proto, task_to_proto, version_of
 from server.filtering import parse_filter, parse_order, parse_watch_filter
@@ -182,7 +183,10 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     ) -> ListTaskEventsResponse:
         before = self._check_history(request)
         size = _page_size(request.page_size)
-        events = self._events.history(request.task_id, limit=size + 1, before=before)
+        only_by = None if ADMIN in current_call().principal.scopes else _principal()
+        events = self._events.history(
+            request.task_id, limit=size + 1, before=before, only_by=only_by
+        )
         if not events and before is None:
             self._repository.get(request.task_id)  # Its events may be older than what is kept.
         told = list(_fitting(map(event_to_proto, events[:size])))

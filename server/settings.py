@@ -18,11 +18,21 @@ from typing import Literal
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import make_dsn
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    FilePath,
+    Json,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+from server.caller import Scope
 
 _SECRET_KEY_CHARACTERS = 32
 _DAY_SECONDS = 24 * 3600
@@ -31,6 +41,9 @@ _DRIVER = "postgresql+psycopg2"
 _MAX_PORT = 65535
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _MAX_UNREAD_BYTES = 16 * 1024**3
+SYMMETRIC = "HS256"
+_ALGORITHMS = frozenset({SYMMETRIC, "RS256", "ES256", "EdDSA"})
+_JWKS_URL = re.compile(r"https?://[^/\s@]+(/\S*)?")
 _ENDPOINT = re.compile(r"https?://[^/\s@]+:\d{1,5}/?")
 
 
@@ -91,6 +104,16 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(256 * 1024, ge=16 * 1024, le=_MAX_MESSAGE_BYTES)
     max_batch_request_bytes: int = Field(3 * 1024 * 1024, ge=16 * 1024, le=_MAX_MESSAGE_BYTES)
     max_unread_bytes: int = Field(64 * 1024 * 1024, ge=16 * 1024 * 1024, le=_MAX_UNREAD_BYTES)
+
+    auth_mode: Literal["none", "jwt", "mtls"] | None = Field(None, validate_default=True)
+    algorithm: str = SYMMETRIC
+    jwks_file: FilePath | None = None
+    jwks_url: str | None = Field(None, validate_default=True)
+    jwks_refresh_seconds: float = Field(60, gt=0, le=24 * 3600)
+    jwt_issuer: str | None = Field(None, validate_default=True)
+    jwt_audience: str | None = Field(None, validate_default=True)
+    access_token_expire_minutes: float = Field(30, gt=0, le=24 * 60)
+    mtls_scopes: Json[dict[str, frozenset[Scope]]] = Field("{}")  # type: ignore[arg-type]
 
     slow_call_seconds: float = Field(1, gt=0, le=3600)
     task_count_interval_seconds: float = Field(60, ge=1, le=3600)
@@ -166,6 +189,43 @@ class Settings(BaseSettings):
             raise ValueError("needs TLS_CERT_FILE")
         return file
 
+    @field_validator("auth_mode")
+    @classmethod
+    def _check_auth_mode(cls, mode: str | None, info: ValidationInfo) -> str:
+        environment = info.data.get("environment", "development")
+        if mode is None and environment != "development":
+            raise ValueError(f"must be set in {environment}, even if to none")
+        return mode or "none"
+
+    @field_validator("algorithm")
+    @classmethod
+    def _check_algorithm(cls, names: str) -> str:
+        if not _listed(names) <= _ALGORITHMS:
+            raise ValueError(f"must be some of {', '.join(sorted(_ALGORITHMS))}")
+        return names
+
+    @field_validator("jwks_url")
+    @classmethod
+    def _check_jwks(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url and not _JWKS_URL.fullmatch(url):
+            raise ValueError("must be a URL such as https://host/.well-known/jwks.json")
+        if url and info.data.get("environment") == "production" and url.startswith("http:"):
+            raise ValueError("must be https in production: whoever gives the keys gives the tokens")
+        file = info.data.get("jwks_file")
+        if url and file:
+            raise ValueError("set either this or JWKS_FILE, not both")
+        public = _listed(info.data.get("algorithm", SYMMETRIC)) - {SYMMETRIC}
+        if info.data.get("auth_mode") == "jwt" and bool(public) != bool(url or file):
+            raise ValueError("is for RS256, ES256 and EdDSA, and they need it (or JWKS_FILE)")
+        return url
+
+    @field_validator("jwt_issuer", "jwt_audience")
+    @classmethod
+    def _check_claims(cls, expected: str | None, info: ValidationInfo) -> str | None:
+        if not expected and (info.data.get("jwks_file") or info.data.get("jwks_url")):
+            raise ValueError("must be set with a JWKS: its issuer has tokens for others too")
+        return expected
+
     @field_validator("otel_exporter_endpoint")
     @classmethod
     def _check_endpoint(cls, endpoint: str | None) -> str | None:
@@ -192,6 +252,10 @@ class Settings(BaseSettings):
         if environment != "development" and len(key or "") < _SECRET_KEY_CHARACTERS:
             raise ValueError(
                 f"must have {_SECRET_KEY_CHARACTERS} characters or more in {environment}"
+            )
+        if key and info.data.get("auth_mode") == "jwt" and len(key) < _SECRET_KEY_CHARACTERS:
+            raise ValueError(
+                f"must have {_SECRET_KEY_CHARACTERS} characters or more with AUTH_MODE=jwt"
             )
         return key
 
@@ -227,6 +291,11 @@ class Settings(BaseSettings):
     def worker_count(self) -> int:
         """How many processes serve: one in development, else one for each usable core."""
         return self.workers or (1 if self.environment == "development" else usable_cores())
+
+    @property
+    def algorithms(self) -> frozenset[str]:
+        """The algorithms by which a token may be signed."""
+        return _listed(self.algorithm)
 
     @property
     def drain_delay_seconds(self) -> float:
@@ -278,6 +347,10 @@ class Settings(BaseSettings):
                 with suppress(FileExistsError):  # The first key stays, and nobody reads half of it.
                     os.link(file.name, path)
         return path.read_bytes()
+
+
+def _listed(names: str) -> frozenset[str]:
+    return frozenset(name.strip() for name in names.split(","))
 
 
 def _parsed(secret: SecretStr) -> URL | None:

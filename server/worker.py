@@ -14,6 +14,7 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health_pb2_grpc
 
 from server import connections, logs
+from server.authentication import Authenticator, authenticator
 from server.call import running_calls
 from server.census import Census
 from server.health import HealthServicer, ReadinessMonitor
@@ -71,11 +72,14 @@ class Worker:
         self._health = HealthServicer()
         self._readiness = ReadinessMonitor(
             self._health,
-            self._check_schema,
+            self._check_ready,
             interval_seconds=settings.health_check_interval_seconds,
         )
+        self._authenticator = authenticator(settings)
         self._calls = ThreadPoolExecutor(settings.threads_per_worker, thread_name_prefix="call")
-        self._server = _server(settings, self._database, self._calls, share=place.is_shared)
+        self._server = _server(
+            settings, self._authenticator, self._database, self._calls, share=place.is_shared
+        )
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(
             TaskServicer(
                 TaskRepository(self._database, self._announcer.announce),
@@ -112,6 +116,7 @@ class Worker:
         if ports.health is not None:
             ports = ports._replace(health=self._listen(self._probes, ports.health))
             self._probes.start()
+        self._authenticator.start()
         self._server.start()
         self._readiness.start()
         self._maintenance.start()
@@ -156,6 +161,7 @@ class Worker:
         self._probes.stop(0)
         self._state.hide()
         self._announcer.stop()
+        self._authenticator.stop()
         self._close_database()
         log.info("stopped")
         return not hurried
@@ -164,20 +170,28 @@ class Worker:
         """Waits for the cancel requests of calls cut short; not for a database that is silent."""
         within(_CLOSE_SECONDS, self._database.close)
 
-    def _check_schema(self) -> None:
+    def _check_ready(self) -> None:
+        self._authenticator.check()
         with self._database.engine.connect() as connection:
             check_revision(connection)
 
 
 def _server(
-    settings: Settings, database: Database, calls: ThreadPoolExecutor, *, share: bool
+    settings: Settings,
+    authenticator: Authenticator,
+    database: Database,
+    calls: ThreadPoolExecutor,
+    *,
+    share: bool,
 ) -> grpc.Server:
     streams = ThreadPoolExecutor(
         settings.max_watches_per_worker + _SPARE_STREAMS, thread_name_prefix="stream"
     )
     return grpc.server(
         calls,
-        interceptors=[Pipeline(interceptors(settings, database, sampler(settings)), streams)],
+        interceptors=[
+            Pipeline(interceptors(settings, authenticator, database, sampler(settings)), streams)
+        ],
         options=connections.options(settings, share=share),
     )
 

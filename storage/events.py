@@ -163,9 +163,19 @@ class EventLog:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def history(self, task_id: str, *, limit: int, before: Position | None = None) -> list[Event]:
-        """Returns a task's events, the newest first, beginning before a place."""
+    def history(
+        self,
+        task_id: str,
+        *,
+        limit: int,
+        before: Position | None = None,
+        only_by: str | None = None,
+    ) -> list[Event]:
+        """Returns a task's events, the newest first, beginning before a place; of one principal
+        only, if he is named."""
         statement = select(*_EVENT).where(task_events.c.aggregateid == task_id)
+        if only_by is not None:
+            statement = statement.where(task_events.c.principal == only_by)
         if before is not None:
             statement = statement.where(_place < _bound())
         statement = named("history", statement.order_by(*map(desc, _place)).limit(limit))

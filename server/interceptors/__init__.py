@@ -9,7 +9,9 @@ from typing import Any
 import grpc
 from opentelemetry.sdk.trace.sampling import Sampler
 
+from server.authentication import Authenticator
 from server.call import arrived
+from server.interceptors.access import AccessInterceptor
 from server.interceptors.accounting import AccountingInterceptor, account_for_unknown
 from server.interceptors.base import CallInterceptor, Handler
 from server.interceptors.cancellation import CancellationInterceptor
@@ -22,7 +24,9 @@ from storage.database import Database
 _OURS = "/taskservice.v1."
 
 
-def interceptors(settings: Settings, database: Database, sampler: Sampler) -> list[CallInterceptor]:
+def interceptors(
+    settings: Settings, authenticator: Authenticator, database: Database, sampler: Sampler
+) -> list[CallInterceptor]:
     """The interceptors, the outermost first."""
     return [
         # Outermost: log lines, metrics and statements happen within the span.
@@ -34,6 +38,7 @@ def interceptors(settings: Settings, database: Database, sampler: Sampler) -> li
             max_request_bytes=settings.max_request_bytes,
             max_batch_request_bytes=settings.max_batch_request_bytes,
         ),
+        AccessInterceptor(authenticator),  # Nothing below it is for strangers.
         # Innermost: it covers the statements and no more.
         CancellationInterceptor(database),
     ]

@@ -54,8 +54,6 @@ class ErrorInterceptor(CallInterceptor):
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
         try:
-            if isinstance(request, Exception):
-                raise request
             yield
         except Exception as error:
             context.abort_with_status(rpc_status.to_status(_answer(error, context)))
@@ -63,7 +61,8 @@ class ErrorInterceptor(CallInterceptor):
     def deserializer(self, method: str, deserialize: Any) -> Any:
         """What arrives may be no message, or one too large to look at: the caller's mistakes.
 
-        grpcio answers the first with INTERNAL, and knows one limit for all methods.
+        grpcio answers the first with INTERNAL, and knows one limit for all methods. What is wrong
+        takes the request's place, until it is known that the caller may hear of it.
         """
         is_large = method.endswith(_LARGE)
         limit = self._max_batch_request_bytes if is_large else self._max_request_bytes

@@ -79,6 +79,7 @@ class ServiceProcess:
         folder.mkdir(exist_ok=True)
         self.data_dir = folder / "data"
         defaults = {
+            "AUTH_MODE": "none",
             "HEALTH_CHECK_INTERVAL_SECONDS": "0.1",
             "SECRET_KEY": "0123456789abcdef0123456789abcdef",
             "SHUTDOWN_DELAY_SECONDS": "0",

@@ -65,6 +65,7 @@ def test_migrate_brings_an_empty_database_to_the_head(
         tmp_path,
         "migrate",
         ENVIRONMENT="production",
+        AUTH_MODE="none",
         DATABASE_URL=empty_database_url,
         SECRET_KEY=SECRET_KEY,
         TLS_TERMINATED_UPSTREAM="true",
@@ -85,6 +86,7 @@ def test_every_mistake_in_settings_has_its_line(tmp_path: Path) -> None:
     )
     assert ran.returncode == 2
     assert [line.partition(":")[0] for line in ran.stderr.splitlines()] == [
+        "AUTH_MODE",
         "DATABASE_URL",
         "GRPC_PORT",
         "LOG_LEVEL",

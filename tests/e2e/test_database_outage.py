@@ -202,7 +202,12 @@ def test_service_starts_without_its_database_and_waits_for_it(
 def refusal(folder: Path, url: str) -> str:
     """Why `serve` would not start."""
     ran = run_command(
-        folder, "serve", ENVIRONMENT="staging", DATABASE_URL=url, SECRET_KEY=SECRET_KEY
+        folder,
+        "serve",
+        ENVIRONMENT="staging",
+        AUTH_MODE="none",
+        DATABASE_URL=url,
+        SECRET_KEY=SECRET_KEY,
     )
     assert ran.returncode == 1, ran.stdout
     return ran.stdout

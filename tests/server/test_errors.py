@@ -103,6 +103,14 @@ ROWS: list[tuple[Exception, int, str, set[str]]] = [
         "SHUTTING_DOWN",
         {"RetryInfo"},
     ),
+    (errors.UnauthenticatedError(), code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", set()),
+    (
+        errors.PermissionDeniedError("tasks:write"),
+        code_pb2.PERMISSION_DENIED,
+        "PERMISSION_DENIED",
+        set(),
+    ),
+    (errors.KeysUnavailableError(), code_pb2.UNAVAILABLE, "KEYS_UNAVAILABLE", {"RetryInfo"}),
     (storage.StatementTimeoutError(), code_pb2.DEADLINE_EXCEEDED, "STATEMENT_TIMEOUT", set()),
     (storage.StatementCancelledError(), code_pb2.CANCELLED, "CALL_CANCELLED", set()),
     (

@@ -22,7 +22,12 @@ PROJECT = Path(__file__).parents[2]
 SECRET = "correct-horse-battery-staple-2026"  # noqa: S105
 URL = f"postgresql://someone:{SECRET}@db.example/tasks"
 PLAIN = {"TLS_TERMINATED_UPSTREAM": "true"}
-SAFE = {"ENVIRONMENT": "production", "DATABASE_URL": URL, "SECRET_KEY": SECRET} | PLAIN
+SAFE = {
+    "ENVIRONMENT": "production",
+    "DATABASE_URL": URL,
+    "SECRET_KEY": SECRET,
+    "AUTH_MODE": "none",
+} | PLAIN
 
 NO_PLAINTEXT = (
     "must be set in production; or TLS_TERMINATED_UPSTREAM, "
@@ -194,6 +199,7 @@ def test_dotenv_must_be_text(load: Load) -> None:
 def test_all_mistakes_are_told_at_once(load: Load) -> None:
     """Also those that take two settings to see: nobody should have to start the service thrice."""
     assert mistakes(load, "GRPC_PROT=1\nWORKERS=0\n", ENVIRONMENT="production", DEBUG="x") == [
+        "AUTH_MODE: must be set in production, even if to none",
         "DATABASE_URL: must be set (or DB_HOST) in production",
         "DEBUG: Input should be a valid boolean, unable to interpret input",
         "GRPC_PROT: there is no such setting; see .env.example",
@@ -306,20 +312,122 @@ def test_whoever_asks_at_the_same_time_gets_the_same_key(tmp_path: Path) -> None
         assert len(keys) == 1
 
 
+# --- Who may call ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_an_environment_that_matters_says_who_may_call(load: Load, environment: str) -> None:
+    """Even that everybody may: nobody should find the doors open because he forgot a line."""
+    assert mistakes(load, **SAFE | {"ENVIRONMENT": environment, "AUTH_MODE": ""}) == [
+        f"AUTH_MODE: must be set in {environment}, even if to none"
+    ]
+
+
+def test_in_development_everybody_may_call(load: Load) -> None:
+    assert load().auth_mode == "none"
+
+
+@pytest.mark.parametrize(
+    "names", ["none", "HS256,none", "HS512", "hs256", "RS256 ES256", ",", "HS256,"]
+)
+def test_an_algorithm_that_is_not_taken_is_refused(load: Load, names: str) -> None:
+    assert mistakes(load, ALGORITHM=names) == [
+        "ALGORITHM: must be some of ES256, EdDSA, HS256, RS256"
+    ]
+
+
+NAMED = {"JWT_ISSUER": "https://issuer.example", "JWT_AUDIENCE": "tasks"}
+JWKS_URL = "https://issuer.example/jwks.json"
+
+
+def test_algorithms_stand_with_commas_between(load: Load) -> None:
+    settings = load(AUTH_MODE="jwt", ALGORITHM="HS256, EdDSA", JWKS_URL=JWKS_URL, **NAMED)
+    assert settings.algorithms == {"HS256", "EdDSA"}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ALGORITHM": "RS256"}, {"JWKS_URL": JWKS_URL, **NAMED}], ids=["no keys", "no use"]
+)
+def test_public_keys_and_their_algorithms_need_each_other(
+    load: Load, settings: dict[str, str]
+) -> None:
+    """Whoever names a JWKS and forgets ALGORITHM would still let SECRET_KEY's tokens in, alone."""
+    assert mistakes(load, AUTH_MODE="jwt", **settings) == [
+        "JWKS_URL: is for RS256, ES256 and EdDSA, and they need it (or JWKS_FILE)"
+    ]
+
+
+@pytest.mark.parametrize("missing", NAMED)
+def test_with_a_jwks_the_issuer_and_the_audience_are_named(load: Load, missing: str) -> None:
+    """An identity provider signs tokens for many services with the same keys."""
+    settings = {"AUTH_MODE": "jwt", "ALGORITHM": "RS256", "JWKS_URL": JWKS_URL, **NAMED}
+    assert mistakes(load, **settings | {missing: ""}) == [
+        f"{missing}: must be set with a JWKS: its issuer has tokens for others too"
+    ]
+
+
+def test_a_jwks_named_in_both_ways_is_refused(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "jwks").touch()
+    assert mistakes(load, JWKS_FILE=str(tmp_path / "jwks"), JWKS_URL=JWKS_URL, **NAMED) == [
+        "JWKS_URL: set either this or JWKS_FILE, not both"
+    ]
+
+
+def test_a_jwks_file_exists(load: Load) -> None:
+    assert mistakes(load, JWKS_FILE="none") == ["JWKS_FILE: Path does not point to a file"]
+
+
+@pytest.mark.parametrize("url", ["file:///etc/keys", "issuer", "https://me:secret@host/", "https:"])
+def test_what_is_no_url_of_a_jwks_is_refused(load: Load, url: str) -> None:
+    assert mistakes(load, JWKS_URL=url, **NAMED) == [
+        "JWKS_URL: must be a URL such as https://host/.well-known/jwks.json"
+    ]
+
+
+def test_in_production_keys_come_over_tls(load: Load) -> None:
+    url = {"JWKS_URL": JWKS_URL.replace("https", "http"), **NAMED}
+    assert load(**url)
+    assert mistakes(load, **SAFE | url) == [
+        "JWKS_URL: must be https in production: whoever gives the keys gives the tokens"
+    ]
+
+
+def test_tokens_are_not_signed_with_a_short_secret(load: Load) -> None:
+    """RFC 7518, 3.2: a key as long as the hash, at least."""
+    assert mistakes(load, AUTH_MODE="jwt", SECRET_KEY=SECRET[:31]) == [
+        "SECRET_KEY: must have 32 characters or more with AUTH_MODE=jwt"
+    ]
+
+
+def test_what_certificates_may_do_is_json(load: Load) -> None:
+    settings = load(MTLS_SCOPES='{"spiffe://x/billing": ["tasks:read", "tasks:write"], "*": []}')
+    assert settings.mtls_scopes == {
+        "spiffe://x/billing": {"tasks:read", "tasks:write"},
+        "*": frozenset(),
+    }
+
+
+@pytest.mark.parametrize("scopes", ["billing", '{"x": ["tasks:raed"]}', '{"x": "tasks:read"}'])
+def test_scopes_that_there_are_not_are_refused(load: Load, scopes: str) -> None:
+    assert [line.partition(":")[0] for line in mistakes(load, MTLS_SCOPES=scopes)] == [
+        "MTLS_SCOPES"
+    ]
+
+
 # --- The database ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("environment", ["staging", "production"])
 def test_an_environment_that_matters_needs_a_database(load: Load, environment: str) -> None:
     """The embedded one would lose everything with the container."""
-    assert mistakes(load, ENVIRONMENT=environment, SECRET_KEY=SECRET, **PLAIN) == [
+    assert mistakes(load, **SAFE | {"ENVIRONMENT": environment, "DATABASE_URL": ""}) == [
         f"DATABASE_URL: must be set (or DB_HOST) in {environment}"
     ]
 
 
 @pytest.mark.parametrize("database", [{"DATABASE_URL": URL}, {"DB_HOST": "db.example"}])
 def test_a_database_may_be_named_in_either_way(load: Load, database: dict[str, str]) -> None:
-    loaded = load(ENVIRONMENT="production", SECRET_KEY=SECRET, **PLAIN, **database)
+    loaded = load(**SAFE | {"DATABASE_URL": ""} | database)
     assert make_url(loaded.explicit_database_url or "").host == "db.example"
 
 

@@ -1,0 +1,126 @@
+"""The public keys of whoever issues tokens: a JWKS (RFC 7517), in a file or behind a URL.
+
+A thread reads it again and again, and a call never does: PyJWT's own client fetches when a token
+names a key that it does not know, so that whoever sends such tokens decides what we ask, and when.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Set
+from pathlib import Path
+from typing import IO, TypeAlias
+from urllib.request import HTTPRedirectHandler, build_opener
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from jwt import PyJWK, PyJWKSet
+
+log = structlog.get_logger()
+
+_TIMEOUT_SECONDS = 5.0
+_RETRY_SECONDS = 5.0
+_MAX_BYTES = 1024 * 1024
+
+# By algorithm and kid, as a token's header names them.
+Keys: TypeAlias = Mapping[tuple[str, str | None], PyJWK]
+
+
+class KeySet:
+    """Tells of the keys when they are first read, and when they have changed.
+
+    Keys that were good stay when the set cannot be read any more, or is none.
+    """
+
+    def __init__(
+        self,
+        source: Path | str,
+        algorithms: Set[str],
+        on_change: Callable[[Keys], None],
+        *,
+        refresh_seconds: float,
+    ) -> None:
+        self._source = source
+        self._algorithms = algorithms
+        self._on_change = on_change
+        self._refresh_seconds = refresh_seconds
+        self._known = b""
+        self._problem = ""
+        self._stopped = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="keys", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stopped.wait(pause):
+            try:
+                self._refresh()
+                self._problem = ""
+                pause = self._refresh_seconds
+            except Exception as error:  # Whatever it answers, it will be asked again.
+                pause = min(self._refresh_seconds, _RETRY_SECONDS)
+                if (problem := str(error)) != self._problem:
+                    log.warning("keys cannot be read; those known stay", why=problem)
+                self._problem = problem
+
+    def _refresh(self) -> None:
+        source = self._source
+        document = _read_file(source) if isinstance(source, Path) else _fetch(source)
+        if document != self._known:
+            keys = public_keys(document, self._algorithms)
+            self._on_change(keys)
+            self._known = document
+            log.info("keys", kids=sorted(str(kid) for _, kid in keys))
+
+
+def public_keys(document: bytes, algorithms: Set[str]) -> Keys:
+    """The keys of a JWKS that can verify a signature of these algorithms.
+
+    Each is good for one algorithm, its own. Raises: ValueError or PyJWTError, when there are none.
+    """
+    found = PyJWKSet.from_json(document.decode())
+    keys = {(key.algorithm_name, key.key_id): key for key in found if _is_public(key)}
+    usable = {name: key for name, key in keys.items() if name[0] in algorithms}
+    if not usable:
+        raise ValueError("the set has no public key of these algorithms with a kid")
+    return usable
+
+
+def _is_public(key: PyJWK) -> bool:
+    """Whether it is a named key for signatures, public and strong; a secret is never taken."""
+    return (
+        isinstance(key.key, RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey)
+        and isinstance(key.key_id, str)
+        and key.public_key_use in (None, "sig")
+        and not key.Algorithm.check_key_length(key.key)
+    )
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Keys come from where the operator says, and from nowhere else."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def _read_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return _limited(file)
+
+
+def _fetch(url: str) -> bytes:
+    with build_opener(_NoRedirects).open(url, timeout=_TIMEOUT_SECONDS) as response:
+        return _limited(response)
+
+
+def _limited(file: IO[bytes]) -> bytes:
+    content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"the set has more than {_MAX_BYTES} bytes")
+    return content

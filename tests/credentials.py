@@ -1,0 +1,156 @@
+"""Credentials as an issuer makes them: keys, the set that publishes them, tokens."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+ISSUER, AUDIENCE = "https://issuer.example", "tasks"
+SECRET_KEY = "a secret that only the service has"  # noqa: S105
+SCOPES = ("tasks:read", "tasks:write", "tasks:admin")
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@cache
+def _private_key(algorithm: str, kid: str, bits: int) -> Any:
+    match algorithm:
+        case "RS256":
+            return rsa.generate_private_key(65537, bits)
+        case "ES256":
+            return ec.generate_private_key(ec.SECP256R1())
+        case _:
+            return ed25519.Ed25519PrivateKey.generate()
+
+
+class SigningKey:
+    """A key pair of an issuer, by its algorithm and kid."""
+
+    def __init__(self, algorithm: str, kid: str, bits: int = 2048) -> None:
+        self.algorithm = algorithm
+        self.kid = kid
+        self.private: Any = _private_key(algorithm, kid, bits)
+
+    @property
+    def jwk(self) -> dict[str, Any]:
+        """The public key as the set has it."""
+        kinds: dict[str, Any] = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm}
+        kind = kinds.get(self.algorithm, OKPAlgorithm)
+        jwk = kind.to_jwk(self.private.public_key(), as_dict=True)
+        return {**jwk, "kid": self.kid, "alg": self.algorithm, "use": "sig"}
+
+    def sign(self, claims: dict[str, Any], **header: object) -> str:
+        """A token with this key's signature, whatever its header says."""
+        headers = {"kid": self.kid, **header}
+        return jwt.encode(claims, self.private, self.algorithm, headers)
+
+
+def key_set(*keys: SigningKey) -> bytes:
+    return json.dumps({"keys": [key.jwk for key in keys]}).encode()
+
+
+def claims(sub: str = "ann", *scopes: str, **others: object) -> dict[str, Any]:
+    """The claims of a good token; those that are None are left out."""
+    now = int(time.time())
+    all_ = {
+        "sub": sub,
+        "scope": " ".join(scopes or SCOPES),
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "iat": now,
+        "exp": now + 600,
+        **others,
+    }
+    return {name: value for name, value in all_.items() if value is not None}
+
+
+def bearer(token: str) -> Metadata:
+    return (("authorization", f"Bearer {token}"),)
+
+
+def encoded(part: object) -> str:
+    """A part of a token: JSON, or bytes as they are, in base64url."""
+    content = part if isinstance(part, bytes) else json.dumps(part).encode()
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
+class KeyServer:
+    """Publishes a set of keys over HTTP, and counts who asks."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.document = b""
+        self.location = ""
+        self.paths: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.paths.append(self.path)
+                self.send_response(outer.status)
+                if outer.location:
+                    self.send_header("Location", outer.location)
+                self.end_headers()
+                self.wfile.write(outer.document)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/jwks.json"
+
+    def serve(self) -> None:
+        self._server.serve_forever(poll_interval=0.01)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def running_key_server(document: bytes = b"") -> Iterator[KeyServer]:
+    server = KeyServer()
+    server.document = document
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.close()
+        thread.join()
+
+
+class WithMetadata(
+    grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]
+    grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]
+):
+    """Sends metadata with every call of a channel."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._with(details), request)
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._with(details), request)
+
+    def _with(self, details: Any) -> Any:
+        return details._replace(metadata=(*(details.metadata or ()), *self._metadata))
+
+
+def authorised(channel: grpc.Channel, token: str) -> grpc.Channel:
+    """The channel of a caller with this token."""
+    return grpc.intercept_channel(channel, WithMetadata(bearer(token)))

@@ -1,0 +1,135 @@
+"""Whom a client's certificate names, after a real handshake."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from server.authentication import CertificateAuthenticator
+from server.caller import Principal
+from server.errors import UnauthenticatedError
+
+URI, DNS, IP = x509.UniformResourceIdentifier, x509.DNSName, x509.IPAddress
+BILLING = "spiffe://example/billing"
+
+WhoIs = Callable[..., Principal | None]
+
+
+class Certificate:
+    """A certificate, its key, and all in PEM; signed by its issuer, or by itself."""
+
+    def __init__(self, common_name: str, *names: x509.GeneralName, issuer: Any = None) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        named = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+        self.subject = x509.Name(named)
+        now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(self.subject)
+            .issuer_name((issuer or self).subject)
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - day)
+            .not_valid_after(now + day)
+            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        signed = builder.sign((issuer or self).key, hashes.SHA256())
+        self.pem = signed.public_bytes(serialization.Encoding.PEM)
+        self.key_pem = self.key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+
+class _Server(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+    """Says of every call who calls."""
+
+    def __init__(self) -> None:
+        scopes: Any = {BILLING: frozenset({"tasks:write"}), "*": frozenset({"tasks:read"})}
+        self._authenticator = CertificateAuthenticator(scopes)
+        self.principals: list[Principal | None] = []
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            try:
+                self.principals.append(self._authenticator.authenticate(context))
+            except UnauthenticatedError:
+                self.principals.append(None)
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.fixture(scope="module")
+def who_is() -> Iterator[WhoIs]:
+    """Calls with a certificate of these names; returns the principal, None for nobody."""
+    authority = Certificate("an authority")
+    own = Certificate("localhost", DNS("localhost"), issuer=authority)
+    handler = _Server()
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_secure_port(
+        "127.0.0.1:0",
+        grpc.ssl_server_credentials(
+            [(own.key_pem, own.pem)], authority.pem, require_client_auth=True
+        ),
+    )
+    server.start()
+
+    def call(common_name: str, *names: x509.GeneralName) -> Principal | None:
+        client = Certificate(common_name, *names, issuer=authority)
+        credentials = grpc.ssl_channel_credentials(authority.pem, client.key_pem, client.pem)
+        options = [("grpc.ssl_target_name_override", "localhost")]
+        with grpc.secure_channel(f"127.0.0.1:{port}", credentials, options) as channel:
+            method: Any = channel.unary_unary("/a/Method", None, None)
+            method(b"")
+        return handler.principals.pop()
+
+    yield call
+    server.stop(0).wait()
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        ((DNS("a.example"), URI(BILLING), URI("https://b.example")), BILLING),
+        ((IP(ipaddress.ip_address("10.0.0.1")), DNS("a.example"), DNS("b.example")), "a.example"),
+        ((IP(ipaddress.ip_address("10.0.0.1")),), "common"),
+        ((), "common"),
+    ],
+    ids=["URI", "DNS", "IP alone", "none"],
+)
+def test_the_first_uri_names_the_caller_or_else_dns_or_else_the_common_name(
+    who_is: WhoIs, names: tuple[x509.GeneralName, ...], name: str
+) -> None:
+    principal = who_is("common", *names)
+    assert principal is not None
+    assert principal.name == name
+
+
+def test_a_name_may_do_what_the_settings_say_of_it(who_is: WhoIs) -> None:
+    assert who_is("common", URI(BILLING)) == Principal(BILLING, frozenset({"tasks:write"}))
+
+
+def test_a_name_that_the_settings_do_not_have_may_do_what_all_others_may(who_is: WhoIs) -> None:
+    assert who_is("stranger") == Principal("stranger", frozenset({"tasks:read"}))
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\tb"])
+def test_a_certificate_without_a_name_that_can_be_written_down_is_nobodys(
+    who_is: WhoIs, name: str
+) -> None:
+    assert who_is(name) is None
