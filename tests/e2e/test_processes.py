@@ -302,6 +302,7 @@ def test_taken_port_is_refused(
             tmp_path,
             "serve",
             ENVIRONMENT="staging",
+            AUTH_MODE="none",
             DATABASE_URL=own_database_url,
             SECRET_KEY="s" * 32,
             GRPC_PORT=str(port),

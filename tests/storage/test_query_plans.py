@@ -468,10 +468,13 @@ def test_the_head_of_the_stream_is_found_at_its_end(planner: Planner) -> None:
 
 
 @pytest.mark.parametrize("before", [None, Position(500, 0)], ids=["first", "deep"])
+@pytest.mark.parametrize("only_by", [None, "somebody", "nobody"])
 def test_a_history_is_read_from_its_own_index(
-    before: Position | None, planner: Planner, middle: TaskRow
+    before: Position | None, only_by: str | None, planner: Planner, middle: TaskRow
 ) -> None:
-    plan = planner.explain(lambda: planner.events.history(middle.id, limit=51, before=before))
+    plan = planner.explain(
+        lambda: planner.events.history(middle.id, limit=51, before=before, only_by=only_by)
+    )
     assert (plan.indexes, plan.scanned, plan.sorts) == ({"idx_task_event_history"}, set(), False)
 
 

@@ -1,0 +1,250 @@
+"""Tokens and the keys behind them, from the command line to a rotation under load."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import grpc
+import jwt
+import pytest
+
+from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import (
+    CreateTaskRequest,
+    GetTaskStatsRequest,
+    PurgeTasksRequest,
+)
+from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.credentials import (
+    AUDIENCE,
+    ISSUER,
+    SECRET_KEY,
+    SigningKey,
+    authorised,
+    bearer,
+    claims,
+    key_set,
+    running_key_server,
+)
+from tests.e2e.service import ServiceProcess, await_ready, run_command, wait_until
+
+StartService = Callable[..., ServiceProcess]
+
+UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+DENIED = grpc.StatusCode.PERMISSION_DENIED
+
+_WORKERS = 2
+_CALLERS = 4
+_ROTATIONS = 4
+_CALLS_BETWEEN = 50
+
+
+# --- The token command ----------------------------------------------------------------------------
+
+
+def mint(folder: Path, *arguments: str, **settings: Any) -> str:
+    """The token that the command prints."""
+    ran = run_command(folder, "token", *arguments, AUTH_MODE="jwt", **settings)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return ran.stdout
+
+
+def test_the_service_takes_a_token_that_was_made_beside_it(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    """With nothing set but AUTH_MODE: both have the key that development keeps."""
+    folder = tmp_path / "service"
+    service = start_service(folder, ENVIRONMENT="development", AUTH_MODE="jwt", SECRET_KEY="")
+    channel = service.channel()
+    with pytest.raises(grpc.RpcError) as raised:
+        TaskServiceStub(channel).GetTaskStats(GetTaskStatsRequest())
+    assert raised.value.code() == UNAUTHENTICATED
+    stub = TaskServiceStub(authorised(channel, mint(folder, "--sub", "ann").strip()))
+    task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")))
+    assert task.created_by == "ann"
+    with pytest.raises(grpc.RpcError) as raised:
+        stub.PurgeTasks(PurgeTasksRequest(filter="*"))
+    assert raised.value.code() == DENIED
+
+
+def test_a_token_stands_alone_on_its_line_and_says_what_was_asked(tmp_path: Path) -> None:
+    arguments = ("--sub", "ann", "--scope", "tasks:read", "tasks:admin", "--minutes", "5")
+    names = {"JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE}
+    (line,) = mint(tmp_path, *arguments, SECRET_KEY=SECRET_KEY, **names).splitlines()
+    said = jwt.decode(line, SECRET_KEY, ["HS256"], audience=AUDIENCE)
+    assert (said["sub"], said["scope"], said["iss"]) == ("ann", "tasks:read tasks:admin", ISSUER)
+    assert said["exp"] - said["iat"] == 5 * 60
+
+
+def test_a_token_is_good_for_as_long_as_the_settings_say(tmp_path: Path) -> None:
+    token = mint(
+        tmp_path,
+        *("--sub", "ann"),
+        SECRET_KEY=SECRET_KEY,
+        ACCESS_TOKEN_EXPIRE_MINUTES="7",  # noqa: S106
+    ).strip()
+    said = jwt.decode(token, SECRET_KEY, ["HS256"])
+    assert said["exp"] - said["iat"] == 7 * 60
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {"ENVIRONMENT": "production", "DATABASE_URL": "postgresql://h/x"},
+            "ENVIRONMENT: no tokens are made in production",
+        ),
+        (
+            {
+                "ALGORITHM": "RS256",
+                "JWKS_URL": "https://x/",
+                "JWT_ISSUER": "x",
+                "JWT_AUDIENCE": "x",
+            },
+            "ALGORITHM: must have HS256 for tokens made here",
+        ),
+    ],
+    ids=["production", "no HS256"],
+)
+def test_no_token_is_made_where_none_should_be(
+    tmp_path: Path, settings: dict[str, str], line: str
+) -> None:
+    options: dict[str, Any] = {"AUTH_MODE": "jwt", "SECRET_KEY": SECRET_KEY, **settings}
+    ran = run_command(tmp_path, "token", "--sub", "ann", **options)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", line + "\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--sub", "ann", "--scope", "tasks:all"), ("--sub", "ann", "--minutes", "x")]
+)
+def test_a_token_that_nobody_could_use_is_not_made(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    ran = run_command(tmp_path, "token", *arguments)
+    assert (ran.returncode, ran.stdout) == (2, "")
+
+
+# --- What is written down -------------------------------------------------------------------------
+
+
+def test_the_log_has_the_caller_and_nothing_of_his_token(
+    start_service: StartService, own_database_url: str
+) -> None:
+    """Also at the level that says most, and of tokens that are refused."""
+    service = start_service(
+        ENVIRONMENT="staging",
+        DATABASE_URL=own_database_url,
+        WORKERS="1",
+        AUTH_MODE="jwt",
+        SECRET_KEY=SECRET_KEY,
+        LOG_LEVEL="DEBUG",
+        DEBUG="true",
+    )
+    stub = service.stub()
+    content = claims("ann", iss=None, aud=None)
+    good = jwt.encode(content, SECRET_KEY, "HS256")
+    bad = jwt.encode({**content, "jti": "forged"}, SECRET_KEY[::-1], "HS256")
+    stub.GetTaskStats(GetTaskStatsRequest(), metadata=bearer(good))
+    with pytest.raises(grpc.RpcError):
+        stub.GetTaskStats(GetTaskStatsRequest(), metadata=bearer(bad))
+    wait_until(lambda: len(service.events("call")) == 2, "two calls in the log")
+    first, second = service.events("call")
+    assert (first["principal"], second["principal"]) == ("ann", "anonymous")
+    assert second["reason"] == "UNAUTHENTICATED"
+    assert [event["why"] for event in service.events("token refused")] == ["InvalidSignatureError"]
+    parts = [part for token in (good, bad) for part in token.split(".")]
+    assert [part for part in (*parts, SECRET_KEY) if part in service.log] == []
+
+
+# --- Rotation -------------------------------------------------------------------------------------
+
+
+class Load:
+    """Callers who call without a pause, each time with the token of the moment."""
+
+    def __init__(self, service: ServiceProcess) -> None:
+        self.token = ""
+        self.failures: list[str] = []
+        self.done = 0
+        self._ended = threading.Event()
+        self._stubs = [service.stub() for _ in range(_CALLERS)]
+
+    def call_on(self, stub: TaskServiceStub) -> None:
+        while not self._ended.is_set():
+            metadata = bearer(self.token)
+            try:
+                stub.GetTaskStats(GetTaskStatsRequest(), metadata=metadata)
+            except grpc.RpcError as error:
+                self.failures.append(str(error))
+            self.done += 1
+
+    def run(self, meanwhile: Callable[[], None]) -> None:
+        with ThreadPoolExecutor(_CALLERS) as pool:
+            for stub in self._stubs:
+                pool.submit(self.call_on, stub)
+            try:
+                meanwhile()
+            finally:
+                self._ended.set()
+
+    def go_on_for(self, count: int) -> None:
+        until = self.done + count
+        wait_until(lambda: self.done >= until, f"{count} more calls")
+
+
+@pytest.mark.parametrize("source", ["file", "URL"])
+def test_keys_are_rotated_under_load_without_a_failed_call(
+    start_service: StartService, own_database_url: str, tmp_path: Path, source: str
+) -> None:
+    """As an issuer does it: the new key is published, known everywhere, then signs; the old one
+    goes when nothing that it signed is in use."""
+    keys = [SigningKey(("RS256", "ES256", "EdDSA")[n % 3], f"key {n}") for n in range(_ROTATIONS)]
+    path = tmp_path / "jwks.json"
+    with running_key_server() as server:
+
+        def publish(*published: SigningKey) -> None:
+            server.document = key_set(*published)
+            path.with_suffix(".new").write_bytes(server.document)
+            path.with_suffix(".new").replace(path)
+
+        publish(keys[0])
+        service = start_service(
+            ENVIRONMENT="staging",
+            DATABASE_URL=own_database_url,
+            WORKERS=str(_WORKERS),
+            AUTH_MODE="jwt",
+            ALGORITHM="RS256,ES256,EdDSA",
+            JWKS_REFRESH_SECONDS="0.05",
+            JWT_ISSUER=ISSUER,
+            JWT_AUDIENCE=AUDIENCE,
+            **({"JWKS_FILE": str(path)} if source == "file" else {"JWKS_URL": server.url}),
+        )
+        load = Load(service)
+        load.token = keys[0].sign(claims())
+
+        def await_known(*published: SigningKey) -> None:
+            kids = sorted(key.kid for key in published)
+            wait_until(
+                lambda: [event["kids"] for event in service.events("keys")].count(kids) == _WORKERS,
+                f"all workers know {kids}",
+            )
+
+        def rotate() -> None:
+            for old, new in pairwise(keys):
+                publish(old, new)
+                await_known(old, new)
+                load.token = new.sign(claims())
+                load.go_on_for(_CALLS_BETWEEN)
+                publish(new)
+                await_known(new)
+                load.go_on_for(_CALLS_BETWEEN)
+
+        await_known(keys[0])
+        await_ready(service.channel())
+        load.run(rotate)
+    assert load.failures == []
