@@ -15,6 +15,7 @@ import pytest
 from jwt.algorithms import RSAAlgorithm
 from structlog.testing import capture_logs
 
+from server.health import LIVENESS, READINESS
 from server.jwks import public_keys
 from server.settings import Settings
 from storage.database import Database
@@ -31,7 +32,7 @@ from tests.credentials import (
     key_set,
     running_key_server,
 )
-from tests.e2e.service import await_ready, await_unready, is_alive, wait_until
+from tests.e2e.service import NOT_SERVING, SERVING, await_ready, health, wait_until
 from tests.server.errors import fails
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
@@ -152,19 +153,27 @@ def is_taken(channel: grpc.Channel, key: SigningKey) -> bool:
     return code(channel, key) is grpc.StatusCode.OK
 
 
-def test_until_there_are_keys_calls_are_to_come_again_and_the_service_is_not_ready(
+def test_until_there_are_keys_calls_are_to_come_again(
     serve: Callable[..., Any], source: Source
 ) -> None:
     with serve(**source.settings) as channel:
-        await_unready(channel)
-        assert is_alive(channel)
         with fails(grpc.StatusCode.UNAVAILABLE, "KEYS_UNAVAILABLE"):
             TaskServiceStub(channel).GetTaskStats(
                 GetTaskStatsRequest(), metadata=bearer(OLD.sign(claims()))
             )
         source.publish(key_set(OLD))
+        wait_until(lambda: is_taken(channel, OLD), "the key is taken")
+
+
+def test_until_there_are_keys_the_service_is_not_ready(
+    serve: Callable[..., Any], key_server: KeyServer
+) -> None:
+    """For long enough that it would have become ready otherwise."""
+    with serve(jwks_url=key_server.url, health_check_interval_seconds=0.01) as channel:
+        wait_until(lambda: len(key_server.paths) > 50, "the issuer was asked again and again")
+        assert (health(channel, LIVENESS), health(channel, READINESS)) == (SERVING, NOT_SERVING)
+        key_server.document = key_set(OLD)
         await_ready(channel)
-        assert is_taken(channel, OLD)
 
 
 def test_the_secret_keys_tokens_need_not_wait_for_the_others(

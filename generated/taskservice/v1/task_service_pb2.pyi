@@ -6,6 +6,11 @@ The calls of the task service, with their REST form.
 Every error carries a google.rpc.ErrorInfo whose domain is "taskservice" and
 whose reason is named in the README's table of errors.
 
+Where the operator asks who calls, a call without good credentials is
+UNAUTHENTICATED and one without the scope that it needs PERMISSION_DENIED, before
+anything of its request is looked at. tasks:read is for Get, List, BatchGet and Watch,
+tasks:write for calls that change tasks, tasks:admin for PurgeTasks.
+
 After UNAVAILABLE or DEADLINE_EXCEEDED a write may have taken place. It is safe
 to repeat with a request_id; an update or a deletion also with an etag, a
 creation also with a task_id.

@@ -213,11 +213,12 @@ class TaskServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTaskEvents(self, request, context):
-        """Lists what happened to a task, the newest first, a page at a time.
+        """Lists what happened to a task, the newest first, a page at a time: what the caller
+        did, or with the scope tasks:admin what anybody did.
 
         Events are kept for as long as the operator says, 30 days by default; a task's
         events outlive its removal by PurgeTasks. NOT_FOUND: there is neither such a
-        task nor an event of one.
+        task nor an event of one that the caller may see.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -6,6 +6,11 @@ The calls of the task service, with their REST form.
 Every error carries a google.rpc.ErrorInfo whose domain is "taskservice" and
 whose reason is named in the README's table of errors.
 
+Where the operator asks who calls, a call without good credentials is
+UNAUTHENTICATED and one without the scope that it needs PERMISSION_DENIED, before
+anything of its request is looked at. tasks:read is for Get, List, BatchGet and Watch,
+tasks:write for calls that change tasks, tasks:admin for PurgeTasks.
+
 After UNAVAILABLE or DEADLINE_EXCEEDED a write may have taken place. It is safe
 to repeat with a request_id; an update or a deletion also with an etag, a
 creation also with a task_id.
@@ -101,11 +106,12 @@ class TaskServiceStub:
     BatchDeleteTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.BatchDeleteTasksRequest, _task_service_pb2.BatchDeleteTasksResponse]
     """Deletes up to 1000 tasks softly, or none of them. Fails as DeleteTask does."""
     ListTaskEvents: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTaskEventsRequest, _task_service_pb2.ListTaskEventsResponse]
-    """Lists what happened to a task, the newest first, a page at a time.
+    """Lists what happened to a task, the newest first, a page at a time: what the caller
+    did, or with the scope tasks:admin what anybody did.
 
     Events are kept for as long as the operator says, 30 days by default; a task's
     events outlive its removal by PurgeTasks. NOT_FOUND: there is neither such a
-    task nor an event of one.
+    task nor an event of one that the caller may see.
     """
     WatchTasks: _grpc.UnaryStreamMultiCallable[_task_service_pb2.WatchTasksRequest, _task_service_pb2.WatchTasksResponse]
     """Streams changes of tasks as they happen: each exactly once, those of one task in
@@ -186,11 +192,12 @@ class TaskServiceAsyncStub(TaskServiceStub):
     BatchDeleteTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.BatchDeleteTasksRequest, _task_service_pb2.BatchDeleteTasksResponse]  # type: ignore[assignment]
     """Deletes up to 1000 tasks softly, or none of them. Fails as DeleteTask does."""
     ListTaskEvents: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTaskEventsRequest, _task_service_pb2.ListTaskEventsResponse]  # type: ignore[assignment]
-    """Lists what happened to a task, the newest first, a page at a time.
+    """Lists what happened to a task, the newest first, a page at a time: what the caller
+    did, or with the scope tasks:admin what anybody did.
 
     Events are kept for as long as the operator says, 30 days by default; a task's
     events outlive its removal by PurgeTasks. NOT_FOUND: there is neither such a
-    task nor an event of one.
+    task nor an event of one that the caller may see.
     """
     WatchTasks: _aio.UnaryStreamMultiCallable[_task_service_pb2.WatchTasksRequest, _task_service_pb2.WatchTasksResponse]  # type: ignore[assignment]
     """Streams changes of tasks as they happen: each exactly once, those of one task in
@@ -340,11 +347,12 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ListTaskEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ListTaskEventsResponse, _abc.Awaitable[_task_service_pb2.ListTaskEventsResponse]]:
-        """Lists what happened to a task, the newest first, a page at a time.
+        """Lists what happened to a task, the newest first, a page at a time: what the caller
+        did, or with the scope tasks:admin what anybody did.
 
         Events are kept for as long as the operator says, 30 days by default; a task's
         events outlive its removal by PurgeTasks. NOT_FOUND: there is neither such a
-        task nor an event of one.
+        task nor an event of one that the caller may see.
         """
 
     @_abc_1.abstractmethod
