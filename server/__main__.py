@@ -81,14 +81,22 @@ def _parser() -> argparse.ArgumentParser:
         summary = (command.__doc__ or "").splitlines()[0]
         parsers[command] = commands.add_parser(command.__name__, help=summary, description=summary)
         parsers[command].set_defaults(command=command)
-    parsers[token].add_argument("--sub", required=True, help="whom it is for")
-    parsers[token].add_argument(
-        "--scope", nargs="+", default=["tasks:read", "tasks:write"], choices=get_args(Scope)
-    )
-    parsers[token].add_argument(
-        "--minutes", type=float, help="how long it is good; ACCESS_TOKEN_EXPIRE_MINUTES by default"
-    )
+    _add_token_arguments(parsers[token])
     return parser
+
+
+def _add_token_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sub", required=True, help="whom it is for")
+    parser.add_argument(
+        "--scope",
+        nargs="+",
+        default=["tasks:read", "tasks:write"],
+        choices=get_args(Scope),
+        help="what it permits; by default to read and to write",
+    )
+    parser.add_argument(
+        "--minutes", type=int, help="how long it is good; ACCESS_TOKEN_EXPIRE_MINUTES by default"
+    )
 
 
 def serve(settings: Settings) -> bool:
@@ -124,11 +132,11 @@ def migrate(settings: Settings) -> bool:
     return True
 
 
-def token(settings: Settings, *, sub: str, scope: list[str], minutes: float | None) -> bool:
+def token(settings: Settings, *, sub: str, scope: list[str], minutes: int | None) -> bool:
     """Print a token signed with SECRET_KEY, for development and tests.
 
-    Whoever has the key can sign without us. In production the issuer should, who knows whom he
-    gives what. Raises: SettingsError.
+    Not in production. Whoever has the key there can sign without this, but the issuer should: it
+    knows whom it gives what. Raises: SettingsError.
     """
     if settings.environment == "production":
         raise SettingsError(["ENVIRONMENT: no tokens are made in production"])

@@ -94,7 +94,7 @@ def certificate_name(properties: Mapping[str, Any]) -> str:
     """
     for kind in ("peer_uri", "peer_dns", "x509_common_name"):
         for value in properties.get(kind, ()):
-            return _name(value.decode("utf-8", "replace"))
+            return _name(value.decode("utf-8", "surrogateescape"))
     raise UnauthenticatedError
 
 
@@ -156,13 +156,11 @@ class TokenAuthenticator(Authenticator):
     def _verify(self, public: Keys | None, token: str) -> _Verified:
         try:
             header = jwt.get_unverified_header(token)
-            keys = self._secret if header["alg"] == SYMMETRIC else public
-            if keys is None:
-                raise KeysUnavailableError
-            return _verified(self._claims(token, keys[header["alg"], header.get("kid")]))
-        except KeysUnavailableError:
-            raise
+            keys = {**(public or {}), **self._secret}
+            return _told(self._claims(token, keys[header["alg"], header.get("kid")]))
         except Exception as error:  # A parser that stumbles over a token has refused it.
+            if public is None:
+                raise KeysUnavailableError from None  # It may be good by the keys to come.
             log.debug("token refused", why=type(error).__name__)
             raise UnauthenticatedError from None
 
@@ -178,7 +176,7 @@ class TokenAuthenticator(Authenticator):
         )
 
 
-def _verified(claims: dict[str, Any]) -> _Verified:
+def _told(claims: dict[str, Any]) -> _Verified:
     """What the claims say; `scope` as in RFC 8693, or as a list. Unknown scopes are ignored."""
     scope = claims.get("scope", "")
     scopes = ALL_SCOPES.intersection(scope.split() if isinstance(scope, str) else scope)

@@ -46,7 +46,7 @@ class KeySet:
         self._algorithms = algorithms
         self._on_change = on_change
         self._refresh_seconds = refresh_seconds
-        self._known = b""
+        self._known: bytes | None = None
         self._problem = ""
         self._stopped = threading.Event()
 
@@ -76,7 +76,7 @@ class KeySet:
             keys = public_keys(document, self._algorithms)
             self._on_change(keys)
             self._known = document
-            log.info("keys", kids=sorted(str(kid) for _, kid in keys))
+            log.info("new keys", kids=sorted(str(kid) for _, kid in keys))
 
 
 def public_keys(document: bytes, algorithms: Set[str]) -> Keys:

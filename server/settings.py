@@ -195,6 +195,8 @@ class Settings(BaseSettings):
         environment = info.data.get("environment", "development")
         if mode is None and environment != "development":
             raise ValueError(f"must be set in {environment}, even if to none")
+        if mode == "mtls" and not info.data.get("tls_client_ca_file"):
+            raise ValueError("mtls needs TLS_CLIENT_CA_FILE")
         return mode or "none"
 
     @field_validator("algorithm")

@@ -230,7 +230,9 @@ def test_keys_are_rotated_under_load_without_a_failed_call(
         def await_known(*published: SigningKey) -> None:
             kids = sorted(key.kid for key in published)
             wait_until(
-                lambda: [event["kids"] for event in service.events("keys")].count(kids) == _WORKERS,
+                lambda: (
+                    [event["kids"] for event in service.events("new keys")].count(kids) == _WORKERS
+                ),
                 f"all workers know {kids}",
             )
 

@@ -327,6 +327,10 @@ def test_in_development_everybody_may_call(load: Load) -> None:
     assert load().auth_mode == "none"
 
 
+def test_certificates_name_callers_only_if_they_are_verified(load: Load) -> None:
+    assert mistakes(load, AUTH_MODE="mtls") == ["AUTH_MODE: mtls needs TLS_CLIENT_CA_FILE"]
+
+
 @pytest.mark.parametrize(
     "names", ["none", "HS256,none", "HS512", "hs256", "RS256 ES256", ",", "HS256,"]
 )
