@@ -132,7 +132,7 @@ def test_a_token_that_nobody_could_use_is_not_made(
 # --- What is written down -------------------------------------------------------------------------
 
 
-def test_the_log_has_the_caller_and_nothing_of_his_token(
+def test_the_log_and_the_spans_have_the_caller_and_nothing_of_his_token(
     start_service: StartService, own_database_url: str
 ) -> None:
     """Also at the level that says most, and of tokens that are refused."""
@@ -143,7 +143,8 @@ def test_the_log_has_the_caller_and_nothing_of_his_token(
         AUTH_MODE="jwt",
         SECRET_KEY=SECRET_KEY,
         LOG_LEVEL="DEBUG",
-        DEBUG="true",
+        DEBUG="true",  # Spans stand among the lines.
+        OTEL_TRACES_SAMPLER="always_on",
     )
     stub = service.stub()
     content = claims("ann", iss=None, aud=None)
@@ -157,6 +158,8 @@ def test_the_log_has_the_caller_and_nothing_of_his_token(
     assert (first["principal"], second["principal"]) == ("ann", "anonymous")
     assert second["reason"] == "UNAUTHENTICATED"
     assert [event["why"] for event in service.events("token refused")] == ["InvalidSignatureError"]
+    wait_until(lambda: service.log.count('"name": "taskservice.v1.') == 2, "two spans")
+    assert service.log.count('"enduser.id": "ann"') == 1
     parts = [part for token in (good, bad) for part in token.split(".")]
     assert [part for part in (*parts, SECRET_KEY) if part in service.log] == []
 
