@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ DENIED = grpc.StatusCode.PERMISSION_DENIED
 _WORKERS = 2
 _CALLERS = 4
 _ROTATIONS = 4
-_CALLS_BETWEEN = 50
+_CALLS_BETWEEN = 15
 
 
 # --- The token command ----------------------------------------------------------------------------
@@ -173,31 +174,38 @@ class Load:
     def __init__(self, service: ServiceProcess) -> None:
         self.token = ""
         self.failures: list[str] = []
-        self.done = 0
+        self._done = [0] * _CALLERS
         self._ended = threading.Event()
         self._stubs = [service.stub() for _ in range(_CALLERS)]
 
-    def call_on(self, stub: TaskServiceStub) -> None:
-        while not self._ended.is_set():
-            metadata = bearer(self.token)
-            try:
-                stub.GetTaskStats(GetTaskStatsRequest(), metadata=metadata)
-            except grpc.RpcError as error:
-                self.failures.append(str(error))
-            self.done += 1
-
     def run(self, meanwhile: Callable[[], None]) -> None:
         with ThreadPoolExecutor(_CALLERS) as pool:
-            for stub in self._stubs:
-                pool.submit(self.call_on, stub)
+            for number in range(_CALLERS):
+                pool.submit(self._call_on, number)
             try:
                 meanwhile()
             finally:
                 self._ended.set()
 
-    def go_on_for(self, count: int) -> None:
-        until = self.done + count
-        wait_until(lambda: self.done >= until, f"{count} more calls")
+    def use(self, token: str) -> None:
+        """Returns when no caller uses another one any more, and each has called some times."""
+        self.token = token
+        self.go_on()
+
+    def go_on(self) -> None:
+        until = [done + _CALLS_BETWEEN for done in self._done]
+        wait_until(
+            lambda: all(map(operator.ge, self._done, until)), "every caller has called some times"
+        )
+
+    def _call_on(self, number: int) -> None:
+        while not self._ended.is_set():
+            metadata = bearer(self.token)
+            try:
+                self._stubs[number].GetTaskStats(GetTaskStatsRequest(), metadata=metadata)
+            except grpc.RpcError as error:
+                self.failures.append(str(error))
+            self._done[number] += 1
 
 
 @pytest.mark.parametrize("source", ["file", "URL"])
@@ -243,11 +251,10 @@ def test_keys_are_rotated_under_load_without_a_failed_call(
             for old, new in pairwise(keys):
                 publish(old, new)
                 await_known(old, new)
-                load.token = new.sign(claims())
-                load.go_on_for(_CALLS_BETWEEN)
+                load.use(new.sign(claims()))
                 publish(new)
                 await_known(new)
-                load.go_on_for(_CALLS_BETWEEN)
+                load.go_on()
 
         await_known(keys[0])
         await_ready(service.channel())

@@ -25,7 +25,13 @@ def written(script: str, **settings: str) -> str:
     done = subprocess.run(
         [sys.executable, "-P", "-c", BEGIN + script],
         cwd=Path(__file__).parent,  # Not where a .env might be.
-        env={**os.environ, "ENVIRONMENT": "staging", "SECRET_KEY": "s" * 32, "DB_HOST": "h"}
+        env={
+            **os.environ,
+            "ENVIRONMENT": "staging",
+            "AUTH_MODE": "none",
+            "SECRET_KEY": "s" * 32,
+            "DB_HOST": "h",
+        }
         | settings,
         capture_output=True,
         text=True,
