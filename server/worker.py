@@ -90,7 +90,7 @@ class Worker:
             self._server,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._end_reflection = _reflection(settings, self._server)
+        self._end_reflection = _reflection(settings, self._authenticator, self._server)
         self._probes = _probe_server(settings, self._health, share=place.is_shared)
         pool = self._database.usage
         self._state = State(
@@ -196,22 +196,17 @@ def _server(
     )
 
 
-def _reflection(settings: Settings, server: grpc.Server) -> Callable[[], None]:
+def _reflection(
+    settings: Settings, authenticator: Authenticator, server: grpc.Server
+) -> Callable[[], None]:
     """Reflection for whom the settings say; returns what ends its streams."""
-    if settings.reflection_for == "off":
-        return lambda: None
-    return add_reflection(
-        server, admit=_authenticate if settings.reflection_for == "authenticated" else _admit_all
-    )
-
-
-def _admit_all(_context: grpc.ServicerContext) -> None:
-    pass
-
-
-def _authenticate(context: grpc.ServicerContext) -> None:
-    """No caller can say who it is, as long as calls bear no credentials."""
-    context.abort(grpc.StatusCode.UNAUTHENTICATED, "reflection is for callers who say who they are")
+    match settings.reflection_for:
+        case "off":
+            return lambda: None
+        case "authenticated":
+            return add_reflection(server, admit=authenticator.authenticate)
+        case "on":
+            return add_reflection(server, admit=lambda _: None)
 
 
 def _probe_server(settings: Settings, health: HealthServicer, *, share: bool) -> grpc.Server:

@@ -1,8 +1,9 @@
-"""Credentials as an issuer makes them: keys, the set that publishes them, tokens."""
+"""Credentials as issuers make them: keys, the set that publishes them, tokens; certificates."""
 
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import json
 import threading
 import time
@@ -14,7 +15,10 @@ from typing import Any
 
 import grpc
 import jwt
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import NameOID
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 ISSUER, AUDIENCE = "https://issuer.example", "tasks"
@@ -135,6 +139,7 @@ def running_key_server(document: bytes = b"") -> Iterator[KeyServer]:
 class WithMetadata(
     grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]
     grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]
+    grpc.StreamStreamClientInterceptor,  # type: ignore[type-arg]
 ):
     """Sends metadata with every call of a channel."""
 
@@ -147,6 +152,9 @@ class WithMetadata(
     def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
         return continuation(self._with(details), request)
 
+    def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+        return continuation(self._with(details), requests)
+
     def _with(self, details: Any) -> Any:
         return details._replace(metadata=(*(details.metadata or ()), *self._metadata))
 
@@ -154,3 +162,32 @@ class WithMetadata(
 def authorised(channel: grpc.Channel, token: str) -> grpc.Channel:
     """The channel of a caller with this token."""
     return grpc.intercept_channel(channel, WithMetadata(bearer(token)))
+
+
+class Certificate:
+    """A certificate, its key, and all in PEM; signed by its issuer, or by itself."""
+
+    def __init__(self, common_name: str, *names: x509.GeneralName, issuer: Any = None) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        named = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+        self.subject = x509.Name(named)
+        now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(self.subject)
+            .issuer_name((issuer or self).subject)
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - day)
+            .not_valid_after(now + day)
+            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        signed = builder.sign((issuer or self).key, hashes.SHA256())
+        self.pem = signed.public_bytes(serialization.Encoding.PEM)
+        self.key_pem = self.key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )

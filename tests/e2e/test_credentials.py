@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import grpc
 import jwt
 import pytest
+from cryptography import x509
 
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
@@ -25,6 +27,7 @@ from tests.credentials import (
     AUDIENCE,
     ISSUER,
     SECRET_KEY,
+    Certificate,
     SigningKey,
     authorised,
     bearer,
@@ -97,7 +100,11 @@ def test_a_token_is_good_for_as_long_as_the_settings_say(tmp_path: Path) -> None
     ("settings", "line"),
     [
         (
-            {"ENVIRONMENT": "production", "DATABASE_URL": "postgresql://h/x"},
+            {
+                "ENVIRONMENT": "production",
+                "DATABASE_URL": "postgresql://h/x",
+                "TLS_TERMINATED_UPSTREAM": "true",
+            },
             "ENVIRONMENT: no tokens are made in production",
         ),
         (
@@ -128,6 +135,36 @@ def test_a_token_that_nobody_could_use_is_not_made(
 ) -> None:
     ran = run_command(tmp_path, "token", *arguments)
     assert (ran.returncode, ran.stdout) == (2, "")
+
+
+# --- Certificates ---------------------------------------------------------------------------------
+
+
+def test_a_certificate_names_the_caller_who_may_do_what_the_settings_say(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    name = "spiffe://example/billing"
+    authority = Certificate("an authority")
+    server = Certificate("localhost", x509.DNSName("localhost"), issuer=authority)
+    client = Certificate("", x509.UniformResourceIdentifier(name), issuer=authority)
+    files = {"TLS_CERT_FILE": server.pem, "TLS_KEY_FILE": server.key_pem}
+    files["TLS_CLIENT_CA_FILE"] = authority.pem
+    for setting, content in files.items():
+        (tmp_path / setting).write_bytes(content)
+    service = start_service(
+        AUTH_MODE="mtls",
+        MTLS_SCOPES=json.dumps({name: ["tasks:write"]}),
+        **{setting: str(tmp_path / setting) for setting in files},
+    )
+    credentials = grpc.ssl_channel_credentials(authority.pem, client.key_pem, client.pem)
+    options = [("grpc.ssl_target_name_override", "localhost")]
+    with grpc.secure_channel(f"127.0.0.1:{service.port}", credentials, options) as channel:
+        stub = TaskServiceStub(channel)
+        task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")), wait_for_ready=True)
+        assert task.created_by == name
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.GetTaskStats(GetTaskStatsRequest())
+        assert raised.value.code() == DENIED
 
 
 # --- What is written down -------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import ipaddress
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,47 +10,16 @@ from typing import Any
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from server.authentication import CertificateAuthenticator
 from server.caller import Principal
 from server.errors import UnauthenticatedError
+from tests.credentials import Certificate
 
 URI, DNS, IP = x509.UniformResourceIdentifier, x509.DNSName, x509.IPAddress
 BILLING = "spiffe://example/billing"
 
 WhoIs = Callable[..., Principal | None]
-
-
-class Certificate:
-    """A certificate, its key, and all in PEM; signed by its issuer, or by itself."""
-
-    def __init__(self, common_name: str, *names: x509.GeneralName, issuer: Any = None) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        named = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
-        self.subject = x509.Name(named)
-        now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(self.subject)
-            .issuer_name((issuer or self).subject)
-            .public_key(self.key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - day)
-            .not_valid_after(now + day)
-            .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
-        )
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        signed = builder.sign((issuer or self).key, hashes.SHA256())
-        self.pem = signed.public_bytes(serialization.Encoding.PEM)
-        self.key_pem = self.key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
 
 
 class _Server(grpc.GenericRpcHandler):  # type: ignore[type-arg]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import grpc
+import jwt
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha.reflection_pb2 import (
@@ -14,6 +15,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
 
 from server.settings import Settings
 from tests.conftest import running_worker
+from tests.credentials import SECRET_KEY, authorised, claims
 
 Ask = Callable[..., ServerReflectionResponse]
 
@@ -82,7 +84,15 @@ def test_reflection_is_not_for_everybody_if_the_settings_say_so(
     settings: Settings, database_url: str, mode: str, code: grpc.StatusCode, version: str
 ) -> None:
     """The contract tells an attacker what there is to attack."""
-    own = settings.model_copy(update={"reflection": mode})
+    own = settings.model_copy(update={"reflection": mode, "auth_mode": "jwt"})
     with running_worker(own, database_url) as channel, pytest.raises(grpc.RpcError) as raised:
         asking(channel, version)(list_services="")
     assert raised.value.code() is code
+
+
+def test_reflection_is_for_whom_a_token_names(token_settings: Settings, database_url: str) -> None:
+    own = token_settings.model_copy(update={"reflection": "authenticated"})
+    token = jwt.encode(claims(iss=None, aud=None), SECRET_KEY, "HS256")
+    with running_worker(own, database_url) as channel:
+        ask = asking(authorised(channel, token), "v1")
+        assert ask(list_services="").list_services_response.service
