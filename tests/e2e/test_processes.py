@@ -303,6 +303,7 @@ def test_taken_port_is_refused(
             "serve",
             ENVIRONMENT="staging",
             AUTH_MODE="none",
+            TLS_TERMINATED_UPSTREAM="true",
             DATABASE_URL=own_database_url,
             SECRET_KEY="s" * 32,
             GRPC_PORT=str(port),
