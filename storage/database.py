@@ -7,6 +7,7 @@ statement (WITH …), which is atomic by itself and costs one round trip.
 from __future__ import annotations
 
 import ctypes
+import math
 import random
 import select
 import threading
@@ -20,11 +21,12 @@ from typing import Any, NamedTuple
 import psycopg2
 from opentelemetry.trace import get_current_span
 from psycopg2.extensions import new_type, register_type
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine, event, func
+from sqlalchemy import Connection, Engine, Executable, QueuePool, Row, create_engine, event, func
 from sqlalchemy import select as sql_select
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.util.queue import Queue
 
 from storage import measures
 from storage.errors import (
@@ -50,6 +52,8 @@ _UUID_AS_TEXT = new_type((2950,), "UUID", lambda value, _cursor: value)
 _CONFLICT_ATTEMPTS = 4
 _IDLE_SECONDS_TRUSTED = 30.0
 _CANCEL_THREADS = 4
+# How long a statement gets to end before the next cancel request; then statement_timeout ends it.
+_CANCEL_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
 Parameters = dict[str, Any]
 Rows = Sequence[Row[Any]]
@@ -82,11 +86,13 @@ class Cancellation:
 
     As a context manager it covers the statements of its thread. `cancel` may be called from any
     thread, before, during or after a statement: it never hits a statement of another call, for
-    the connection is not given back while a cancel request is under way.
+    the connection is not given back while a cancel request is under way. Nor does the call wait
+    for a connection when its time is over, in so many seconds from now.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, seconds: float = math.inf) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._changed = threading.Condition()
         self._running: _CancelRequest | None = None
         self.cancelled = False
         self.ended = False
@@ -99,22 +105,34 @@ class Cancellation:
         self.ended = True
         _cancellation.reset(self._token)
 
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
     def cancel(self) -> None:
-        """Ends the running statement, if there is one, and lets none begin; may block."""
-        with self._lock:
+        """Ends the running statement, if there is one, and lets none begin; may block.
+
+        PostgreSQL forgets a request that arrives before its statement does: so it is repeated
+        until the statement has ended.
+        """
+        with self._changed:
             self.cancelled = True
-            if self._running is not None:
+            for pause_seconds in _CANCEL_PAUSES_SECONDS:
+                if self._running is None:
+                    return
                 self._running.send()
+                self._changed.wait(pause_seconds)
 
     def statement(self, cancel_request: _CancelRequest) -> _Cancellable:
         """Within, a statement runs that can be cancelled. Raises: StatementCancelledError."""
         return _Cancellable(self, cancel_request)
 
     def run(self, cancel_request: _CancelRequest | None) -> None:
-        with self._lock:
+        with self._changed:
             if self.cancelled and cancel_request is not None:
                 raise StatementCancelledError
             self._running = cancel_request
+            self._changed.notify()
 
 
 class _Cancellable(NamedTuple):
@@ -129,6 +147,20 @@ class _Cancellable(NamedTuple):
 
 
 _cancellation: ContextVar[Cancellation | None] = ContextVar("cancellation", default=None)
+
+
+class _Connections(Queue[Any]):
+    """The idle connections of a pool; nobody waits for one longer than his call has time."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        call = _cancellation.get()
+        if call is not None and timeout is not None:
+            timeout = min(timeout, call.seconds_left)
+        return super().get(block, timeout)
+
+
+class _Pool(QueuePool):
+    _queue_class = _Connections
 
 
 class PoolUsage(NamedTuple):
@@ -162,6 +194,7 @@ class Database:
             hide_parameters=True,  # They are the callers' data.
             skip_autocommit_rollback=True,
             query_cache_size=200,  # A watched group of filters has a quarter of a megabyte.
+            poolclass=_Pool,
             pool_size=pool_size,
             max_overflow=max_overflow,
             pool_recycle=int(pool_recycle_seconds),

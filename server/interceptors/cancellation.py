@@ -19,7 +19,7 @@ class CancellationInterceptor(CallInterceptor):
         self._database = database
 
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Cancellation:
-        cancellation = Cancellation()
+        cancellation = Cancellation(context.time_remaining())
         if not context.add_callback(lambda: self._database.cancel_later(cancellation)):
             raise StatementCancelledError
         return cancellation

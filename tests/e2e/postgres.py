@@ -45,6 +45,11 @@ def waiting_statements(url: str) -> int:
     return int(execute(url, f"{_RUNNING} AND wait_event_type = 'Lock'"))
 
 
+def running_statements(url: str) -> int:
+    """How many statements of the service run."""
+    return int(execute(url, _RUNNING))
+
+
 def await_waiting(url: str, count: int = 1) -> None:
     wait_until(lambda: waiting_statements(url) >= count, f"{count} statements wait for a lock")
 

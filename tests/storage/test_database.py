@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ import pytest
 from sqlalchemy import Connection, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import DisconnectionError
 
-from storage.database import Cancellation, Database, Rows
+from storage.database import Cancellation, Database, Rows, _CancelRequest
 from storage.embedded import EmbeddedPostgres
 from storage.errors import (
     ConstraintError,
@@ -526,6 +527,14 @@ def test_a_pool_that_was_exhausted_serves_again(url: str) -> None:
         assert backend(database)
 
 
+def test_nobody_waits_for_a_connection_when_his_time_is_over(
+    url: str, background: ThreadPoolExecutor
+) -> None:
+    with opened(url, pool_timeout_seconds=60) as database, database.engine.connect():
+        call = background.submit(under, Cancellation(0.01), lambda: database.read(PID))
+        assert isinstance(call.exception(timeout=30), DatabaseUnavailableError)
+
+
 # Cancellation
 
 
@@ -640,6 +649,29 @@ def test_a_cancel_after_its_statement_does_not_hit_the_next_one_of_the_connectio
     cancellation.cancel()
     admin.execute(text("SELECT pg_advisory_unlock(1)"))
     assert other.result() == [("done",)]
+
+
+def test_a_cancel_request_that_comes_before_its_statement_is_repeated(
+    database: Database,
+    background: ThreadPoolExecutor,
+    cancellation: Cancellation,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PostgreSQL does nothing about a request to cancel what it has not yet heard of."""
+    sent, send = threading.Event(), _CancelRequest.send
+
+    def send_and_tell(request: _CancelRequest) -> None:
+        send(request)
+        sent.set()
+
+    def cancel_first(*_: object) -> None:
+        background.submit(cancellation.cancel)
+        assert sent.wait(30)
+
+    monkeypatch.setattr(_CancelRequest, "send", send_and_tell)
+    event.listen(database.engine, "before_cursor_execute", cancel_first)
+    with pytest.raises(StatementCancelledError):
+        under(cancellation, lambda: database.read(text("SELECT pg_sleep(5)")))
 
 
 def test_an_error_in_a_call_that_was_not_cancelled_is_no_cancellation(
