@@ -42,17 +42,14 @@ class Call:
         """It has a thread now."""
         self.began = time.perf_counter()
         self.request_id = request_id
-        _running.add(self)
 
     def end(self, code: str) -> None:
         """It has a code, and lasted from its arrival until now."""
         self.code = code
         self.seconds = time.perf_counter() - self.arrived
-        _running.discard(self)
 
 
 _current: ContextVar[Call] = ContextVar("call")
-_running: set[Call] = set()
 
 
 def current_call() -> Call:
@@ -65,8 +62,3 @@ def arrived(method: str, *, is_stream: bool) -> None:
     call = Call(method, is_stream=is_stream)
     _current.set(call)
     spent.set(call.spent)
-
-
-def running_calls() -> int:
-    """How many calls have a thread in this process, but for streams."""
-    return sum(not call.is_stream for call in list(_running))

@@ -11,12 +11,16 @@ people and details for programs: an ErrorInfo always, and what else fits.
     KeysUnavailableError         the keys that tokens are verified with are not there yet
     RequestTooLargeError         the request has more bytes than any that keeps the rules
     AnswerTooLargeError          the answer would have more bytes than clients take
-    TooManyWatchesError          this process has as many watches as it takes
+    TooManyCallsError            this process has as many calls in flight as it takes
+    RateLimitedError             the principal calls more often than it may
+    TooManyWatchesError          this process, or the principal, has as many watches as it may
     ShuttingDownError            this process ends its streams; others go on
 """
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -30,7 +34,7 @@ from taskservice.v1 import task_pb2
 
 DOMAIN = "taskservice"
 _INTERNAL = "INTERNAL"
-_RETRY_DELAY = Duration(seconds=1)
+_RETRY_SECONDS = 1, 2
 _TOLD_CHARACTERS = 1000
 _TOLD_BYTES = 2500
 
@@ -109,8 +113,26 @@ class AnswerTooLargeError(Exception):
         super().__init__(f"{count} tasks like these are more than an answer holds; ask for fewer")
 
 
+class TooManyCallsError(Exception):
+    """This process has as many calls in flight as it takes."""
+
+
+class RateLimitedError(Exception):
+    """The principal calls more often than it may; `retry_seconds` is the true wait."""
+
+    def __init__(self, principal: str, retry_seconds: float) -> None:
+        super().__init__(f"more calls than a principal may make; wait {retry_seconds:.3f} s")
+        self.subject = principal
+        self.retry_seconds = retry_seconds
+
+
 class TooManyWatchesError(Exception):
-    """This process has as many watches as it takes."""
+    """This process has as many watches as it takes; or the principal, when it is named."""
+
+    def __init__(self, principal: str = "") -> None:
+        whose = "a principal may have here" if principal else "this server takes"
+        super().__init__(f"there are as many watches as {whose}")
+        self.subject = principal
 
 
 class ShuttingDownError(Exception):
@@ -152,8 +174,21 @@ def _precondition(kind: str) -> Callable[[Exception], Sequence[Message]]:
     return details
 
 
-def _retry(_: Exception) -> Sequence[Message]:
-    return [error_details_pb2.RetryInfo(retry_delay=_RETRY_DELAY)]
+def _retry(error: Exception) -> Sequence[Message]:
+    """When to try again: not all at the same moment, so that the next wave is none."""
+    seconds = getattr(error, "retry_seconds", random.uniform(*_RETRY_SECONDS))  # noqa: S311
+    delay = Duration()
+    delay.FromMilliseconds(math.ceil(seconds * 1000))
+    return [error_details_pb2.RetryInfo(retry_delay=delay)]
+
+
+def _quota(error: Exception) -> Sequence[Message]:
+    """RetryInfo, and whose limit it is when it is the principal's."""
+    subject = getattr(error, "subject", "")
+    if not subject:
+        return _retry(error)
+    violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=str(error))
+    return [*_retry(error), error_details_pb2.QuotaFailure(violations=[violation])]
 
 
 TABLE: dict[type[Exception], _Row] = {
@@ -205,12 +240,14 @@ TABLE: dict[type[Exception], _Row] = {
     KeysUnavailableError: _Row(code_pb2.UNAVAILABLE, "KEYS_UNAVAILABLE", str, _retry),
     RequestTooLargeError: _Row(code_pb2.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", str),
     AnswerTooLargeError: _Row(code_pb2.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", str),
-    TooManyWatchesError: _Row(
+    TooManyCallsError: _Row(
         code_pb2.RESOURCE_EXHAUSTED,
-        "TOO_MANY_WATCHES",
-        _says("this server has as many watches as it takes"),
+        "TOO_MANY_CALLS",
+        _says("this server has as many calls as it takes; try again"),
         _retry,
     ),
+    RateLimitedError: _Row(code_pb2.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED", str, _quota),
+    TooManyWatchesError: _Row(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHES", str, _quota),
     ShuttingDownError: _Row(
         code_pb2.UNAVAILABLE, "SHUTTING_DOWN", _says("this server stops; resume elsewhere"), _retry
     ),
@@ -224,6 +261,10 @@ TABLE: dict[type[Exception], _Row] = {
         code_pb2.UNAVAILABLE, "DATABASE_UNAVAILABLE", _says("the database is away"), _retry
     ),
 }
+
+
+# The reasons of calls that were one too many; whoever repeats them at once makes it worse.
+REFUSALS = TABLE[TooManyCallsError].reason, TABLE[RateLimitedError].reason
 
 
 def status_of(error: Exception) -> status_pb2.Status | None:

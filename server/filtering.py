@@ -8,11 +8,12 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple, NoReturn, TypeVar
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
+from server.limits import CONTRACT, Limits
 from server.validation import UUID, FieldError
 from storage.query import (
     NEWEST_FIRST,
@@ -31,8 +32,6 @@ from taskservice.v1.task_pb2 import TaskPriority, TaskStatus
 
 T = TypeVar("T")
 
-MAX_TERMS = 50
-MAX_DEPTH = 20
 # There is no index to search in what has just changed.
 MAX_WATCH_SEARCHES = 5
 # PostgreSQL takes words of 2046 bytes, in lower case, which may be longer.
@@ -129,17 +128,21 @@ class _Part(NamedTuple):
 class _TreeBuilder(Transformer[Token, Filter]):
     """Turns each rule of the grammar, as soon as it is recognised, into a part of the tree."""
 
+    def __init__(self, limits: Limits) -> None:
+        super().__init__()
+        self._limits = limits
+
     def start(self, part: _Part) -> Filter:
         return part.node
 
     def expression(self, *parts: _Part | Token) -> _Part:
-        return _joined(And, parts)
+        return self._joined(And, parts)
 
     def sequence(self, *parts: _Part) -> _Part:
-        return _joined(And, parts)
+        return self._joined(And, parts)
 
     def factor(self, *parts: _Part | Token) -> _Part:
-        return _joined(Or, parts)
+        return self._joined(Or, parts)
 
     def term(self, part: _Part) -> _Part:
         return part
@@ -150,8 +153,9 @@ class _TreeBuilder(Transformer[Token, Filter]):
         return part._replace(node=Not(part.node))
 
     def group(self, part: _Part) -> _Part:
-        if part.depth == MAX_DEPTH:
-            _refuse(part.start, f"nested deeper than {MAX_DEPTH}", "FILTER_TOO_DEEP")
+        if part.depth == self._limits.filter_depth:
+            problem = f"nested deeper than {self._limits.filter_depth}"
+            _refuse(part.start, problem, "FILTER_TOO_DEEP")
         return part._replace(depth=part.depth + 1)
 
     def argument(self, token: Token) -> Token:
@@ -175,6 +179,19 @@ class _TreeBuilder(Transformer[Token, Filter]):
         comparison = Comparison(str(name), str(operator), _value(argument, field.parse))
         return _Part(comparison, name.start_pos or 0)
 
+    def _joined(self, kind: type[And | Or], parts: tuple[_Part | Token, ...]) -> _Part:
+        joined = [part for part in parts if isinstance(part, _Part)]
+        if len(joined) == 1:
+            return joined[0]
+        terms = 0
+        for part in joined:
+            terms += part.terms
+            if terms > self._limits.filter_terms:
+                problem = f"more than {self._limits.filter_terms} terms"
+                _refuse(part.start, problem, "FILTER_TOO_LONG")
+        depth = max(part.depth for part in joined)
+        return _Part(kind(tuple(part.node for part in joined)), joined[0].start, depth, terms)
+
 
 def _has(name: Token, field: _Field, operator: Token, argument: Token) -> Filter:
     if argument.type == "TEXT" and argument == "*" and field.presence:
@@ -182,19 +199,6 @@ def _has(name: Token, field: _Field, operator: Token, argument: Token) -> Filter
     if field.has is None:
         _refuse(operator.start_pos, f"{name} does not know the operator :")
     return field.has(_value(argument, _searched))
-
-
-def _joined(kind: type[And | Or], parts: tuple[_Part | Token, ...]) -> _Part:
-    joined = [part for part in parts if isinstance(part, _Part)]
-    if len(joined) == 1:
-        return joined[0]
-    terms = 0
-    for part in joined:
-        terms += part.terms
-        if terms > MAX_TERMS:
-            _refuse(part.start, f"more than {MAX_TERMS} terms", "FILTER_TOO_LONG")
-    depth = max(part.depth for part in joined)
-    return _Part(kind(tuple(part.node for part in joined)), joined[0].start, depth, terms)
 
 
 def _value(token: Token, parse: Callable[[str], T]) -> T:
@@ -208,25 +212,28 @@ def _refuse(start: int | None, description: str, reason: str = "FILTER_INVALID")
     raise FieldError(f"at character {(start or 0) + 1}: {description}", reason)
 
 
-_parser = Lark.open(
-    "filter.lark", rel_to=__file__, parser="lalr", lexer="basic", transformer=_TreeBuilder()
-)
+@cache
+def _parser(limits: Limits) -> Lark:
+    builder = _TreeBuilder(limits)
+    return Lark.open(
+        "filter.lark", rel_to=__file__, parser="lalr", lexer="basic", transformer=builder
+    )
 
 
 @lru_cache(maxsize=1024)
-def parse_filter(text: str) -> Filter | None:
+def parse_filter(text: str, limits: Limits = CONTRACT) -> Filter | None:
     """The tree of a filter; None for an empty one. Raises: FieldError."""
     if not text.strip():
         return None
     try:
-        return _parser.parse(text)  # type: ignore[return-value]
+        return _parser(limits).parse(text)  # type: ignore[return-value]
     except UnexpectedInput as error:
         raise FieldError(_explain(error, text), "FILTER_INVALID") from None
 
 
-def parse_watch_filter(text: str) -> Filter | None:
+def parse_watch_filter(text: str, limits: Limits) -> Filter | None:
     """The tree of a watch's filter, of which every change is asked. Raises: FieldError."""
-    filter_ = parse_filter(text)
+    filter_ = parse_filter(text, limits)
     if filter_ is not None and _searches(filter_) > MAX_WATCH_SEARCHES:
         description = f"searches for words more than {MAX_WATCH_SEARCHES} times"
         raise FieldError(description, "FILTER_TOO_COSTLY")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2
 
+from server.admission import RequestPool
 from taskservice.v1 import task_service_pb2
 
 log = structlog.get_logger()
@@ -35,8 +35,8 @@ _FAILURES_BELIEVED = 2
 class HealthServicer(health.HealthServicer):
     """grpcio's health service, with a thread of its own: probes never wait behind calls."""
 
-    def __init__(self) -> None:
-        pool = ThreadPoolExecutor(1, thread_name_prefix="health")
+    def __init__(self, request_timeout_seconds: float) -> None:
+        pool = RequestPool(1, "health", request_timeout_seconds)
         super().__init__(experimental_non_blocking=True, experimental_thread_pool=pool)
         for method in (self.Check, self.List):
             method.__func__.experimental_thread_pool = pool  # type: ignore[attr-defined]

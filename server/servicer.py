@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import grpc
@@ -14,6 +15,7 @@ from server.authorization import ADMIN
 from server.call import current_call
 from server.conversions import event_to_proto, stats_to_proto, task_to_proto, version_of
 from server.filtering import parse_filter, parse_order, parse_watch_filter
+from server.limits import Limits
 from server.tokens import Tokens
 from server.validation import (
     Violations,
@@ -61,7 +63,6 @@ from taskservice.v1.task_service_pb2 import (
 M = TypeVar("M", bound=Message)
 
 DEFAULT_PAGE_SIZE = 50
-MAX_PAGE_SIZE = 1000
 
 # A page ends before it outgrows the 4 MiB that a gRPC client takes by default.
 MAX_PAGE_BYTES = 3 * 1024 * 1024
@@ -75,13 +76,21 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     """The RPCs. They raise what `server.errors` knows; they never set a status."""
 
     def __init__(
-        self, repository: TaskRepository, events: EventLog, watches: Watches, key: bytes
+        self,
+        repository: TaskRepository,
+        events: EventLog,
+        watches: Watches,
+        key: bytes,
+        limits: Limits,
     ) -> None:
         self._repository = repository
         self._events = events
         self._watches = watches
         self._page_tokens = Tokens(key, "page")
         self._resume_tokens = Tokens(key, "resume")
+        self._limits = limits
+        self._filter = partial(parse_filter, limits=limits)
+        self._watch_filter = partial(parse_watch_filter, limits=limits)
 
     def CreateTask(self, request: CreateTaskRequest, context: grpc.ServicerContext) -> Task:
         check_create(request)
@@ -96,7 +105,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self, request: ListTasksRequest, context: grpc.ServicerContext
     ) -> ListTasksResponse:
         query = self._check_list(request)
-        size = _page_size(request.page_size)
+        size = self._page_size(request.page_size)
         rows = self._repository.page(limit=size + 1, **query._asdict())
         tasks = list(_fitting(map(task_to_proto, rows[:size])))
         response = ListTasksResponse(tasks=tasks)
@@ -134,14 +143,14 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def GetTaskStats(
         self, request: GetTaskStatsRequest, context: grpc.ServicerContext
     ) -> TaskStats:
-        filter_ = _check_filter(request)
+        filter_ = self._check_filter(request)
         as_of = dt.datetime.now(dt.UTC)
         return stats_to_proto(self._repository.stats(as_of, filter_), as_of)
 
     def BatchGetTasks(
         self, request: BatchGetTasksRequest, context: grpc.ServicerContext
     ) -> BatchGetTasksResponse:
-        check_batch_get(request)
+        check_batch_get(request, self._limits.batch_items)
         ids = [task_id.lower() for task_id in request.ids]
         rows = self._repository.find(ids)
         writes.check_answer(rows.values())
@@ -154,7 +163,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def BatchCreateTasks(
         self, request: BatchCreateTasksRequest, context: grpc.ServicerContext
     ) -> BatchCreateTasksResponse:
-        check_batch_create(request)
+        check_batch_create(request, self._limits.batch_items)
         items = request.requests
         with writes.naming_items("requests", ((item.task_id, item.request_id) for item in items)):
             rows = writes.create(self._repository, items, _origin(), _ITEM)
@@ -163,7 +172,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def BatchUpdateTasks(
         self, request: BatchUpdateTasksRequest, context: grpc.ServicerContext
     ) -> BatchUpdateTasksResponse:
-        fields = check_batch_update(request)
+        fields = check_batch_update(request, self._limits.batch_items)
         items = request.requests
         with writes.naming_items("requests", ((item.task.id, item.request_id) for item in items)):
             rows = writes.update(self._repository, items, fields, _origin(), _ITEM)
@@ -172,7 +181,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def BatchDeleteTasks(
         self, request: BatchDeleteTasksRequest, context: grpc.ServicerContext
     ) -> BatchDeleteTasksResponse:
-        check_batch_delete(request)
+        check_batch_delete(request, self._limits.batch_items)
         items = request.requests
         with writes.naming_items("requests", ((item.id, "") for item in items)):
             tasks = writes.delete(self._repository, items, _origin())
@@ -182,7 +191,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self, request: ListTaskEventsRequest, context: grpc.ServicerContext
     ) -> ListTaskEventsResponse:
         before = self._check_history(request)
-        size = _page_size(request.page_size)
+        size = self._page_size(request.page_size)
         only_by = None if ADMIN in current_call().principal.scopes else _principal()
         events = self._events.history(
             request.task_id, limit=size + 1, before=before, only_by=only_by
@@ -208,7 +217,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def PurgeTasks(
         self, request: PurgeTasksRequest, context: grpc.ServicerContext
     ) -> PurgeTasksResponse:
-        filter_ = _check_filter(request)
+        filter_ = self._check_filter(request)
         if not request.force:
             return PurgeTasksResponse(purge_count=self._repository.count_deleted(filter_))
         count = 0
@@ -222,7 +231,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
         violations = Violations(request)
         query = _ListQuery(
-            filter_=violations.parse("filter", parse_filter, request.filter, None),
+            filter_=violations.parse("filter", self._filter, request.filter, None),
             order=violations.parse("order_by", parse_order, request.order_by, NEWEST_FIRST),
             cursor=violations.parse("page_token", place, request.page_token, None),
             show_deleted=request.show_deleted,
@@ -244,10 +253,19 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             return Position._make(self._resume_tokens.open(token, *_watch_binding(request)))
 
         violations = Violations(request)
-        filter_ = violations.parse("filter", parse_watch_filter, request.filter, None)
+        filter_ = violations.parse("filter", self._watch_filter, request.filter, None)
         position = violations.parse("resume_token", place, request.resume_token, None)
         violations.raise_any()
         return filter_, position
+
+    def _check_filter(self, request: GetTaskStatsRequest | PurgeTasksRequest) -> Filter | None:
+        violations = Violations(request)
+        filter_ = violations.parse("filter", self._filter, request.filter, None)
+        violations.raise_any()
+        return filter_
+
+    def _page_size(self, asked: int) -> int:
+        return min(asked or DEFAULT_PAGE_SIZE, self._limits.page_size)
 
     def _watch_response(self, notice: Notice, request: WatchTasksRequest) -> WatchTasksResponse:
         token = ""
@@ -294,17 +312,6 @@ def _history_binding(request: ListTaskEventsRequest) -> tuple[object, ...]:
 
 def _watch_binding(request: WatchTasksRequest) -> tuple[object, ...]:
     return request.filter, _principal()
-
-
-def _check_filter(request: GetTaskStatsRequest | PurgeTasksRequest) -> Filter | None:
-    violations = Violations(request)
-    filter_ = violations.parse("filter", parse_filter, request.filter, None)
-    violations.raise_any()
-    return filter_
-
-
-def _page_size(asked: int) -> int:
-    return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 def _fitting(messages: Iterable[M]) -> Iterator[M]:

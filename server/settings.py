@@ -33,6 +33,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from server.caller import Scope
+from server.limits import CONTRACT, Limits
 
 _SECRET_KEY_CHARACTERS = 32
 _DAY_SECONDS = 24 * 3600
@@ -44,6 +45,9 @@ _MAX_UNREAD_BYTES = 16 * 1024**3
 SYMMETRIC = "HS256"
 _ALGORITHMS = frozenset({SYMMETRIC, "RS256", "ES256", "EdDSA"})
 _JWKS_URL = re.compile(r"https?://[^/\s@]+(/\S*)?")
+# Who uses the pool beside calls: readiness, maintenance (two), the census, the announcer, the one
+# reader of watches, its listener while it connects, and two watches that read for themselves.
+_OWN_CONNECTIONS = 9
 _ENDPOINT = re.compile(r"https?://[^/\s@]+:\d{1,5}/?")
 
 
@@ -115,6 +119,16 @@ class Settings(BaseSettings):
     access_token_expire_minutes: float = Field(30, gt=0, le=24 * 60)
     mtls_scopes: Json[dict[str, frozenset[Scope]]] = Field("{}")  # type: ignore[arg-type]
 
+    max_concurrent_calls: int | None = Field(None, ge=1, le=100_000)
+    request_timeout_seconds: float = Field(10, gt=0, le=3600)
+    rate_limit_per_second: int | None = Field(None, ge=1, le=1_000_000)
+    rate_limit_burst: int | None = Field(None, ge=1, le=1_000_000)
+    max_watches_per_principal: int = Field(100, ge=1, le=10_000)
+    max_page_size: int = Field(CONTRACT.page_size, ge=1, le=CONTRACT.page_size)
+    max_batch_items: int = Field(CONTRACT.batch_items, ge=1, le=CONTRACT.batch_items)
+    max_filter_terms: int = Field(CONTRACT.filter_terms, ge=1, le=CONTRACT.filter_terms)
+    max_filter_depth: int = Field(CONTRACT.filter_depth, ge=0, le=CONTRACT.filter_depth)
+
     slow_call_seconds: float = Field(1, gt=0, le=3600)
     task_count_interval_seconds: float = Field(60, ge=1, le=3600)
     otel_enabled: bool = True
@@ -137,8 +151,9 @@ class Settings(BaseSettings):
     db_name: str = "tasks"
     db_user: str = "tasks"
     db_password: SecretStr | None = None
-    db_pool_size: int = Field(20, ge=1, le=1000)
-    db_max_overflow: int = Field(10, ge=0, le=1000)
+    db_pool_size: int | None = Field(None, ge=1, le=1000)
+    db_max_overflow: int = Field(10, ge=0, le=1000, validate_default=True)
+    db_pool_timeout_seconds: float = Field(2, gt=0, le=60)
     db_pool_recycle_seconds: float = Field(3600, gt=0, le=_YEAR_SECONDS)
     db_statement_timeout_seconds: float = Field(30, ge=0.001, le=3600)
     data_dir: Path = Path(".data")
@@ -228,6 +243,26 @@ class Settings(BaseSettings):
             raise ValueError("must be set with a JWKS: its issuer has tokens for others too")
         return expected
 
+    @field_validator("max_concurrent_calls")
+    @classmethod
+    def _check_calls(cls, calls: int | None, info: ValidationInfo) -> int | None:
+        threads = info.data.get("threads_per_worker", 1)
+        if calls is not None and calls < threads:
+            raise ValueError(f"must be {threads} or more, as THREADS_PER_WORKER is")
+        return calls
+
+    @field_validator("db_max_overflow")
+    @classmethod
+    def _check_pool(cls, overflow: int, info: ValidationInfo) -> int:
+        size, threads = info.data.get("db_pool_size"), info.data.get("threads_per_worker")
+        if size and threads and size + overflow < threads + _OWN_CONNECTIONS:
+            raise ValueError(
+                f"must be {threads + _OWN_CONNECTIONS - size} or more with this DB_POOL_SIZE:"
+                f" {threads} calls and {_OWN_CONNECTIONS} threads of the service's own use"
+                " connections at once"
+            )
+        return overflow
+
     @field_validator("otel_exporter_endpoint")
     @classmethod
     def _check_endpoint(cls, endpoint: str | None) -> str | None:
@@ -298,6 +333,29 @@ class Settings(BaseSettings):
     def algorithms(self) -> frozenset[str]:
         """The algorithms by which a token may be signed."""
         return _listed(self.algorithm)
+    def call_limit(self) -> int:
+        """How many calls a process has in flight: at work, or waiting for a thread."""
+        return self.max_concurrent_calls or 16 * self.threads_per_worker
+
+    @property
+    def calls_per_second(self) -> int | None:
+        """How many calls a second a process takes of a principal; None for any number."""
+        default = None if self.environment == "development" else 500
+        return self.rate_limit_per_second or default
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(
+            page_size=self.max_page_size,
+            batch_items=self.max_batch_items,
+            filter_terms=self.max_filter_terms,
+            filter_depth=self.max_filter_depth,
+        )
+
+    @property
+    def pool_size(self) -> int:
+        """Connections that a process keeps: whoever needs one finds one."""
+        return self.db_pool_size or self.threads_per_worker + _OWN_CONNECTIONS
 
     @property
     def drain_delay_seconds(self) -> float:

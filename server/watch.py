@@ -18,6 +18,7 @@ from typing import NamedTuple
 import grpc
 import structlog
 
+from server.call import current_call
 from server.errors import ShuttingDownError, TooManyWatchesError
 from server.telemetry import add_span_event
 from storage.errors import DatabaseUnavailableError, StatementCancelledError
@@ -55,6 +56,7 @@ class Watch:
     """An open watch: the notices that were delivered to it, and how it is to end."""
 
     def __init__(self, filter_: Filter | None, context: grpc.ServicerContext) -> None:
+        self.principal = current_call().principal.name
         self.filter_ = filter_
         self.context = context
         self.sending_since: float | None = None
@@ -139,12 +141,14 @@ class Watches:
         listener: Listener,
         *,
         limit: int,
+        limit_per_principal: int,
         bookmark_seconds: float,
         stall_seconds: float,
     ) -> None:
         self._events = events
         self._listener = listener
         self._limit = limit
+        self._limit_per_principal = limit_per_principal
         self._bookmark_seconds = bookmark_seconds
         self._stall_seconds = stall_seconds
         self._lock = threading.Lock()
@@ -215,6 +219,9 @@ class Watches:
                 raise ShuttingDownError
             if len(self._open) >= self._limit:
                 raise TooManyWatchesError
+            own = sum(other.principal == watch.principal for other in self._open)
+            if own >= self._limit_per_principal:
+                raise TooManyWatchesError(watch.principal)
             self._open.add(watch)
         try:
             if not context.add_callback(lambda: watch.end(StatementCancelledError())):

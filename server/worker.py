@@ -14,8 +14,8 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health_pb2_grpc
 
 from server import connections, logs
+from server.admission import CallPool, RequestPool
 from server.authentication import Authenticator, authenticator
-from server.call import running_calls
 from server.census import Census
 from server.health import HealthServicer, ReadinessMonitor
 from server.interceptors import Pipeline, interceptors
@@ -52,8 +52,9 @@ class Worker:
         self._place = place
         self._database = Database(
             database_url,
-            pool_size=settings.db_pool_size,
+            pool_size=settings.pool_size,
             max_overflow=settings.db_max_overflow,
+            pool_timeout_seconds=settings.db_pool_timeout_seconds,
             pool_recycle_seconds=settings.db_pool_recycle_seconds,
             statement_timeout_seconds=settings.db_statement_timeout_seconds,
             application_name=settings.app_name,
@@ -64,19 +65,24 @@ class Worker:
             EventLog(self._database),
             Listener(self._database),
             limit=settings.max_watches_per_worker,
+            limit_per_principal=settings.max_watches_per_principal,
             bookmark_seconds=settings.watch_bookmark_interval_seconds,
             stall_seconds=settings.watch_stall_seconds,
         )
         self._maintenance = Maintenance(self._database, settings)
         self._census = Census(self._database, settings.task_count_interval_seconds)
-        self._health = HealthServicer()
+        self._health = HealthServicer(settings.request_timeout_seconds)
         self._readiness = ReadinessMonitor(
             self._health,
             self._check_ready,
             interval_seconds=settings.health_check_interval_seconds,
         )
         self._authenticator = authenticator(settings)
-        self._calls = ThreadPoolExecutor(settings.threads_per_worker, thread_name_prefix="call")
+        self._calls = CallPool(
+            settings.threads_per_worker,
+            limit=settings.call_limit,
+            request_timeout_seconds=settings.request_timeout_seconds,
+        )
         self._server = _server(
             settings, self._authenticator, self._database, self._calls, share=place.is_shared
         )
@@ -86,6 +92,7 @@ class Worker:
                 EventLog(self._database),
                 self._watches,
                 settings.key(),
+                settings.limits,
             ),
             self._server,
         )
@@ -94,7 +101,7 @@ class Worker:
         self._probes = _probe_server(settings, self._health, share=place.is_shared)
         pool = self._database.usage
         self._state = State(
-            calls=lambda: {"running": running_calls(), "queued": self._calls._work_queue.qsize()},
+            calls=self._calls.counts,
             connections=lambda: {"used": pool().used, "idle": pool().idle},
             connection_limit=lambda: pool().limit,
             connection_waiters=lambda: pool().waiting,
@@ -180,12 +187,14 @@ def _server(
     settings: Settings,
     authenticator: Authenticator,
     database: Database,
-    calls: ThreadPoolExecutor,
+    calls: CallPool,
     *,
     share: bool,
 ) -> grpc.Server:
-    streams = ThreadPoolExecutor(
-        settings.max_watches_per_worker + _SPARE_STREAMS, thread_name_prefix="stream"
+    streams = RequestPool(
+        settings.max_watches_per_worker + _SPARE_STREAMS,
+        "stream",
+        settings.request_timeout_seconds,
     )
     return grpc.server(
         calls,

@@ -17,6 +17,7 @@ from server.interceptors.base import CallInterceptor, Handler
 from server.interceptors.cancellation import CancellationInterceptor
 from server.interceptors.errors import ErrorInterceptor
 from server.interceptors.tracing import TracingInterceptor
+from server.rate import RateLimiter
 from server.settings import Settings
 from server.unread import UnreadAnswers
 from storage.database import Database
@@ -28,6 +29,7 @@ def interceptors(
     settings: Settings, authenticator: Authenticator, database: Database, sampler: Sampler
 ) -> list[CallInterceptor]:
     """The interceptors, the outermost first."""
+    rate, burst = settings.calls_per_second, settings.rate_limit_burst
     return [
         # Outermost: log lines, metrics and statements happen within the span.
         TracingInterceptor(sampler),
@@ -38,7 +40,8 @@ def interceptors(
             max_request_bytes=settings.max_request_bytes,
             max_batch_request_bytes=settings.max_batch_request_bytes,
         ),
-        AccessInterceptor(authenticator),  # Nothing below it is for strangers.
+        # Nothing below it is for strangers, nor for who calls too often.
+        AccessInterceptor(authenticator, RateLimiter(rate, burst or 2 * rate) if rate else None),
         # Innermost: it covers the statements and no more.
         CancellationInterceptor(database),
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from opentelemetry.trace import get_current_span
 
 from server import logs, metrics
 from server.call import Call, current_call
+from server.errors import REFUSALS
 from server.interceptors.base import CallInterceptor
 from server.unread import UnreadAnswers
 
@@ -30,6 +33,7 @@ class AccountingInterceptor(CallInterceptor):
     def __init__(self, slow_call_seconds: float, unread: UnreadAnswers) -> None:
         self._slow_call_seconds = slow_call_seconds
         self._unread = unread
+        self._refusals = {reason: _Refusals() for reason in REFUSALS}
 
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
@@ -70,6 +74,10 @@ class AccountingInterceptor(CallInterceptor):
 
     def _write_line(self, call: Call, peer: str) -> None:
         fields: dict[str, object] = {"reason": call.reason} if call.reason else {}
+        if refusals := self._refusals.get(call.reason):
+            fields["calls"] = refusals.count()
+            if not fields["calls"]:
+                return
         write = log.info
         is_slow = call.seconds > self._slow_call_seconds and not call.is_stream
         if is_slow or logs.is_verbose():
@@ -96,6 +104,27 @@ def account_for_unknown(method: str) -> None:
     metrics.count_unknown_method()
     method = method.removeprefix("/")[:_UNKNOWN_METHOD_CHARACTERS]
     log.info("call", method=method, code="UNIMPLEMENTED", duration_ms=0)
+
+
+class _Refusals:
+    """Refused calls, of which one in a second gets a line: the log must not be what an overload
+    costs most."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._next = 0.0
+
+    def count(self) -> int:
+        """Counts a call; returns how many its line stands for, 0 when it gets none."""
+        with self._lock:
+            self._count += 1
+            now = time.monotonic()
+            if now < self._next:
+                return 0
+            self._next = now + 1
+            count, self._count = self._count, 0
+            return count
 
 
 def _size(request: Any) -> int:

@@ -10,6 +10,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
+from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
 from server import metrics
@@ -17,6 +18,7 @@ from server.call import current_call
 from server.errors import (
     InvalidRequestError,
     RequestTooLargeError,
+    TooManyCallsError,
     internal_status,
     reason_of,
     status_of,
@@ -54,9 +56,11 @@ class ErrorInterceptor(CallInterceptor):
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
         try:
+            if isinstance(request, TooManyCallsError):
+                raise request  # Before credentials are looked at: this thread has no time for them.
             yield
         except Exception as error:
-            context.abort_with_status(rpc_status.to_status(_answer(error, context)))
+            context.abort_with_status(_on_the_wire(_answer(error, context)))
 
     def deserializer(self, method: str, deserialize: Any) -> Any:
         """What arrives may be no message, or one too large to look at: the caller's mistakes.
@@ -95,6 +99,23 @@ def _answer(error: Exception, context: grpc.ServicerContext) -> status_pb2.Statu
     if answer.code in _SERVER_ERRORS:
         set_span_error(error)
     return answer
+
+
+def _on_the_wire(answer: status_pb2.Status) -> grpc.Status:
+    """The status with its details, and for gRPC's own retries when to try again (gRFC A6).
+
+    After RetryInfo's delay; and what is exhausted without one will not do better the next time.
+    """
+    status: Any = rpc_status.to_status(answer)
+    retry = RetryInfo()
+    if any(detail.Unpack(retry) for detail in answer.details):
+        pushback = str(retry.retry_delay.ToMilliseconds())
+    elif answer.code == code_pb2.RESOURCE_EXHAUSTED:
+        pushback = "-1"
+    else:
+        return status  # type: ignore[no-any-return]
+    trailers = *status.trailing_metadata, ("grpc-retry-pushback-ms", pushback)
+    return status._replace(trailing_metadata=trailers)  # type: ignore[no-any-return]
 
 
 def _is_out_of_time(context: grpc.ServicerContext) -> bool:

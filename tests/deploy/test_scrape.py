@@ -25,7 +25,7 @@ from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.conftest import made_database
 from tests.deploy import queries
 from tests.deploy.prometheus import Prometheus, running_prometheus
-from tests.e2e.postgres import await_waiting, execute, locked_task
+from tests.e2e.postgres import execute
 from tests.e2e.service import ServiceProcess, await_ready, running_service, wait_until
 from tests.e2e.watching import Watch
 
@@ -49,8 +49,6 @@ def service(tmp_path_factory: pytest.TempPathFactory, url: str) -> Iterator[Serv
         DATABASE_URL=url,
         WORKERS=str(WORKERS),
         METRICS_PORT="0",
-        DB_POOL_SIZE="1",
-        DB_MAX_OVERFLOW="0",
         MAX_WATCHES_PER_WORKER="1",
         TASK_COUNT_INTERVAL_SECONDS="1",
         OTEL_TRACES_SAMPLER="always_on",
@@ -70,8 +68,6 @@ def prometheus(
     await_ready(channel)
     stub = TaskServiceStub(channel)
     _use_it(channel)
-    _want_more_connections_than_there_are(stub, url)
-    await_ready(channel)
     _meet_what_nobody_foresaw(stub, url)
     with (
         _more_watches_than_are_taken(stub),
@@ -98,19 +94,6 @@ def _use_it(channel: grpc.Channel) -> None:
         stub.GetTask(GetTaskRequest(id=str(uuid.uuid4())))
     with pytest.raises(grpc.RpcError):
         channel.unary_unary("/taskservice.v1.TaskService/NoSuchMethod", None, None)(b"")
-
-
-def _want_more_connections_than_there_are(stub: TaskServiceStub, url: str) -> None:
-    """The one that waits for the connection gives up; the one that has it does not."""
-    task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")))
-    update = UpdateTaskRequest(task=Task(id=task.id, title="a title"))
-    with locked_task(url, task.id):
-        updating = stub.UpdateTask.future(update)
-        await_waiting(url)
-        with pytest.raises(grpc.RpcError) as raised:
-            stub.GetTask(GetTaskRequest(id=task.id))
-        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert updating.exception() is None
 
 
 def _meet_what_nobody_foresaw(stub: TaskServiceStub, url: str) -> None:

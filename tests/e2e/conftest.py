@@ -41,6 +41,7 @@ def shared_service(
         tmp_path_factory.mktemp("service"),
         ENVIRONMENT="staging",
         DATABASE_URL=shared_database_url,
+        MAX_CONCURRENT_CALLS="1000",
         WORKERS="1",
     ) as service:
         yield service

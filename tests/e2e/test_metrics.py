@@ -228,7 +228,7 @@ def test_connections_in_use_are_shown(
         ),
         "all connections are idle",
     )
-    assert seen.value("db_client_connection_max") == 2 * 30
+    assert seen.value("db_client_connection_max") == 2 * (2 + 9 + 10)
     assert seen.samples("db_client_connection_pending_requests")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import pytest
@@ -29,6 +29,12 @@ class Failure:
         detail = kind()
         found[0].Unpack(detail)
         return detail
+
+    @property
+    def pushback(self) -> str | None:
+        """The milliseconds after which gRPC's own retries would try again."""
+        trailers: Any = self.error.trailing_metadata()
+        return dict(trailers).get("grpc-retry-pushback-ms")
 
     @property
     def message(self) -> str:

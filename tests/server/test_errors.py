@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import any_pb2
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.rpc import code_pb2, error_details_pb2
 from hypothesis import HealthCheck, given
@@ -92,10 +93,28 @@ ROWS: list[tuple[Exception, int, str, set[str]]] = [
     ),
     (errors.AnswerTooLargeError(9), code_pb2.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", set()),
     (
-        errors.TooManyWatchesError("secret"),
+        errors.TooManyCallsError(),
+        code_pb2.RESOURCE_EXHAUSTED,
+        "TOO_MANY_CALLS",
+        {"RetryInfo"},
+    ),
+    (
+        errors.RateLimitedError("secret", 0.25),
+        code_pb2.RESOURCE_EXHAUSTED,
+        "RATE_LIMIT_EXCEEDED",
+        {"RetryInfo", "QuotaFailure"},
+    ),
+    (
+        errors.TooManyWatchesError(),
         code_pb2.RESOURCE_EXHAUSTED,
         "TOO_MANY_WATCHES",
         {"RetryInfo"},
+    ),
+    (
+        errors.TooManyWatchesError("secret"),
+        code_pb2.RESOURCE_EXHAUSTED,
+        "TOO_MANY_WATCHES",
+        {"RetryInfo", "QuotaFailure"},
     ),
     (
         errors.ShuttingDownError("secret"),
@@ -155,13 +174,33 @@ def test_an_item_of_a_batch_fails_as_it_would_alone_and_is_named(cause: Exceptio
     assert alone is not None
     assert status is not None
     assert (status.code, status.message) == (alone.code, f"ids[3]: {alone.message}")
-    assert status.details[1:] == alone.details[1:]
+    assert [_steady(any_) for any_ in status.details[1:]] == [
+        _steady(any_) for any_ in alone.details[1:]
+    ]
     infos = []
     for details in (alone.details, status.details):
         infos.append(error_details_pb2.ErrorInfo())
         details[0].Unpack(infos[-1])
     assert dict(infos[1].metadata) == {"item": "ids[3]"}
     assert infos[1].reason == infos[0].reason
+
+
+def _steady(detail: any_pb2.Any) -> object:
+    """A detail, but for the delay until a retry, which is another each time."""
+    is_retry = detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR)
+    return detail.type_url if is_retry else detail
+
+
+def test_those_who_are_refused_together_do_not_come_back_together() -> None:
+    delays = set()
+    for _ in range(20):
+        status = errors.status_of(errors.TooManyCallsError())
+        assert status is not None
+        retry = error_details_pb2.RetryInfo()
+        status.details[1].Unpack(retry)
+        delays.add(retry.retry_delay.ToMilliseconds())
+    assert len(delays) > 1
+    assert all(1000 <= delay <= 2000 for delay in delays)
 
 
 def test_an_item_that_failed_for_no_known_reason_is_no_known_error() -> None:
@@ -276,6 +315,7 @@ def test_a_request_larger_than_any_that_is_valid_is_refused(
     with fails(EXHAUSTED, "REQUEST_TOO_LARGE") as failure:
         _raw(channel, method)(_filled(settings.max_request_bytes + 1))
     assert str(settings.max_request_bytes) in failure.message
+    assert failure.pushback == "-1"  # gRPC's own retries need not try again.
 
 
 def test_a_request_for_a_stream_has_the_same_limit(

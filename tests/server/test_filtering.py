@@ -16,7 +16,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import NullPool, create_engine, delete, insert
 
-from server.filtering import MAX_DEPTH, MAX_TERMS, SORTABLE, parse_filter, parse_order
+from server.filtering import SORTABLE, parse_filter, parse_order
+from server.limits import CONTRACT
 from server.validation import FieldError
 from storage.query import (
     COMPARISONS,
@@ -214,12 +215,14 @@ def test_a_mistake_quotes_no_more_than_a_part_of_a_long_text() -> None:
 
 @pytest.mark.parametrize("joint", [" ", " AND ", " OR ", " OR -"])
 def test_a_filter_has_a_limited_number_of_terms(joint: str) -> None:
-    assert parse_filter(joint.join(["a"] * MAX_TERMS))
-    assert filter_mistake(joint.join(["a"] * (MAX_TERMS + 1))).reason == "FILTER_TOO_LONG"
+    assert parse_filter(joint.join(["a"] * CONTRACT.filter_terms))
+    assert (
+        filter_mistake(joint.join(["a"] * (CONTRACT.filter_terms + 1))).reason == "FILTER_TOO_LONG"
+    )
 
 
 def test_terms_are_counted_across_groups() -> None:
-    half = " OR ".join(["a"] * (MAX_TERMS // 2))
+    half = " OR ".join(["a"] * (CONTRACT.filter_terms // 2))
     assert parse_filter(f"({half}) AND ({half})")
     assert filter_mistake(f"({half}) AND ({half} OR a)").reason == "FILTER_TOO_LONG"
 
@@ -232,8 +235,8 @@ def test_a_filter_has_a_limited_depth(opening: str) -> None:
         times = depth // opening.count("(")
         return opening * times + "a" + ")" * depth
 
-    assert parse_filter(nested(MAX_DEPTH))
-    assert filter_mistake(nested(MAX_DEPTH + 2)).reason == "FILTER_TOO_DEEP"
+    assert parse_filter(nested(CONTRACT.filter_depth))
+    assert filter_mistake(nested(CONTRACT.filter_depth + 2)).reason == "FILTER_TOO_DEEP"
 
 
 # --- Orders ---------------------------------------------------------------------------------------
@@ -736,7 +739,10 @@ def test_what_looks_like_a_tag_is_found(
 
 @pytest.mark.parametrize(
     ("text", "position"),
-    [("a " * MAX_TERMS + "b", 2 * MAX_TERMS + 1), ("(" * (MAX_DEPTH + 1) + "a", MAX_DEPTH + 2)],
+    [
+        ("a " * CONTRACT.filter_terms + "b", 2 * CONTRACT.filter_terms + 1),
+        ("(" * (CONTRACT.filter_depth + 1) + "a", CONTRACT.filter_depth + 2),
+    ],
 )
 def test_a_limit_names_the_place_that_exceeds_it(text: str, position: int) -> None:
     text += ")" * text.count("(")

@@ -174,6 +174,12 @@ def test_settings_do_not_change(load: Load) -> None:
         # Less than a few answers would be none of any size.
         ("MAX_UNREAD_BYTES", "16777215", "Input should be greater than or equal to 16777216"),
         ("REFLECTION", "yes", "Input should be 'on', 'authenticated' or 'off'"),
+        # The contract's own limits can be lowered, and not raised.
+        ("MAX_PAGE_SIZE", "1001", "Input should be less than or equal to 1000"),
+        ("MAX_BATCH_ITEMS", "1001", "Input should be less than or equal to 1000"),
+        ("MAX_FILTER_TERMS", "51", "Input should be less than or equal to 50"),
+        ("MAX_FILTER_DEPTH", "21", "Input should be less than or equal to 20"),
+        ("MAX_CONCURRENT_CALLS", "3", "must be 4 or more, as THREADS_PER_WORKER is"),
         ("REQUEST_ID_RETENTION_HOURS", "1e300", "Input should be less than or equal to 8760"),
     ],
 )
@@ -641,6 +647,40 @@ def test_reflection_is_for_all_in_development_only(
 ) -> None:
     loaded = load(**SAFE | {"ENVIRONMENT": environment} | given)
     assert loaded.reflection_for == meant
+
+
+# --- Limits ---------------------------------------------------------------------------------------
+
+
+def test_calls_in_flight_follow_from_threads(load: Load) -> None:
+    assert load(THREADS_PER_WORKER="8").call_limit == 128
+    assert load(MAX_CONCURRENT_CALLS="9").call_limit == 9
+
+
+def test_a_call_that_gets_in_finds_a_connection(load: Load) -> None:
+    """As many as calls have threads, and those that the service itself needs."""
+    assert load(THREADS_PER_WORKER="64").pool_size == 73
+
+
+@pytest.mark.parametrize(
+    ("environment", "missing"),
+    [
+        ({"DB_POOL_SIZE": "5", "DB_MAX_OVERFLOW": "0"}, 8),
+        ({"DB_POOL_SIZE": "2"}, 11),
+        ({"DB_POOL_SIZE": "20", "THREADS_PER_WORKER": "22"}, 11),
+    ],
+)
+def test_a_pool_that_is_too_small_is_refused(
+    load: Load, environment: dict[str, str], missing: int
+) -> None:
+    (line,) = mistakes(load, **environment)
+    assert line.startswith(f"DB_MAX_OVERFLOW: must be {missing} or more with this DB_POOL_SIZE: ")
+
+
+def test_a_principal_has_a_rate_but_in_development(load: Load) -> None:
+    assert load().calls_per_second is None
+    assert load(**SAFE).calls_per_second == 500
+    assert load(RATE_LIMIT_PER_SECOND="7").calls_per_second == 7
 
 
 # --- .env.example ---------------------------------------------------------------------------------

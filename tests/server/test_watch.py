@@ -738,6 +738,16 @@ def test_one_watch_too_many_is_refused_until_another_ends(serve: Serve, watch: O
     assert watches[1].change().task.title == "one"
 
 
+def test_one_watch_too_many_of_a_principal_is_refused(serve: Serve, watch: OpenWatch) -> None:
+    stub = serve(max_watches_per_principal=2)
+    for _ in range(2):
+        joined(watch, stub)
+    failure = failure_of(EXHAUSTED, "TOO_MANY_WATCHES", watch(stub))
+    assert failure.detail(error_details_pb2.RetryInfo).retry_delay.seconds
+    (violation,) = failure.detail(error_details_pb2.QuotaFailure).violations
+    assert violation.subject == "anonymous"
+
+
 def test_watches_take_no_thread_of_calls_and_no_connection_of_the_pool(
     serve: Serve, watch: OpenWatch
 ) -> None:

@@ -1,0 +1,17 @@
+"""How much one request may ask for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Limits(NamedTuple):
+    """What the contract allows; an operator may allow less."""
+
+    page_size: int = 1000
+    batch_items: int = 1000
+    filter_terms: int = 50
+    filter_depth: int = 20
+
+
+CONTRACT = Limits()

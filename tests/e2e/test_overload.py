@@ -1,0 +1,232 @@
+"""More than the service can do: what it does then, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc_status import rpc_status
+
+from server.health import READINESS
+from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import (
+    BatchCreateTasksRequest,
+    CreateTaskRequest,
+    ListTasksRequest,
+    UpdateTaskRequest,
+)
+from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.e2e.postgres import locked_task, running_statements
+from tests.e2e.scrape import scrape
+from tests.e2e.service import (
+    SERVING,
+    ServiceProcess,
+    await_ready,
+    health,
+    running_service,
+    wait_until,
+)
+
+LIMIT = 16
+WAVES = 4
+WAVE_SECONDS = 1.5
+LIST = "/taskservice.v1.TaskService/ListTasks"
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, shared_database_url: str
+) -> Iterator[ServiceProcess]:
+    """A service that has no more connections than those that get in need."""
+    with running_service(
+        tmp_path_factory.mktemp("service"),
+        ENVIRONMENT="staging",
+        DATABASE_URL=shared_database_url,
+        DB_MAX_OVERFLOW="0",
+        HEALTH_PORT="0",
+        MAX_CONCURRENT_CALLS=str(LIMIT),
+        METRICS_PORT="0",
+        WORKERS="1",
+    ) as service:
+        await_ready(service.channel())
+        yield service
+
+
+def port(service: ServiceProcess, name: str) -> int:
+    service.await_log('"serving"')
+    return int(service.events("serving")[0][name])
+
+
+def in_flight_calls(service: ServiceProcess) -> float:
+    return scrape(service).value("taskservice_server_calls")
+
+
+def used_connections(service: ServiceProcess) -> float:
+    return scrape(service).value("db_client_connection_count", db_client_connection_state="used")
+
+
+@contextmanager
+def over_and_over(action: Callable[[], object], results: list[Any]) -> Iterator[None]:
+    """Does something again and again beside the block, and keeps what it returns."""
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.is_set():
+            try:
+                results.append(action())
+            except Exception as error:
+                results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+class Wave(NamedTuple):
+    """What callers got who all began at once: how many answers, and the refusals."""
+
+    answers: int
+    refusals: list[grpc.aio.AioRpcError]
+
+
+def retry_seconds(refusal: grpc.aio.AioRpcError) -> float | None:
+    """When to come back; None when the refusal does not say."""
+    status = rpc_status.from_call(refusal)  # type: ignore[arg-type]
+    retry = RetryInfo()
+    if status is None or not any(detail.Unpack(retry) for detail in status.details):
+        return None
+    return retry.retry_delay.ToMilliseconds() / 1000
+
+
+async def wave(channel: grpc.aio.Channel, callers: int) -> Wave:
+    """Callers who call as soon as they are answered; one who is refused waits as he is told."""
+    list_tasks: Any = channel.unary_unary(
+        LIST, request_serializer=ListTasksRequest.SerializeToString, response_deserializer=bytes
+    )
+    end = time.monotonic() + WAVE_SECONDS
+    answers, refusals = 0, []
+
+    async def caller() -> None:
+        nonlocal answers
+        while (left := end - time.monotonic()) > 0:
+            try:
+                await list_tasks(ListTasksRequest(page_size=20))
+                answers += 1
+            except grpc.aio.AioRpcError as error:
+                refusals.append(error)
+                await asyncio.sleep(min(left, retry_seconds(error) or 0))
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    return Wave(answers, refusals)
+
+
+class Overload(NamedTuple):
+    """Waves of as many callers as are taken, each followed by one of four times as many."""
+
+    full: list[Wave]
+    over: list[Wave]
+    in_flight: list[float]
+    probes: list[int]
+
+    @property
+    def refusals(self) -> list[grpc.aio.AioRpcError]:
+        return [refusal for wave in self.over for refusal in wave.refusals]
+
+
+async def _waves(address: str) -> tuple[list[Wave], list[Wave]]:
+    full, over = [], []
+    async with grpc.aio.insecure_channel(address) as channel:
+        await wave(channel, LIMIT)  # Connections and caches are filled.
+        for _ in range(WAVES):
+            full.append(await wave(channel, LIMIT))
+            over.append(await wave(channel, 4 * LIMIT))
+    return full, over
+
+
+@pytest.fixture(scope="module")
+def overload(service: ServiceProcess) -> Overload:
+    tasks = [CreateTaskRequest(task=Task(title=f"task {n}")) for n in range(100)]
+    service.stub().BatchCreateTasks(BatchCreateTasksRequest(requests=tasks))
+    in_flight: list[Any] = []
+    probes: list[Any] = []
+    with (
+        grpc.insecure_channel(f"127.0.0.1:{port(service, 'health')}") as channel,
+        over_and_over(lambda: health(channel, READINESS), probes),
+        over_and_over(lambda: in_flight_calls(service), in_flight),
+    ):
+        full, over = asyncio.run(_waves(f"127.0.0.1:{service.port}"))
+    return Overload(full, over, in_flight, probes)
+
+
+def test_four_times_the_callers_get_nearly_as_much_work_done(overload: Overload) -> None:
+    """A ratio within one run, of waves in turns: other load on the machine hits both alike."""
+    full, over = (sum(wave.answers for wave in waves) for waves in (overload.full, overload.over))
+    assert over >= 0.8 * full > 0
+
+
+def test_whoever_is_refused_hears_when_to_come_back(overload: Overload) -> None:
+    assert overload.refusals
+    assert all(retry_seconds(refusal) for refusal in overload.refusals)
+
+
+def test_nobody_hears_anything_but_that_there_are_too_many(overload: Overload) -> None:
+    """Not that the database is away: a call that gets in finds a connection."""
+    codes = {refusal.code() for refusal in overload.refusals}
+    assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+def test_as_many_callers_as_are_taken_are_not_refused(overload: Overload) -> None:
+    assert not [refusal for wave in overload.full for refusal in wave.refusals]
+
+
+def test_calls_in_flight_never_exceed_the_limit(overload: Overload) -> None:
+    assert 0 < max(overload.in_flight) <= LIMIT
+
+
+def test_probes_are_answered_throughout(overload: Overload) -> None:
+    assert set(overload.probes) == {SERVING}
+
+
+def test_every_refusal_is_counted(service: ServiceProcess, overload: Overload) -> None:
+    counted = scrape(service).value("taskservice_server_call_errors_total", reason="TOO_MANY_CALLS")
+    assert counted == len(overload.refusals)
+
+
+def test_ten_thousand_cancelled_calls_leave_nothing_behind(
+    service: ServiceProcess, shared_database_url: str
+) -> None:
+    task = service.stub().CreateTask(CreateTaskRequest(task=Task(title="old")))
+    request = UpdateTaskRequest(task=Task(id=task.id, title="new"))
+
+    async def call_and_cancel() -> None:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+            stub: Any = TaskServiceStub(channel)
+            for _ in range(100):
+                calls = [stub.UpdateTask(request) for _ in range(100)]
+                # The first to be refused: all others have arrived, or are about to.
+                waits = [asyncio.ensure_future(call.code()) for call in calls]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for call in calls:
+                    call.cancel()
+                await asyncio.wait(waits)
+
+    with locked_task(shared_database_url, task.id):
+        asyncio.run(call_and_cancel())
+        wait_until(
+            lambda: running_statements(shared_database_url) == 0, "no statement of them runs"
+        )
+        wait_until(
+            lambda: in_flight_calls(service) == used_connections(service) == 0,
+            "no call is in flight, no connection in use",
+        )
