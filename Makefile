@@ -30,11 +30,11 @@ $(INSTALLED): pyproject.toml requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --seed --python $(PYTHON) $(VENV) && \
-		uv pip install --quiet --require-hashes --python $(BIN)/python --requirement requirements-dev.lock && \
+		uv pip install --quiet --require-hashes --no-deps --python $(BIN)/python --requirement requirements-dev.lock && \
 		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . ; \
 	else \
 		$(PYTHON) -m venv $(VENV) && \
-		$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements-dev.lock && \
+		$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements-dev.lock && \
 		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . ; \
 	fi
 	@touch $@

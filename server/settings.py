@@ -333,6 +333,8 @@ class Settings(BaseSettings):
     def algorithms(self) -> frozenset[str]:
         """The algorithms by which a token may be signed."""
         return _listed(self.algorithm)
+
+    @property
     def call_limit(self) -> int:
         """How many calls a process has in flight: at work, or waiting for a thread."""
         return self.max_concurrent_calls or 16 * self.threads_per_worker

@@ -16,7 +16,7 @@ from server.rate import RateLimiter
 
 
 class AccessInterceptor(CallInterceptor):
-    """Lets a call in: authenticated, then authorised, then counted, and only then read (AIP-211)."""
+    """Lets a call in: authenticated, authorised, counted, and only then read (AIP-211)."""
 
     def __init__(self, authenticator: Authenticator, rate_limiter: RateLimiter | None) -> None:
         self._authenticator = authenticator
