@@ -39,7 +39,7 @@ class UnreadAnswers:
             self._forget(context)
         while self._bytes > self._limit_bytes and (oldest := self._oldest()):
             log.warning("an answer was not read, and is dropped", peer=oldest.peer())
-            oldest.cancel()  # type: ignore[no-untyped-call]
+            oldest.cancel()
 
     def _oldest(self) -> grpc.ServicerContext | None:
         with self._lock:

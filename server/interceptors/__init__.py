@@ -47,7 +47,7 @@ def interceptors(
     ]
 
 
-class Pipeline(grpc.ServerInterceptor):  # type: ignore[type-arg]
+class Pipeline(grpc.ServerInterceptor):
     """All interceptors, as the one that grpcio knows.
 
     What is not a method of our service passes through untouched: unknown methods stay

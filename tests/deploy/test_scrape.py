@@ -93,7 +93,7 @@ def _use_it(channel: grpc.Channel) -> None:
     with pytest.raises(grpc.RpcError):
         stub.GetTask(GetTaskRequest(id=str(uuid.uuid4())))
     with pytest.raises(grpc.RpcError):
-        channel.unary_unary("/taskservice.v1.TaskService/NoSuchMethod", None, None)(b"")
+        channel.unary_unary("/taskservice.v1.TaskService/NoSuchMethod", bytes, bytes)(b"")
 
 
 def _meet_what_nobody_foresaw(stub: TaskServiceStub, url: str) -> None:

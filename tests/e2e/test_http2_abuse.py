@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
+from typing import Any
 
 import grpc
 import psutil
@@ -222,7 +223,7 @@ def test_2000_idle_connections(service: ServiceProcess) -> None:
 
 def test_gzip_bomb(service: ServiceProcess) -> None:
     """A request within the limit that would be 500 MB when it is unpacked."""
-    bomb = service.channel().unary_unary(
+    bomb: Any = service.channel().unary_unary(
         f"{SERVICE}/BatchCreateTasks",
         request_serializer=lambda _: bytes(500 * MEGABYTE),
         response_deserializer=bytes,

@@ -127,7 +127,7 @@ def test_a_method_that_there_is_not_has_a_short_line(shared_service: ServiceProc
     """A stranger may send names as long as 8 KiB, as many as he likes."""
     name = "a.Service/" + 4000 * "x"
     with pytest.raises(grpc.RpcError):
-        shared_service.channel().unary_unary(f"/{name}", None, None)(b"")
+        shared_service.channel().unary_unary(f"/{name}", bytes, bytes)(b"")
     (line,) = call_lines(shared_service, method=name[:100])
     assert line["code"] == "UNIMPLEMENTED"
     assert 101 * "x" not in shared_service.log

@@ -140,7 +140,7 @@ def test_an_error_is_counted_by_its_reason(
     since = Difference(pair)
     data = request_ if isinstance(request_, bytes) else request_.SerializeToString()
     with pytest.raises(grpc.RpcError):
-        channel.unary_unary(f"/{method}", None, None)(data)
+        channel.unary_unary(f"/{method}", bytes, bytes)(data)
     since.awaited(1, f"{CALLS}_duration_seconds_count", grpc_method=method, grpc_status=code)
     assert since.of("taskservice_server_call_errors_total", grpc_method=method, reason=reason) == 1
     # A66 wants a call that has no answer among the sizes, too.
@@ -156,7 +156,7 @@ def test_all_methods_that_there_are_not_are_one(
     names = [secrets.token_hex(8) for _ in range(3)]
     for name in names:
         with pytest.raises(grpc.RpcError):
-            channel.unary_unary(f"/{SERVICE}/{name}", None, None)(b"")
+            channel.unary_unary(f"/{SERVICE}/{name}", bytes, bytes)(b"")
     since.awaited(
         3, f"{CALLS}_duration_seconds_count", grpc_method="other", grpc_status="UNIMPLEMENTED"
     )

@@ -45,7 +45,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-class FailingServer(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+class FailingServer(grpc.GenericRpcHandler):
     """A server that fails as often as it is told, then answers every call with nothing in it."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ BILLING = "spiffe://example/billing"
 WhoIs = Callable[..., Principal | None]
 
 
-class _Server(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+class _Server(grpc.GenericRpcHandler):
     """Says of every call who calls."""
 
     def __init__(self) -> None:
