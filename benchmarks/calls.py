@@ -186,6 +186,8 @@ def running_service(
     """A service with these settings, of this checkout or another."""
     environment = os.environ | {
         "ENVIRONMENT": "staging",
+        "AUTH_MODE": "none",
+        "RATE_LIMIT_PER_SECOND": "1000000",  # Counted, and never reached.
         "SHUTDOWN_DELAY_SECONDS": "0",
         "DATABASE_URL": url,
         "GRPC_PORT": str(PORT),

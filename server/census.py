@@ -10,7 +10,6 @@ import structlog
 
 from server.telemetry import traced_operation
 from storage.database import Database
-from storage.errors import StorageError
 from storage.events import EventLog
 from storage.repository import TaskRepository
 from taskservice.v1.task_pb2 import TaskStatus
@@ -54,7 +53,7 @@ class Census:
             try:
                 with traced_operation("census"):
                     self._count()
-            except StorageError as error:
+            except Exception as error:  # The next turn may be better.
                 self._forget()  # An old number would look like a new one.
                 log.warning("tasks were not counted", why=str(error))
             self._stopped.wait(self._interval_seconds)

@@ -15,7 +15,6 @@ import structlog
 from server.settings import Settings
 from server.telemetry import traced_operation
 from storage.database import Database
-from storage.errors import StorageError
 from storage.events import EventLog
 from storage.query import Comparison
 from storage.repository import TaskRepository
@@ -80,7 +79,7 @@ class Maintenance:
             try:
                 with traced_operation("maintenance"):
                     removed = self.run_once()
-            except StorageError as error:
+            except Exception as error:  # The next turn may be better.
                 log.warning("maintenance failed", why=str(error))
             else:
                 log.info("maintenance done", **removed)

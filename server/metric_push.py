@@ -1,18 +1,18 @@
 """Pushes the metrics of this process to a collector, under the names that OpenTelemetry knows.
 
 They are counted in Prometheus' form: its client costs a call a tenth of what OpenTelemetry's SDK
-does (docs/decisions/0010). There is no library for the way from there to OTLP.
+does (docs/decisions/0011). There is no library for the way from there to OTLP.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import structlog
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import (
@@ -34,11 +34,12 @@ from prometheus_client import Metric as Family
 from prometheus_client.samples import Exemplar as FamilyExemplar
 from prometheus_client.samples import Sample
 
-from server.telemetry import within
+from server.telemetry import FLUSH_SECONDS, within
 
-log = structlog.get_logger()
+# Of the family whose lines are written seldom.
+log = logging.getLogger("opentelemetry.metric_push")
 
-_FLUSH_SECONDS = 3.0
+_DEFAULT_MILLISECONDS = 60_000.0
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 
 
@@ -85,8 +86,9 @@ _ATTRIBUTES = {
     "error_type": "error.type",
 }
 
-# The units of a state whose sum over instances means nothing: an age, and what is always 1.
-_NOT_ADDED_UP = {"s", ""}
+# The units of a state whose sum over instances means nothing: an age, what is always 1, and what is
+# in the database, which each instance counts.
+_NOT_ADDED_UP = {"s", "", "{task}"}
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -104,11 +106,10 @@ class MetricPush:
 
     def stop(self) -> None:
         self._stopped.set()
-        within(_FLUSH_SECONDS, self._push)
+        within(FLUSH_SECONDS, self._push)
 
     def _run(self) -> None:
-        interval = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "60000")) / 1000
-        while not self._stopped.wait(interval):
+        while not self._stopped.wait(_interval_seconds()):
             self._push()
 
     def _push(self) -> None:
@@ -116,6 +117,15 @@ class MetricPush:
             self._exporter.export(metrics_data(REGISTRY.collect(), self._resource))
         except Exception:
             log.exception("metrics were not pushed")
+
+
+def _interval_seconds() -> float:
+    """OTEL_METRIC_EXPORT_INTERVAL, in milliseconds; its default for what is no such number."""
+    try:
+        milliseconds = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL") or _DEFAULT_MILLISECONDS)
+    except ValueError:
+        milliseconds = _DEFAULT_MILLISECONDS
+    return max(milliseconds, 1) / 1000
 
 
 _started_ns = time.time_ns()

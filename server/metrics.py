@@ -79,11 +79,12 @@ def count_started(call: Call) -> None:
     _started_of(call.method).inc()
 
 
-def count_ended(call: Call, trace: SpanContext) -> None:
+def count_ended(call: Call, trace: SpanContext, *, with_sent: bool) -> None:
+    """A call is over; `with_sent` for one with no answer to be written, and counted, after that."""
     ended = _ended(call.method, call.code)
     ended.duration.observe(call.seconds, _exemplar(trace) if trace.trace_flags.sampled else None)
     ended.received.observe(call.received_bytes)
-    if call.is_stream or call.code != "OK":
+    if with_sent:
         ended.sent.observe(call.sent_bytes)
 
 

@@ -7,13 +7,17 @@ when a worker is replaced, and look like a reset of all.
 
 from __future__ import annotations
 
+import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from select import select
-from socket import AF_INET6, AF_UNIX, socket
+from socket import AF_INET6, AF_UNIX, SO_SNDTIMEO, SOL_SOCKET, socket
+from threading import BoundedSemaphore
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
@@ -26,6 +30,7 @@ from server.telemetry import within
 log = structlog.get_logger()
 
 _PATIENCE_SECONDS = 1.0
+_SCRAPES = 8
 
 
 class Scraping:
@@ -50,18 +55,22 @@ class Scraping:
             raise AddressError(f"cannot listen on {where}: {error.strerror}") from error
         _start(self._server.serve_forever)
         if self._folder:
-            address = self._folder / f"{self._worker}.socket"
-            address.unlink(missing_ok=True)  # It has the number of the one that it replaces.
-            listener = Listener(str(address), "AF_UNIX")
-            self._own_socket = address.stat().st_ino
+            # By renaming it takes over at once from the one that it replaces, whose number it has.
+            made = self._folder / f"{self._worker}.{os.getpid()}"
+            listener = Listener(str(made), "AF_UNIX")
+            self._own_socket = made.stat().st_ino
+            made.rename(self._folder / f"{self._worker}.socket")
             _start(partial(self._answer_others, listener))
 
     def stop(self) -> None:
         """Who asks at this moment still gets an answer."""
         self._server.shutdown()
+        within(_PATIENCE_SECONDS, self._end)
+
+    def _end(self) -> None:
         while select([self._server], [], [], 0)[0]:
             self._server.handle_request()
-        within(_PATIENCE_SECONDS, self._server.server_close)
+        self._server.server_close()
 
     def collect(self) -> Iterator[Metric]:
         """The metrics of every worker that answers, by name."""
@@ -79,7 +88,10 @@ class Scraping:
             yield from self._own()
             return
         for address in sorted(self._folder.glob("*.socket")):
-            yield from self._own() if self._is_own(address) else _ask(address)
+            told = self._own() if self._is_own(address) else _ask(address)
+            if not told and address.stem == str(self._worker):
+                told = self._own()  # The one that followed has gone again.
+            yield from told
 
     def _is_own(self, address: Path) -> bool:
         try:
@@ -100,8 +112,9 @@ class Scraping:
         while True:
             try:
                 with listener.accept() as connection:
+                    _give_up_sending_after(_PATIENCE_SECONDS, connection.fileno())
                     connection.send(self._own())
-            except OSError as error:  # Who asked is gone.
+            except Exception as error:  # Who asked is gone, or does not listen.
                 log.debug("metrics were not told", why=str(error))
 
 
@@ -122,6 +135,11 @@ def _ask(address: Path) -> list[Metric]:
     return []
 
 
+def _give_up_sending_after(seconds: float, descriptor: int) -> None:
+    with socket(AF_UNIX, fileno=os.dup(descriptor)) as same:
+        same.setsockopt(SOL_SOCKET, SO_SNDTIMEO, struct.pack("ll", int(seconds), 0))
+
+
 def _connected(address: Path) -> Connection:
     """Raises: OSError, too, when so many wait already that this one would have to."""
     with socket(AF_UNIX) as client:
@@ -132,8 +150,26 @@ def _connected(address: Path) -> Connection:
 
 
 class _Server(ThreadingWSGIServer):
+    """A thread for each scrape, of which there are few: more are turned away."""
+
     daemon_threads = False  # To close it waits for them.
     allow_reuse_port = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._free = BoundedSemaphore(_SCRAPES)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
 
 class _ServerIPv6(_Server):
@@ -141,5 +177,8 @@ class _ServerIPv6(_Server):
 
 
 class _SilentHandler(WSGIRequestHandler):
+    timeout = _PATIENCE_SECONDS
+    """For the next bytes of a request."""
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """A scrape is no line in the log."""

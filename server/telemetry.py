@@ -43,7 +43,7 @@ from server.settings import Settings
 
 log = structlog.get_logger()
 
-_FLUSH_SECONDS = 3.0
+FLUSH_SECONDS = 3.0
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -159,13 +159,13 @@ def sampler(settings: Settings) -> Sampler:
     return ParentBased(root) if name.startswith("parentbased_") else root
 
 
-def set_up_tracing(settings: Settings) -> Callable[[], None]:
+def set_up_tracing(settings: Settings, origin: Resource) -> Callable[[], None]:
     """Spans go where the settings say from here on; returns what flushes them at the end."""
     if not settings.otel_enabled:
         return lambda: None
     provider = TracerProvider(
         sampler=sampler(settings),
-        resource=resource(settings),
+        resource=origin,
         id_generator=_ChosenIds(),
         shutdown_on_exit=False,
     )
@@ -175,7 +175,7 @@ def set_up_tracing(settings: Settings) -> Callable[[], None]:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
     trace.set_tracer_provider(provider)
     set_global_textmap(_PROPAGATOR)
-    return lambda: within(_FLUSH_SECONDS, provider.shutdown)
+    return lambda: within(FLUSH_SECONDS, provider.shutdown)
 
 
 def _one_line(span: ReadableSpan) -> str:

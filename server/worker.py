@@ -238,14 +238,15 @@ def serve(
     """Serves until a signal comes or the parent's descriptor closes. Raises: AddressError."""
     with (
         Signals(SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2) as signals,
-        _telemetry(settings, place),
+        _telemetry(settings),
     ):
         worker = Worker(settings, database_url, place)
         ports = worker.start()
-        gc.freeze()  # All that is there by now stays: no collection need look at it again.
-        on_ready(ports)
-        _await_end(signals, place.parent)
-        return worker.drain(signals)
+        with _scraping(settings, place):  # From here on: the one before it did until now.
+            gc.freeze()  # All that is there by now stays: no collection need look at it again.
+            on_ready(ports)
+            _await_end(signals, place.parent)
+            return worker.drain(signals)
 
 
 def _await_end(signals: Signals, parent: tuple[int, ...]) -> None:
@@ -259,23 +260,31 @@ def _await_end(signals: Signals, parent: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def _telemetry(settings: Settings, place: Place) -> Iterator[None]:
+def _telemetry(settings: Settings) -> Iterator[None]:
     """Spans and metrics go where the settings say; what is left goes there at the end."""
-    flush_spans = set_up_tracing(settings)
     origin = resource(settings)
+    flush_spans = set_up_tracing(settings, origin)
     tell_origin(origin, settings.version)
-    push = scraping = None
-    if settings.otlp_endpoint:
-        push = MetricPush(origin, settings.otlp_endpoint)
+    push = MetricPush(origin, settings.otlp_endpoint) if settings.otlp_endpoint else None
+    if push:
         push.start()
-    if place.ports.metrics is not None:
-        scraping = Scraping(place.number, place.folder)
-        scraping.start(settings.grpc_host, place.ports.metrics)
     try:
         yield
     finally:
-        if scraping:
-            scraping.stop()
         if push:
             push.stop()
         flush_spans()
+
+
+@contextmanager
+def _scraping(settings: Settings, place: Place) -> Iterator[None]:
+    """Prometheus finds the metrics, if there is a port for it."""
+    if place.ports.metrics is None:
+        yield
+        return
+    scraping = Scraping(place.number, place.folder)
+    scraping.start(settings.grpc_host, place.ports.metrics)
+    try:
+        yield
+    finally:
+        scraping.stop()

@@ -21,7 +21,17 @@ from typing import Any, NamedTuple
 import psycopg2
 from opentelemetry.trace import get_current_span
 from psycopg2.extensions import new_type, register_type
-from sqlalchemy import Connection, Engine, Executable, QueuePool, Row, create_engine, event, func
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Executable,
+    QueuePool,
+    Row,
+    create_engine,
+    event,
+    func,
+    text,
+)
 from sqlalchemy import select as sql_select
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
@@ -54,6 +64,8 @@ _IDLE_SECONDS_TRUSTED = 30.0
 _CANCEL_THREADS = 4
 # How long a statement gets to end before the next cancel request; then statement_timeout ends it.
 _CANCEL_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
+
+_COMMIT = measures.named("commit", text("COMMIT"))
 
 Parameters = dict[str, Any]
 Rows = Sequence[Row[Any]]
@@ -282,7 +294,8 @@ class Database:
             transaction = Transaction(connection, cancellation)
             yield transaction
             if transaction.commits:
-                connection.commit()
+                with measures.StatementMeasured(_COMMIT):
+                    connection.commit()
             else:
                 connection.rollback()
 
@@ -371,8 +384,8 @@ def _execute(
     parameters: Parameters | None = None,
 ) -> Rows:
     with (
-        measures.StatementMeasured(statement) as measured,
         cancellation.statement(connection.info["cancel_request"]),
+        measures.StatementMeasured(statement) as measured,
     ):
         result = connection.execute(statement, parameters)
         measured.executed(result)

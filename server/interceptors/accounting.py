@@ -18,7 +18,7 @@ from opentelemetry.trace import get_current_span
 from server import logs, metrics
 from server.call import Call, current_call
 from server.errors import REFUSALS
-from server.interceptors.base import CallInterceptor
+from server.interceptors.base import CallInterceptor, code_name
 from server.unread import UnreadAnswers
 
 log = structlog.get_logger()
@@ -43,12 +43,14 @@ class AccountingInterceptor(CallInterceptor):
         metrics.count_started(call)
         if logs.is_verbose():
             log.debug("call began", method=call.method, request_id=call.request_id)
+        is_answered = False
         try:
             yield
-            call.context = None if call.is_stream else context  # Its answer is written next.
+            is_answered = not call.is_stream  # Its answer is written next, and counted then.
+            call.context = context if is_answered else None
         finally:
-            call.end(_code_name(context))
-            metrics.count_ended(call, span.get_span_context())
+            call.end(code_name(context))
+            metrics.count_ended(call, span.get_span_context(), with_sent=not is_answered)
             if span.is_recording():
                 span.set_attributes(_attributes(call))
             self._write_line(call, context.peer())
@@ -135,6 +137,7 @@ def _size(request: Any) -> int:
 def _attributes(call: Call) -> dict[str, str | float]:
     """What the library does not say of a call: for whom it was, and what it waited for."""
     return {
+        "rpc.grpc.status_code": grpc.StatusCode[call.code].value[0],
         "enduser.id": call.principal.name,
         "taskservice.request_id": call.request_id,
         "taskservice.queued_seconds": call.queued_seconds,
@@ -152,10 +155,3 @@ def _request_id(context: grpc.ServicerContext) -> str:
         if key == "x-request-id" and _REQUEST_ID.fullmatch(str(value)):
             return str(value)
     return uuid.uuid4().hex
-
-
-def _code_name(context: grpc.ServicerContext) -> str:
-    code = context.code()  # type: ignore[attr-defined]
-    if code is None:
-        return "OK" if context.is_active() else "CANCELLED"
-    return str(code.name)

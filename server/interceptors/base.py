@@ -65,3 +65,22 @@ class CallInterceptor:
         # A stream holds its thread for as long as the caller likes: none of those that calls need.
         stream.experimental_thread_pool = streams
         return grpc.unary_stream_rpc_method_handler(stream, **codecs)
+
+
+_DEADLINE_SKEW_SECONDS = 0.1
+
+
+def is_out_of_time(context: grpc.ServicerContext) -> bool:
+    """The caller's clock began before ours: it hangs up at its deadline a little before ours."""
+    remaining = context.time_remaining()
+    return remaining is not None and remaining < _DEADLINE_SKEW_SECONDS
+
+
+def code_name(context: grpc.ServicerContext) -> str:
+    """The code that a caller gets, or would if he still were there."""
+    code = context.code()  # type: ignore[attr-defined]
+    if code is not None:
+        return str(code.name)
+    if context.is_active():
+        return "OK"
+    return "DEADLINE_EXCEEDED" if is_out_of_time(context) else "CANCELLED"

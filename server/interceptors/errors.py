@@ -24,15 +24,13 @@ from server.errors import (
     status_of,
     violation,
 )
-from server.interceptors.base import CallInterceptor
+from server.interceptors.base import CallInterceptor, is_out_of_time
 from server.telemetry import add_span_attributes, set_span_error
 from storage.errors import StatementCancelledError
 
 log = structlog.get_logger()
 
 _LARGE = ("/BatchCreateTasks", "/BatchUpdateTasks")
-
-_DEADLINE_SKEW_SECONDS = 0.1
 
 # The codes that make a server's span an error (OpenTelemetry's conventions for gRPC): the others
 # are the caller's mistakes, or his wish.
@@ -90,7 +88,7 @@ def _answer(error: Exception, context: grpc.ServicerContext) -> status_pb2.Statu
     call = current_call()
     call.reason = reason_of(error)
     answer = status_of(error) or internal_status(call.request_id)
-    if isinstance(error, StatementCancelledError) and _is_out_of_time(context):
+    if isinstance(error, StatementCancelledError) and is_out_of_time(context):
         answer.code = code_pb2.DEADLINE_EXCEEDED
     if answer.code == code_pb2.INTERNAL:
         log.error("internal error", method=call.method, request_id=call.request_id, exc_info=error)
@@ -116,9 +114,3 @@ def _on_the_wire(answer: status_pb2.Status) -> grpc.Status:
         return status  # type: ignore[no-any-return]
     trailers = *status.trailing_metadata, ("grpc-retry-pushback-ms", pushback)
     return status._replace(trailing_metadata=trailers)  # type: ignore[no-any-return]
-
-
-def _is_out_of_time(context: grpc.ServicerContext) -> bool:
-    """The caller's clock began before ours: it hangs up at its deadline a little before ours."""
-    remaining = context.time_remaining()
-    return remaining is not None and remaining < _DEADLINE_SKEW_SECONDS
