@@ -7,12 +7,12 @@ when a worker is replaced, and look like a reset of all.
 
 from __future__ import annotations
 
-import os
+import secrets
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing.connection import Connection, Listener
+from multiprocessing.connection import Connection
 from pathlib import Path
 from select import select
 from socket import AF_INET6, AF_UNIX, SO_SNDTIMEO, SOL_SOCKET, socket
@@ -30,7 +30,8 @@ from server.telemetry import within
 log = structlog.get_logger()
 
 _PATIENCE_SECONDS = 1.0
-_SCRAPES = 8
+_PATIENCE = struct.pack("ll", int(_PATIENCE_SECONDS), 0)  # As the kernel takes it.
+_SCRAPES = 32
 
 
 class Scraping:
@@ -56,8 +57,10 @@ class Scraping:
         _start(self._server.serve_forever)
         if self._folder:
             # By renaming it takes over at once from the one that it replaces, whose number it has.
-            made = self._folder / f"{self._worker}.{os.getpid()}"
-            listener = Listener(str(made), "AF_UNIX")
+            made = self._folder / secrets.token_hex(4)
+            listener = socket(AF_UNIX)
+            listener.bind(str(made))
+            listener.listen()
             self._own_socket = made.stat().st_ino
             made.rename(self._folder / f"{self._worker}.socket")
             _start(partial(self._answer_others, listener))
@@ -108,11 +111,12 @@ class Scraping:
             ]
         return families
 
-    def _answer_others(self, listener: Listener) -> None:
+    def _answer_others(self, listener: socket) -> None:
         while True:
+            asking, _ = listener.accept()
+            asking.setsockopt(SOL_SOCKET, SO_SNDTIMEO, _PATIENCE)
             try:
-                with listener.accept() as connection:
-                    _give_up_sending_after(_PATIENCE_SECONDS, connection.fileno())
+                with Connection(asking.detach()) as connection:
                     connection.send(self._own())
             except Exception as error:  # Who asked is gone, or does not listen.
                 log.debug("metrics were not told", why=str(error))
@@ -133,11 +137,6 @@ def _ask(address: Path) -> list[Metric]:
         return []
     log.warning("a worker did not tell its metrics in time", worker=address.stem)
     return []
-
-
-def _give_up_sending_after(seconds: float, descriptor: int) -> None:
-    with socket(AF_UNIX, fileno=os.dup(descriptor)) as same:
-        same.setsockopt(SOL_SOCKET, SO_SNDTIMEO, struct.pack("ll", int(seconds), 0))
 
 
 def _connected(address: Path) -> Connection:

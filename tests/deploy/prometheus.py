@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cached_property
+from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,10 @@ class Prometheus:
 
     @cached_property
     def port(self) -> int:
-        """The port that it listens on, once it does."""
-        return wait_until(self._listening, "Prometheus listens")
+        """The port that it listens on, once it answers there."""
+        port = wait_until(self._listening, "Prometheus listens")
+        wait_until(lambda: _is_ready(port), "Prometheus is ready")
+        return port
 
     def _listening(self) -> int:
         assert self.process.poll() is None, self._log.read_text()
@@ -75,6 +78,13 @@ class Prometheus:
     def clean_up(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def _is_ready(port: int) -> bool:
+    """It listens before it has read its data, and says until then that it is unavailable."""
+    with closing(HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("GET", "/-/ready")
+        return connection.getresponse().status == HTTPStatus.OK
 
 
 def _hurried(folder: Path, target: str) -> Path:

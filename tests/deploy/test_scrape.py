@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import promql_parser as promql
@@ -25,11 +26,12 @@ from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.conftest import made_database
 from tests.deploy import queries
 from tests.deploy.prometheus import Prometheus, running_prometheus
-from tests.e2e.postgres import execute
+from tests.e2e.postgres import await_waiting, execute, locked_task
 from tests.e2e.service import ServiceProcess, await_ready, running_service, wait_until
 from tests.e2e.watching import Watch
 
 WORKERS = 2
+_CALLS = 2
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 TRACEPARENT = ("traceparent", f"00-{TRACE_ID}-00f067aa0ba902b7-01")
 
@@ -50,6 +52,8 @@ def service(tmp_path_factory: pytest.TempPathFactory, url: str) -> Iterator[Serv
         WORKERS=str(WORKERS),
         METRICS_PORT="0",
         MAX_WATCHES_PER_WORKER="1",
+        THREADS_PER_WORKER=str(_CALLS),
+        MAX_CONCURRENT_CALLS=str(_CALLS),
         TASK_COUNT_INTERVAL_SECONDS="1",
         OTEL_TRACES_SAMPLER="always_on",
     ) as service:
@@ -69,6 +73,7 @@ def prometheus(
     stub = TaskServiceStub(channel)
     _use_it(channel)
     _meet_what_nobody_foresaw(stub, url)
+    _call_more_than_is_taken(stub, url)
     with (
         _more_watches_than_are_taken(stub),
         running_prometheus(
@@ -104,6 +109,19 @@ def _meet_what_nobody_foresaw(stub: TaskServiceStub, url: str) -> None:
         stub.CreateTask(create)
     execute(url, "ALTER TABLE away RENAME TO requests")
     assert raised.value.code() is grpc.StatusCode.INTERNAL
+
+
+def _call_more_than_is_taken(stub: TaskServiceStub, url: str) -> None:
+    task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")))
+    update = UpdateTaskRequest(task=Task(id=task.id, title="a title"))
+    with locked_task(url, task.id):
+        waiting: Any = [stub.UpdateTask.future(update) for _ in range(_CALLS)]
+        await_waiting(url, _CALLS)
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.UpdateTask(update)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for call in waiting:
+        call.result()
 
 
 @contextmanager

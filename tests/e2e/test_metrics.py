@@ -6,13 +6,15 @@ import os
 import platform
 import secrets
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from google.protobuf.message import Message
 from prometheus_client.parser import text_string_to_metric_families
@@ -451,3 +453,22 @@ def test_workers_that_are_replaced_are_scraped_under_their_numbers(pair: Service
     assert all(workers <= {"0", "1"} for workers in scrapes)
     await_both(pair)
     assert not scrape(pair).values("process_start_time_seconds") & began
+
+
+# --- Who keeps the port busy ----------------------------------------------------------------------
+
+
+def test_silent_connections_take_few_threads_and_a_scrape_gets_through(
+    start_service: Callable[..., ServiceProcess], own_database_url: str
+) -> None:
+    """The port asks nobody who he is, and is in the process that serves."""
+    service = start_service(ENVIRONMENT="staging", DATABASE_URL=own_database_url, METRICS_PORT="0")
+    await_scrape(service, lambda _: True, "a scrape")
+    process = psutil.Process(service.pid)
+    before = process.num_threads()
+    port = next(event["metrics"] for event in service.events("serving"))
+    with ExitStack() as silent:
+        for _ in range(100):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert process.num_threads() < before + 50
+        await_scrape(service, lambda _: True, "a scrape beside them")

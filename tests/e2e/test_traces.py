@@ -114,6 +114,34 @@ def code_of(span: ReceivedSpan) -> int:
 # --- One call -------------------------------------------------------------------------------------
 
 
+def test_one_trace_leads_from_the_caller_to_the_statements_the_log_and_the_metrics(
+    service: ServiceProcess, stub: TaskServiceStub, task: Task, collector: Collector
+) -> None:
+    """Whoever holds one end of a call at three in the morning gets to the others."""
+    trace = new_trace()
+    update = UpdateTaskRequest(task=Task(id=task.id, title="new", etag='"99"'))
+    with pytest.raises(grpc.RpcError):
+        stub.UpdateTask(update, metadata=trace.metadata())
+    call = collector.await_server_span(trace.id)
+    statements = [span for span in collector.trace(trace.id) if span is not call]
+    line = call_line(service, trace_id=trace.id)
+    buckets = scrape(service).samples(
+        "grpc_server_call_duration_seconds_bucket",
+        grpc_method=f"{SERVICE}/UpdateTask",
+        grpc_status="ABORTED",
+    )
+    assert call.parent_id == trace.span_id
+    assert {span.parent_id for span in statements} == {call.span_id}
+    assert statements[0].attributes["db.operation.name"] == "get many"
+    assert (code_of(call), call.is_error) == (grpc.StatusCode.ABORTED.value[0], False)
+    assert call.attributes["error.type"] == line["reason"] == "ETAG_MISMATCH"
+    assert line["span_id"] == call.span_id
+    assert line["request_id"] == call.attributes["taskservice.request_id"]
+    assert {"trace_id": trace.id, "span_id": call.span_id} in [
+        bucket.exemplar.labels for bucket in buckets if bucket.exemplar
+    ]
+
+
 def test_a_call_is_one_trace_from_its_client_to_its_statements(
     stub: TaskServiceStub, task: Task, collector: Collector
 ) -> None:
