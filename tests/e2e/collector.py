@@ -68,9 +68,12 @@ def values(attributes: Iterable[KeyValue]) -> dict[str, Any]:
 class Collector:
     """Takes traces and metrics on a port of its own, until it is stopped; it may start again."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+        self._credentials = credentials
         self.port = 0
         self.requests = 0
+        self.metadata: dict[str, str | bytes] = {}
+        """Of the latest request."""
         self._refusal: grpc.StatusCode | None = None
         self._may_answer = threading.Event()
         self._may_answer.set()
@@ -91,7 +94,11 @@ class Collector:
         metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(  # type: ignore[no-untyped-call]
             _Metrics(self), self._server
         )
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self._credentials:
+            self.port = self._server.add_secure_port(address, self._credentials)
+        else:
+            self.port = self._server.add_insecure_port(address)
         self._server.start()
 
     def stop(self) -> None:
@@ -140,6 +147,7 @@ class Collector:
 
     def answer(self, context: grpc.ServicerContext) -> None:
         self.requests += 1
+        self.metadata = dict(context.invocation_metadata())
         self._may_answer.wait(PATIENCE_SECONDS)
         if self._refusal is not None:
             context.abort(self._refusal, "this collector takes nothing")
@@ -181,8 +189,10 @@ class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
 
 
 @contextmanager
-def running_collector() -> Iterator[Collector]:
-    collector = Collector()
+def running_collector(
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[Collector]:
+    collector = Collector(credentials)
     collector.start()
     try:
         yield collector

@@ -6,10 +6,12 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 import pytest
+import trustme
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sqlalchemy import NullPool, create_engine, text
@@ -19,6 +21,7 @@ from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     CreateTaskRequest,
     GetTaskRequest,
+    GetTaskStatsRequest,
     ListTaskEventsRequest,
     UpdateTaskRequest,
     WatchTasksRequest,
@@ -561,3 +564,32 @@ def test_telemetry_that_is_switched_off_exports_nothing(
         assert call_line(service, trace_id=trace.id)["code"] == "NOT_FOUND"
         assert service.stop() == 0
         assert own.requests == 0
+
+
+# --- The way to the collector ---------------------------------------------------------------------
+
+
+def test_a_collector_is_reached_by_tls_and_with_headers(
+    start_service: Callable[..., ServiceProcess], own_database_url: str, tmp_path: Path
+) -> None:
+    """By OpenTelemetry's standard variables, as every other service of its operator."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    shown = authority.issue_cert("localhost")
+    chain = b"".join(pem.bytes() for pem in shown.cert_chain_pems)
+    credentials = grpc.ssl_server_credentials([(shown.private_key_pem.bytes(), chain)])
+    with running_collector(credentials) as collector:
+        service = start_service(
+            ENVIRONMENT="staging",
+            DATABASE_URL=own_database_url,
+            OTEL_EXPORTER_ENDPOINT=f"https://localhost:{collector.port}",
+            OTEL_EXPORTER_OTLP_CERTIFICATE=str(tmp_path / "ca.pem"),
+            OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20of-the-collector",
+            OTEL_BSP_SCHEDULE_DELAY="50",
+        )
+        trace = new_trace()
+        service.stub().GetTaskStats(GetTaskStatsRequest(), metadata=trace.metadata())
+        collector.await_server_span(trace.id)
+        assert collector.metadata["authorization"] == "Bearer of-the-collector"
+        assert service.stop() == 0
+        assert "of-the-collector" not in service.log
