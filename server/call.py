@@ -21,6 +21,7 @@ class Call:
         self.method = method.removeprefix("/")
         self.is_stream = is_stream
         self.arrived = self.began = time.perf_counter()
+        self.requested: float | None = None
         self.code = ""
         self.seconds = 0.0
         self.request_id = ""
@@ -35,8 +36,8 @@ class Call:
 
     @property
     def queued_seconds(self) -> float:
-        """How long it waited for a thread."""
-        return self.began - self.arrived
+        """How long it waited for a thread, once its request was there."""
+        return self.began - self.requested if self.requested else 0.0
 
     def begin(self, request_id: str) -> None:
         """It has a thread now."""
@@ -57,8 +58,19 @@ def current_call() -> Call:
     return _current.get()
 
 
+def is_ours() -> bool:
+    """Whether the call under way is one of our service."""
+    return _current.get(None) is not None
+
+
 def arrived(method: str, *, is_stream: bool) -> None:
     """A new call: from here on it is the one under way, wherever its context goes."""
     call = Call(method, is_stream=is_stream)
     _current.set(call)
     spent.set(call.spent)
+
+
+def requested() -> None:
+    """The request of the call under way is there. Nothing happens if the call is not ours."""
+    if call := _current.get(None):
+        call.requested = time.perf_counter()

@@ -11,7 +11,12 @@ people and details for programs: an ErrorInfo always, and what else fits.
     KeysUnavailableError         the keys that tokens are verified with are not there yet
     RequestTooLargeError         the request has more bytes than any that keeps the rules
     AnswerTooLargeError          the answer would have more bytes than clients take
-    TooManyCallsError            this process has as many calls in flight as it takes
+    TooManyCallsError            this process has as many calls in flight as it takes, or as it
+                                 takes of one caller
+    TooManyWaitingError          as many calls wait for their requests as this process takes
+    RequestTimeoutError          the request did not arrive in time
+    RequestMissingError          the caller said all he had to say, without a request
+    NoThreadError                the system gives this process no thread for the call
     RateLimitedError             the principal calls more often than it may
     TooManyWatchesError          this process, or the principal, has as many watches as it may
     ShuttingDownError            this process ends its streams; others go on
@@ -113,8 +118,31 @@ class AnswerTooLargeError(Exception):
         super().__init__(f"{count} tasks like these are more than an answer holds; ask for fewer")
 
 
-class TooManyCallsError(Exception):
-    """This process has as many calls in flight as it takes."""
+class RefusedError(Exception):
+    """A call is ended before it has a thread, and before its credentials are looked at."""
+
+
+class TooManyCallsError(RefusedError):
+    """This process has as many calls in flight as it takes; or as it takes of one caller."""
+
+    def __init__(self, who_takes: str) -> None:
+        super().__init__(f"there are as many calls as {who_takes}; try again")
+
+
+class TooManyWaitingError(RefusedError):
+    """As many calls wait for their requests as this process takes: the oldest give way."""
+
+
+class RequestTimeoutError(RefusedError):
+    """The request did not arrive in time."""
+
+
+class RequestMissingError(RefusedError):
+    """The caller said all that he had to say, and there was no request."""
+
+
+class NoThreadError(RefusedError):
+    """The system gives this process no thread for the call."""
 
 
 class RateLimitedError(Exception):
@@ -240,11 +268,21 @@ TABLE: dict[type[Exception], _Row] = {
     KeysUnavailableError: _Row(code_pb2.UNAVAILABLE, "KEYS_UNAVAILABLE", str, _retry),
     RequestTooLargeError: _Row(code_pb2.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", str),
     AnswerTooLargeError: _Row(code_pb2.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", str),
-    TooManyCallsError: _Row(
+    TooManyCallsError: _Row(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", str, _retry),
+    TooManyWaitingError: _Row(
         code_pb2.RESOURCE_EXHAUSTED,
-        "TOO_MANY_CALLS",
-        _says("this server has as many calls as it takes; try again"),
+        "TOO_MANY_WAITING",
+        _says("the request did not arrive, and others wait"),
         _retry,
+    ),
+    RequestTimeoutError: _Row(
+        code_pb2.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT", _says("the request did not arrive in time")
+    ),
+    RequestMissingError: _Row(
+        code_pb2.UNIMPLEMENTED, "REQUEST_MISSING", _says("a request is missing")
+    ),
+    NoThreadError: _Row(
+        code_pb2.UNAVAILABLE, "NO_THREAD", _says("this server has no thread for the call"), _retry
     ),
     RateLimitedError: _Row(code_pb2.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED", str, _quota),
     TooManyWatchesError: _Row(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHES", str, _quota),
@@ -263,8 +301,10 @@ TABLE: dict[type[Exception], _Row] = {
 }
 
 
-# The reasons of calls that were one too many; whoever repeats them at once makes it worse.
-REFUSALS = TABLE[TooManyCallsError].reason, TABLE[RateLimitedError].reason
+# The reasons of calls that cost next to nothing to make, and next to nothing to refuse.
+REFUSALS = [
+    row.reason for error, row in TABLE.items() if issubclass(error, RefusedError | RateLimitedError)
+]
 
 
 def status_of(error: Exception) -> status_pb2.Status | None:

@@ -17,8 +17,8 @@ from server import metrics
 from server.call import current_call
 from server.errors import (
     InvalidRequestError,
+    RefusedError,
     RequestTooLargeError,
-    TooManyCallsError,
     internal_status,
     reason_of,
     status_of,
@@ -54,7 +54,7 @@ class ErrorInterceptor(CallInterceptor):
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
         try:
-            if isinstance(request, TooManyCallsError):
+            if isinstance(request, RefusedError):
                 raise request  # Before credentials are looked at: this thread has no time for them.
             yield
         except Exception as error:

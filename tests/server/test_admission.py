@@ -11,6 +11,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from server.health import LIVENESS
@@ -67,15 +68,27 @@ def silent_calls(channel: grpc.Channel, method: str, count: int) -> Iterator[lis
 
 
 @contextmanager
-def busy(channel: grpc.Channel, database_url: str, count: int) -> Iterator[list[Any]]:
-    """So many writes of one task, none of which gets on while this holds."""
+def busy(
+    channel: grpc.Channel, database_url: str, count: int, *, callers: int = 0
+) -> Iterator[list[Any]]:
+    """So many writes of one task, none of which gets on while this holds; each of another caller,
+    or in turns of so many."""
     stub = TaskServiceStub(channel)
     task = stub.CreateTask(CreateTaskRequest(task=Task(title="old")))
     with locked_task(database_url, task.id):
         request = UpdateTaskRequest(task=Task(id=task.id, title="new"))
-        calls = [stub.UpdateTask.future(request, timeout=PATIENCE_SECONDS) for _ in range(count)]
+        calls = [
+            stub.UpdateTask.future(
+                request, timeout=PATIENCE_SECONDS, metadata=claim(n % (callers or count))
+            )
+            for n in range(count)
+        ]
         await_waiting(database_url)
         yield calls
+
+
+def claim(caller: int) -> tuple[tuple[str, str | bytes], ...]:
+    return (("authorization", f"Bearer {caller}"),)
 
 
 def refused(calls: list[Any]) -> list[Any]:
@@ -90,6 +103,21 @@ def failure_of(call: Any, code: grpc.StatusCode, reason: str) -> Failure:
     with fails(code, reason) as failure:
         call.result()
     return failure
+
+
+def errors_counted(reason: str) -> float:
+    """How many errors this process has counted, of all methods."""
+    return sum(
+        sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == "taskservice_server_call_errors_total"
+        and sample.labels["reason"] == reason
+    )
+
+
+def lines_of(logs: list[Any], method: str) -> list[Any]:
+    return [line for line in logs if line.get("method", "").endswith(method)]
 
 
 # A request that does not come.
@@ -125,15 +153,17 @@ def test_watches_that_send_no_request_take_no_place(serve: Serve) -> None:
 
 
 def test_a_call_whose_request_does_not_come_in_time_is_ended(serve: Serve) -> None:
+    """By the clock: no other call needs to come."""
+    with silent_calls(serve(request_timeout_seconds=0.01), f"{OURS}GetTask", 1) as (silent,):
+        failure = failure_of(silent, grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT")
+    assert failure.message == "the request did not arrive in time"
+
+
+def test_a_probe_whose_request_does_not_come_in_time_is_ended(serve: Serve) -> None:
+    """It is not ours, and takes no way through the interceptors."""
     channel = serve(request_timeout_seconds=0.01)
-    stub = TaskServiceStub(channel)
-    with silent_calls(channel, f"{OURS}GetTask", 1) as (silent,):
-
-        def is_ended() -> bool:
-            stub.GetTaskStats(GetTaskStatsRequest())  # It is the next one that ends it.
-            return not silent.is_active()
-
-        wait_until(is_ended, "the silent call is ended")
+    with silent_calls(channel, "/grpc.health.v1.Health/Check", 1) as (silent,):
+        await_refused([silent], 1)
         assert silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert silent.details() == "the request did not arrive in time"
 
@@ -145,15 +175,57 @@ def test_the_oldest_of_too_many_silent_calls_are_ended(
     monkeypatch.setattr("server.admission._MOST_AWAITED", 5)
     with silent_calls(serve(), f"{OURS}GetTask", 8) as calls:
         await_refused(calls, 3)
+        for call in refused(calls):
+            failure_of(call, EXHAUSTED, "TOO_MANY_WAITING")
+
+
+def test_silent_calls_that_are_ended_are_counted_and_get_a_line_in_a_second(serve: Serve) -> None:
+    before = errors_counted("REQUEST_TIMEOUT")
+    with capture_logs() as logs:
+        channel = serve(request_timeout_seconds=0.01)
+        with silent_calls(channel, f"{OURS}GetTask", 20) as calls:
+            await_refused(calls, 20)
+    assert errors_counted("REQUEST_TIMEOUT") == before + 20
+    lines = [line for line in logs if line.get("reason") == "REQUEST_TIMEOUT"]
+    assert 1 <= len(lines) < 20
 
 
 def test_a_call_without_a_request_is_refused(serve: Serve) -> None:
     call: Any = serve().stream_unary(
         f"{OURS}GetTask", request_serializer=bytes, response_deserializer=bytes
     )
-    with pytest.raises(grpc.RpcError) as raised:
+    with fails(grpc.StatusCode.UNIMPLEMENTED, "REQUEST_MISSING"):
         call(iter(()), timeout=PATIENCE_SECONDS)
-    assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_call_that_is_cancelled_before_its_request_is_no_error(serve: Serve) -> None:
+    before = errors_counted("REQUEST_MISSING")
+    channel = serve(request_timeout_seconds=0.01)
+    with silent_calls(channel, f"{OURS}GetTask", 20):
+        pass
+    with silent_calls(channel, f"{OURS}GetTask", 1) as (later,):
+        await_refused([later], 1)
+    assert errors_counted("REQUEST_MISSING") == before
+
+
+def test_the_wait_for_the_request_is_not_one_for_a_thread(serve: Serve) -> None:
+    """Else a caller's slow upload would look like a service that is too busy."""
+    request = GetTaskStatsRequest().SerializeToString()
+    channel = serve(slow_call_seconds=0.000001)
+    call: Any = channel.stream_stream(
+        f"{OURS}GetTaskStats", request_serializer=bytes, response_deserializer=bytes
+    )
+    stub = TaskServiceStub(channel)
+
+    def late() -> Iterator[bytes]:
+        for _ in range(20):
+            stub.GetTaskStats(GetTaskStatsRequest())
+        yield request
+
+    with capture_logs() as logs:
+        list(call(late(), timeout=PATIENCE_SECONDS))
+    (line,) = sorted(lines_of(logs, "GetTaskStats"), key=lambda line: line["duration_ms"])[-1:]
+    assert line["queued_ms"] < line["duration_ms"] / 2
 
 
 def test_a_health_watch_is_served(serve: Serve) -> None:
@@ -178,6 +250,35 @@ def test_calls_over_the_limit_are_refused_while_every_thread_is_busy(
     assert {call.result().title for call in taken} == {"new"}
 
 
+def test_no_caller_has_more_than_half_of_the_places(serve: Serve, database_url: str) -> None:
+    channel = serve(threads_per_worker=1, max_concurrent_calls=6)
+    with busy(channel, database_url, 10, callers=1) as calls:
+        await_refused(calls, 7)
+        for call in refused(calls):
+            failure = failure_of(call, EXHAUSTED, "TOO_MANY_CALLS")
+            assert "of one caller" in failure.message
+        stub = TaskServiceStub(channel)
+        other: Any = stub.GetTaskStats.future(GetTaskStatsRequest(), metadata=claim(1))
+    assert other.result().total == 1
+
+
+def test_who_shows_no_credentials_is_one_caller_on_his_connection(
+    serve: Serve, database_url: str
+) -> None:
+    channel = serve(threads_per_worker=1, max_concurrent_calls=6)
+    stub = TaskServiceStub(channel)
+    with busy(channel, database_url, 1):
+        calls: list[Any] = [stub.GetTaskStats.future(GetTaskStatsRequest()) for _ in range(8)]
+        await_refused(calls, 5)
+
+
+def test_a_sole_caller_may_use_all_threads(serve: Serve, database_url: str) -> None:
+    channel = serve(threads_per_worker=3, max_concurrent_calls=4)
+    with busy(channel, database_url, 4, callers=1) as calls:
+        await_waiting(database_url, 3)
+        await_refused(calls, 1)
+
+
 def test_a_refused_call_says_when_to_come_back(serve: Serve, database_url: str) -> None:
     """For people's programs, and for gRPC's own retries."""
     channel = serve(threads_per_worker=1, max_concurrent_calls=1)
@@ -193,7 +294,7 @@ def test_those_who_come_back_are_served(serve: Serve, database_url: str) -> None
     """Again and again: neither those served nor those refused stay in the count."""
     channel = serve(threads_per_worker=1, max_concurrent_calls=2)
     for _ in range(3):
-        with busy(channel, database_url, 4) as calls:
+        with busy(channel, database_url, 4, callers=2) as calls:
             await_refused(calls, 2)
         for call in calls:
             assert call.exception() is None or call.code() is EXHAUSTED
@@ -228,3 +329,44 @@ def test_a_call_that_nobody_waits_for_any_more_is_not_worked_on(
     assert [(line["method"], line["reason"]) for line in late] == [
         (f"{OURS[1:]}CreateTask", "CALL_CANCELLED")
     ]
+
+
+# What goes wrong on the polling thread.
+
+
+@pytest.mark.parametrize("name", ["call_", "stream_"])
+def test_a_call_for_which_there_is_no_thread_is_refused_and_the_next_is_served(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As under a limit of processes. What is raised on the polling thread would end the server."""
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name.startswith(name):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    stub = TaskServiceStub(serve(threads_per_worker=1, max_concurrent_calls=1))
+    calls: dict[str, Callable[[], object]] = {
+        "call_": lambda: stub.GetTaskStats(GetTaskStatsRequest(), timeout=PATIENCE_SECONDS),
+        "stream_": lambda: Watch(stub).bookmark(),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        for _ in range(2):
+            with fails(grpc.StatusCode.UNAVAILABLE, "NO_THREAD"):
+                calls[name]()
+    calls[name]()
+
+
+def test_a_call_that_admission_fails_at_is_ended_and_the_next_is_served(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = TaskServiceStub(serve())
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr("server.admission._claim", {}.__getitem__)
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.GetTaskStats(GetTaskStatsRequest(), timeout=PATIENCE_SECONDS)
+    assert raised.value.code() is grpc.StatusCode.INTERNAL
+    assert "a call was not taken" in [line["event"] for line in logs]
+    stub.GetTaskStats(GetTaskStatsRequest(), timeout=PATIENCE_SECONDS)

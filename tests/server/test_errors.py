@@ -93,11 +93,20 @@ ROWS: list[tuple[Exception, int, str, set[str]]] = [
     ),
     (errors.AnswerTooLargeError(9), code_pb2.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", set()),
     (
-        errors.TooManyCallsError(),
+        errors.TooManyCallsError("this server takes"),
         code_pb2.RESOURCE_EXHAUSTED,
         "TOO_MANY_CALLS",
         {"RetryInfo"},
     ),
+    (
+        errors.TooManyWaitingError(),
+        code_pb2.RESOURCE_EXHAUSTED,
+        "TOO_MANY_WAITING",
+        {"RetryInfo"},
+    ),
+    (errors.RequestTimeoutError(), code_pb2.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT", set()),
+    (errors.RequestMissingError(), code_pb2.UNIMPLEMENTED, "REQUEST_MISSING", set()),
+    (errors.NoThreadError(), code_pb2.UNAVAILABLE, "NO_THREAD", {"RetryInfo"}),
     (
         errors.RateLimitedError("secret", 0.25),
         code_pb2.RESOURCE_EXHAUSTED,
@@ -194,7 +203,7 @@ def _steady(detail: any_pb2.Any) -> object:
 def test_those_who_are_refused_together_do_not_come_back_together() -> None:
     delays = set()
     for _ in range(20):
-        status = errors.status_of(errors.TooManyCallsError())
+        status = errors.status_of(errors.TooManyCallsError("this server takes"))
         assert status is not None
         retry = error_details_pb2.RetryInfo()
         status.details[1].Unpack(retry)
