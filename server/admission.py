@@ -130,7 +130,8 @@ class RequestPool(ThreadPoolExecutor):
                 del self._awaited[oldest]
             self._awaited[call] = time.monotonic() + self._request_timeout_seconds
         if oldest:
-            oldest.refuse(TooManyWaitingError())
+            with _surviving(oldest):
+                oldest.refuse(TooManyWaitingError())
         with call.state.condition:
             receiving = (cygrpc.ReceiveMessageOperation(0),)
             call.event.call.start_server_batch(receiving, received)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
 import grpc
@@ -15,6 +15,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
 from server.health import READINESS
+from server.settings import Settings
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksRequest,
@@ -23,7 +24,12 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.postgres import locked_task, running_statements
+from tests.e2e.postgres import (
+    await_waiting,
+    locked_task,
+    running_statements,
+    waiting_statements,
+)
 from tests.e2e.scrape import scrape
 from tests.e2e.service import (
     SERVING,
@@ -34,9 +40,15 @@ from tests.e2e.service import (
     wait_until,
 )
 
+THREADS = 4
 LIMIT = 16
+# A call leaves its place a moment after it is answered: the next one may find all threads' taken.
+FULL = LIMIT - THREADS
+# Each is a caller of its own, for whom that holds, too: half of the places are his.
+CONNECTIONS = 3
 WAVES = 4
 WAVE_SECONDS = 1.5
+SETTLED_SECONDS = 2
 LIST = "/taskservice.v1.TaskService/ListTasks"
 
 
@@ -53,6 +65,7 @@ def service(
         HEALTH_PORT="0",
         MAX_CONCURRENT_CALLS=str(LIMIT),
         METRICS_PORT="0",
+        THREADS_PER_WORKER=str(THREADS),
         WORKERS="1",
     ) as service:
         await_ready(service.channel())
@@ -109,15 +122,29 @@ def retry_seconds(refusal: grpc.aio.AioRpcError) -> float | None:
     return retry.retry_delay.ToMilliseconds() / 1000
 
 
-async def wave(channel: grpc.aio.Channel, callers: int) -> Wave:
+@asynccontextmanager
+async def connections(address: str) -> AsyncIterator[list[grpc.aio.Channel]]:
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
+            )
+            for _ in range(CONNECTIONS)
+        ]
+
+
+async def wave(channels: list[grpc.aio.Channel], callers: int) -> Wave:
     """Callers who call as soon as they are answered; one who is refused waits as he is told."""
-    list_tasks: Any = channel.unary_unary(
-        LIST, request_serializer=ListTasksRequest.SerializeToString, response_deserializer=bytes
-    )
+    methods: list[Any] = [
+        channel.unary_unary(
+            LIST, request_serializer=ListTasksRequest.SerializeToString, response_deserializer=bytes
+        )
+        for channel in channels
+    ]
     end = time.monotonic() + WAVE_SECONDS
     answers, refusals = 0, []
 
-    async def caller() -> None:
+    async def caller(list_tasks: Any) -> None:
         nonlocal answers
         while (left := end - time.monotonic()) > 0:
             try:
@@ -127,7 +154,7 @@ async def wave(channel: grpc.aio.Channel, callers: int) -> Wave:
                 refusals.append(error)
                 await asyncio.sleep(min(left, retry_seconds(error) or 0))
 
-    await asyncio.gather(*(caller() for _ in range(callers)))
+    await asyncio.gather(*(caller(methods[n % CONNECTIONS]) for n in range(callers)))
     return Wave(answers, refusals)
 
 
@@ -137,6 +164,7 @@ class Overload(NamedTuple):
     full: list[Wave]
     over: list[Wave]
     in_flight: list[float]
+    statements: list[int]
     probes: list[int]
 
     @property
@@ -146,27 +174,29 @@ class Overload(NamedTuple):
 
 async def _waves(address: str) -> tuple[list[Wave], list[Wave]]:
     full, over = [], []
-    async with grpc.aio.insecure_channel(address) as channel:
-        await wave(channel, LIMIT)  # Connections and caches are filled.
+    async with connections(address) as channels:
+        await wave(channels, FULL)  # Connections and caches are filled.
         for _ in range(WAVES):
-            full.append(await wave(channel, LIMIT))
-            over.append(await wave(channel, 4 * LIMIT))
+            full.append(await wave(channels, FULL))
+            over.append(await wave(channels, 4 * LIMIT))
     return full, over
 
 
 @pytest.fixture(scope="module")
-def overload(service: ServiceProcess) -> Overload:
+def overload(service: ServiceProcess, shared_database_url: str) -> Overload:
     tasks = [CreateTaskRequest(task=Task(title=f"task {n}")) for n in range(100)]
     service.stub().BatchCreateTasks(BatchCreateTasksRequest(requests=tasks))
     in_flight: list[Any] = []
     probes: list[Any] = []
+    statements: list[Any] = []
     with (
         grpc.insecure_channel(f"127.0.0.1:{port(service, 'health')}") as channel,
         over_and_over(lambda: health(channel, READINESS), probes),
         over_and_over(lambda: in_flight_calls(service), in_flight),
+        over_and_over(lambda: running_statements(shared_database_url), statements),
     ):
         full, over = asyncio.run(_waves(f"127.0.0.1:{service.port}"))
-    return Overload(full, over, in_flight, probes)
+    return Overload(full, over, in_flight, statements, probes)
 
 
 def test_four_times_the_callers_get_nearly_as_much_work_done(overload: Overload) -> None:
@@ -194,6 +224,11 @@ def test_calls_in_flight_never_exceed_the_limit(overload: Overload) -> None:
     assert 0 < max(overload.in_flight) <= LIMIT
 
 
+def test_the_database_never_has_more_statements_than_threads(overload: Overload) -> None:
+    """Those of the service's own count, too."""
+    assert 0 < max(overload.statements) <= Settings(threads_per_worker=THREADS).pool_size
+
+
 def test_probes_are_answered_throughout(overload: Overload) -> None:
     assert set(overload.probes) == {SERVING}
 
@@ -203,30 +238,52 @@ def test_every_refusal_is_counted(service: ServiceProcess, overload: Overload) -
     assert counted == len(overload.refusals)
 
 
-def test_ten_thousand_cancelled_calls_leave_nothing_behind(
+def test_clients_see_no_more_calls_accepted_than_there_are_places(
+    service: ServiceProcess, shared_database_url: str
+) -> None:
+    """As the clients and PostgreSQL count them, whatever the service says."""
+    task = service.stub().CreateTask(CreateTaskRequest(task=Task(title="old")))
+    request = UpdateTaskRequest(task=Task(id=task.id, title="new"))
+    stubs = [service.stub() for _ in range(4)]
+    with locked_task(shared_database_url, task.id):
+        calls: list[Any] = [stub.UpdateTask.future(request) for stub in stubs * LIMIT]
+        await_waiting(shared_database_url, THREADS)
+        wait_until(
+            lambda: sum(not call.done() for call in calls) == LIMIT, "only the accepted are left"
+        )
+        assert waiting_statements(shared_database_url) == THREADS
+        accepted = [call for call in calls if not call.done()]
+    assert {call.code() for call in accepted} == {grpc.StatusCode.OK}
+
+
+def test_two_seconds_after_ten_thousand_cancelled_calls_nothing_of_them_is_left(
     service: ServiceProcess, shared_database_url: str
 ) -> None:
     task = service.stub().CreateTask(CreateTaskRequest(task=Task(title="old")))
     request = UpdateTaskRequest(task=Task(id=task.id, title="new"))
 
-    async def call_and_cancel() -> None:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
-            stub: Any = TaskServiceStub(channel)
+    async def call_and_cancel() -> float:
+        """Returns when the last call was cancelled."""
+        async with connections(f"127.0.0.1:{service.port}") as channels:
+            stubs: list[Any] = [TaskServiceStub(channel) for channel in channels]
             for _ in range(100):
-                calls = [stub.UpdateTask(request) for _ in range(100)]
+                calls = [stubs[n % CONNECTIONS].UpdateTask(request) for n in range(100)]
                 # The first to be refused: all others have arrived, or are about to.
                 waits = [asyncio.ensure_future(call.code()) for call in calls]
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                 for call in calls:
                     call.cancel()
+                cancelled = time.monotonic()
                 await asyncio.wait(waits)
+            return cancelled
 
     with locked_task(shared_database_url, task.id):
-        asyncio.run(call_and_cancel())
+        cancelled = asyncio.run(call_and_cancel())
         wait_until(
-            lambda: running_statements(shared_database_url) == 0, "no statement of them runs"
+            lambda: (
+                running_statements(shared_database_url) == 0
+                and in_flight_calls(service) == used_connections(service) == 0
+            ),
+            "no statement of them runs, no call is in flight, no connection in use",
         )
-        wait_until(
-            lambda: in_flight_calls(service) == used_connections(service) == 0,
-            "no call is in flight, no connection in use",
-        )
+        assert time.monotonic() - cancelled <= SETTLED_SECONDS
