@@ -6,21 +6,25 @@ names a key that it does not know, so that whoever sends such tokens decides wha
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, TypeAlias
-from urllib.request import HTTPRedirectHandler, build_opener
+from typing import IO, Any, TypeAlias
+from urllib.request import HTTPHandler, HTTPRedirectHandler, HTTPSHandler, build_opener
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from jwt import PyJWK, PyJWKSet
+from jwt import PyJWK, PyJWKSet, PyJWKSetError
 
 log = structlog.get_logger()
 
 _TIMEOUT_SECONDS = 5.0
+_DEADLINE_SECONDS = 10.0
 _RETRY_SECONDS = 5.0
 _MAX_BYTES = 1024 * 1024
 
@@ -76,20 +80,30 @@ class KeySet:
             keys = public_keys(document, self._algorithms)
             self._on_change(keys)
             self._known = document
-            log.info("new keys", kids=sorted(str(kid) for _, kid in keys))
+            write = log.info if keys else log.warning  # Without keys nobody gets in.
+            write("new keys", kids=sorted(str(kid) for _, kid in keys))
 
 
 def public_keys(document: bytes, algorithms: Set[str]) -> Keys:
     """The keys of a JWKS that can verify a signature of these algorithms.
 
-    Each is good for one algorithm, its own. Raises: ValueError or PyJWTError, when there are none.
+    Each is good for one algorithm, its own. There may be none: an issuer who takes back his last
+    key means it. Raises: ValueError, when it is no JWKS.
     """
-    found = PyJWKSet.from_json(document.decode())
+    content = json.loads(document)
+    try:
+        found = PyJWKSet(_listed(content))
+    except PyJWKSetError:  # None of them is a key that it knows.
+        return {}
     keys = {(key.algorithm_name, key.key_id): key for key in found if _is_public(key)}
-    usable = {name: key for name, key in keys.items() if name[0] in algorithms}
-    if not usable:
-        raise ValueError("the set has no public key of these algorithms with a kid")
-    return usable
+    return {name: key for name, key in keys.items() if name[0] in algorithms}
+
+
+def _listed(content: Any) -> list[Any]:
+    match content:
+        case {"keys": [*listed]}:
+            return listed
+    raise ValueError("this is no set of keys")
 
 
 def _is_public(key: PyJWK) -> bool:
@@ -109,14 +123,47 @@ class _NoRedirects(HTTPRedirectHandler):
         return None
 
 
+class _Hurried(HTTPSHandler, HTTPHandler):
+    """Can end a connection from outside: urllib's timeout is that of each read, and an issuer that
+    sends a byte now and then would be read for days."""
+
+    is_late = False
+    _socket: socket.socket | None = None
+
+    def do_open(self, http_class: Any, req: Any, **options: Any) -> Any:
+        outer = self
+
+        class Connection(http_class):  # type: ignore[misc]
+            def connect(self) -> None:
+                super().connect()
+                outer._socket = self.sock
+
+        return super().do_open(Connection, req, **options)
+
+    def hang_up(self) -> None:
+        self.is_late = True
+        with suppress(OSError):  # It may be over by now.
+            if self._socket:
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
 def _read_file(path: Path) -> bytes:
     with path.open("rb") as file:
         return _limited(file)
 
 
 def _fetch(url: str) -> bytes:
-    with build_opener(_NoRedirects).open(url, timeout=_TIMEOUT_SECONDS) as response:
-        return _limited(response)
+    hurried = _Hurried()
+    timer = threading.Timer(_DEADLINE_SECONDS, hurried.hang_up)
+    timer.start()
+    try:
+        opener = build_opener(_NoRedirects, hurried)
+        with opener.open(url, timeout=_TIMEOUT_SECONDS) as response:
+            return _limited(response)
+    finally:
+        timer.cancel()
+        if hurried.is_late:  # What there is by now may look like an answer.
+            raise TimeoutError(f"the set took longer than {_DEADLINE_SECONDS} s")
 
 
 def _limited(file: IO[bytes]) -> bytes:

@@ -97,6 +97,8 @@ class KeyServer:
         self.status = 200
         self.document = b""
         self.location = ""
+        self.endless = ""
+        """The part of an answer that does not end, "headers" or "document"."""
         self.paths: list[str] = []
         outer = self
 
@@ -106,8 +108,17 @@ class KeyServer:
                 self.send_response(outer.status)
                 if outer.location:
                     self.send_header("Location", outer.location)
+                while outer.endless == "headers":
+                    self._drip(b"X-More: x\r\n")
                 self.end_headers()
+                while outer.endless == "document":
+                    self._drip(b" ")
                 self.wfile.write(outer.document)
+
+            def _drip(self, more: bytes) -> None:
+                self.flush_headers()
+                self.wfile.write(more)
+                time.sleep(0.01)
 
             def log_message(self, *_: object) -> None:
                 pass
