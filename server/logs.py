@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from typing import TextIO, cast
@@ -95,6 +96,27 @@ def _add_trace(_logger: object, _method: str, event: EventDict) -> EventDict:
         event["trace_id"] = format_trace_id(context.trace_id)
         event["span_id"] = format_span_id(context.span_id)
     return event
+
+
+class Pace:
+    """Of what happens again and again one in a second gets a line: the log must not be what an
+    overload costs most."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._next = 0.0
+
+    def count(self) -> int:
+        """Counts one more; returns how many its line stands for, 0 when it gets none."""
+        with self._lock:
+            self._count += 1
+            now = time.monotonic()
+            if now < self._next:
+                return 0
+            self._next = now + 1
+            count, self._count = self._count, 0
+            return count
 
 
 class _Seldom(logging.Filter):

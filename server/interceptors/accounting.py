@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +31,7 @@ class AccountingInterceptor(CallInterceptor):
     def __init__(self, slow_call_seconds: float, unread: UnreadAnswers) -> None:
         self._slow_call_seconds = slow_call_seconds
         self._unread = unread
-        self._refusals = {reason: _Refusals() for reason in REFUSALS}
+        self._refusals = {reason: logs.Pace() for reason in REFUSALS}
 
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
@@ -72,7 +70,7 @@ class AccountingInterceptor(CallInterceptor):
     def _count_unread(self, call: Call, size: int) -> None:
         context, call.context = call.context, None  # It holds the call: a cycle would outlive both.
         if context:
-            self._unread.add(context, size)
+            self._unread.add(call, context, size)
 
     def _write_line(self, call: Call, peer: str) -> None:
         fields: dict[str, object] = {"reason": call.reason} if call.reason else {}
@@ -102,31 +100,17 @@ class AccountingInterceptor(CallInterceptor):
 
 
 def account_for_unknown(method: str) -> None:
-    """A line, and a place in the metrics, for a call of a method that there is not."""
+    """A line, and a place in the metrics, for a call of a method that there is not.
+
+    grpcio does not tell here whose call it is.
+    """
     metrics.count_unknown_method()
-    method = method.removeprefix("/")[:_UNKNOWN_METHOD_CHARACTERS]
-    log.info("call", method=method, code="UNIMPLEMENTED", duration_ms=0)
+    if calls := _unknown.count():
+        method = method.removeprefix("/")[:_UNKNOWN_METHOD_CHARACTERS]
+        log.info("call", method=method, code="UNIMPLEMENTED", duration_ms=0, calls=calls)
 
 
-class _Refusals:
-    """Refused calls, of which one in a second gets a line: the log must not be what an overload
-    costs most."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._count = 0
-        self._next = 0.0
-
-    def count(self) -> int:
-        """Counts a call; returns how many its line stands for, 0 when it gets none."""
-        with self._lock:
-            self._count += 1
-            now = time.monotonic()
-            if now < self._next:
-                return 0
-            self._next = now + 1
-            count, self._count = self._count, 0
-            return count
+_unknown = logs.Pace()
 
 
 def _size(request: Any) -> int:

@@ -11,7 +11,7 @@ import resource
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import grpc
@@ -25,6 +25,7 @@ from hyperframe.frame import (
     PingFrame,
     RstStreamFrame,
     SettingsFrame,
+    WindowUpdateFrame,
 )
 
 from taskservice.v1.task_pb2 import Task
@@ -36,6 +37,7 @@ from taskservice.v1.task_service_pb2 import (
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.e2e.http2 import PREFACE, SERVICE, RawConnection, call, call_headers, connected
+from tests.e2e.scrape import scrape
 from tests.e2e.service import (
     PATIENCE_SECONDS,
     ServiceProcess,
@@ -65,6 +67,7 @@ def service(
         DATABASE_URL=shared_database_url,
         WORKERS="1",
         MAX_UNREAD_BYTES=str(16 * MEGABYTE),
+        METRICS_PORT="0",
         **NO_OTHER_LIMIT,
     ) as service:
         await_ready(service.channel())
@@ -269,3 +272,28 @@ def test_answers_that_are_not_read(service: ServiceProcess) -> None:
             assert process.memory_info().rss < before + MAY_REMAIN_BYTES
             assert len(service.stub().ListTasks(list_tasks).tasks) == 1000
             bystander.is_served()
+    dropped_count = scrape(service).value(
+        "taskservice_server_call_errors_total", reason="ANSWER_NOT_READ"
+    )
+    assert 180 <= dropped_count <= 200
+    assert 0 < len(service.events("answers were not read, and are dropped")) < 90
+
+
+def test_who_reads_slowly_keeps_his_answer_when_another_reads_nothing(
+    service: ServiceProcess,
+) -> None:
+    """It is the oldest of all; what gives way is of the connection that has most."""
+    list_tasks = ListTasksRequest(page_size=1000)
+    closed = {SettingsFrame.INITIAL_WINDOW_SIZE: 0}
+    opened = SettingsFrame(0, {SettingsFrame.INITIAL_WINDOW_SIZE: 8 * MEGABYTE})
+    with RawConnection(service.port, closed) as slow, RawConnection(service.port, closed) as other:
+        slow.send(*call(1, "ListTasks", list_tasks))
+        frames = slow.received()
+        next(frame for frame in frames if isinstance(frame, HeadersFrame))
+        for stream in range(1, 101, 2):
+            other.send(*call(stream, "ListTasks", list_tasks))
+        ends = (f for f in other.received() if isinstance(f, RstStreamFrame))
+        assert len(list(islice(ends, 30))) == 30
+        slow.send(opened, WindowUpdateFrame(0, window_increment=8 * MEGABYTE))
+        answer = list(takewhile(lambda frame: "END_STREAM" not in frame.flags, frames))
+    assert sum(len(f.data) for f in answer if isinstance(f, DataFrame)) > 2_000_000
