@@ -301,10 +301,10 @@ TABLE: dict[type[Exception], _Row] = {
 }
 
 
-# The reasons of calls that cost next to nothing to make, and next to nothing to refuse.
-REFUSALS = [
-    row.reason for error, row in TABLE.items() if issubclass(error, RefusedError | RateLimitedError)
-]
+# The reasons of calls that come at any rate, for they cost next to nothing to make: of those that were
+# one too many or never came, and of strangers'.
+_PACED = RefusedError | RateLimitedError | UnauthenticatedError
+REFUSALS = [row.reason for error, row in TABLE.items() if issubclass(error, _PACED)]
 
 
 def status_of(error: Exception) -> status_pb2.Status | None:

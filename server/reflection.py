@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -11,46 +13,65 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import reflection, reflection_pb2
-from grpc_status import rpc_status
 
-from server.errors import status_of
 from taskservice.v1 import task_service_pb2
 
 _SERVICES = tuple(
     service.full_name for service in task_service_pb2.DESCRIPTOR.services_by_name.values()
 )
 
+# A client keeps its stream for a while, to ask more.
 _STREAMS = 16
+# Threads on which one stream too many ends the oldest.
+_SPARE = 4
 
 
-def add_reflection(
-    server: grpc.Server, admit: Callable[[grpc.ServicerContext], object]
-) -> Callable[[], None]:
+class _Streams:
+    """No more than `_STREAMS` are open: for a new one the oldest gives way, so that nobody keeps
+    others out by saying nothing."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[grpc.ServicerContext, None] = {}  # The oldest first.
+
+    def add(self, context: grpc.ServicerContext) -> None:
+        with self._lock:
+            self._open[context] = None
+            oldest = next(iter(self._open)) if len(self._open) > _STREAMS else None
+        if not context.add_callback(lambda: self._forget(context)):
+            self._forget(context)
+        if oldest:
+            self._forget(oldest)
+            oldest.cancel()
+
+    def end_all(self) -> None:
+        for context in list(self._open):
+            context.cancel()
+
+    def _forget(self, context: grpc.ServicerContext) -> None:
+        with self._lock:
+            self._open.pop(context, None)
+
+
+def add_reflection(server: grpc.Server) -> Callable[[], None]:
     """Serves reflection under both of its names; returns what ends the streams that are open.
 
-    `admit` raises, or aborts, for callers who may not ask: no interceptor of ours stands around
-    reflection. grpcio-reflection knows v1alpha only; v1 has the same messages, so that the same
-    servicer answers for it.
+    Who may ask, and how often, is the interceptors' matter. grpcio-reflection knows v1alpha only;
+    v1 has the same messages, so that the same servicer answers for it.
     """
-    streams: set[Any] = set()
+    streams = _Streams()
     pool = DescriptorPool()
     _add_file(pool, task_service_pb2.DESCRIPTOR)
     servicer: Any = reflection.ReflectionServicer(_SERVICES, pool=pool)
 
     def reflect(requests: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            admit(context)
-        except Exception as error:
-            if status := status_of(error):
-                context.abort_with_status(rpc_status.to_status(status))
-            raise
         streams.add(context)
-        context.add_callback(lambda: streams.discard(context))
-        yield from servicer.ServerReflectionInfo(requests, context)
+        with suppress(grpc.RpcError):  # Who hangs up has heard enough.
+            yield from servicer.ServerReflectionInfo(_readable(requests), context)
 
     # A stream holds its thread for as long as the client likes: none of those that calls need.
     reflect.experimental_thread_pool = ThreadPoolExecutor(  # type: ignore[attr-defined]
-        _STREAMS, thread_name_prefix="reflection"
+        _STREAMS + _SPARE, thread_name_prefix="reflection"
     )
     handler: Any = grpc.stream_stream_rpc_method_handler(
         reflect,
@@ -62,12 +83,15 @@ def add_reflection(
             f"grpc.reflection.{version}.ServerReflection", {"ServerReflectionInfo": handler}
         )
         server.add_generic_rpc_handlers((service,))
+    return streams.end_all
 
-    def end_streams() -> None:
-        for stream in list(streams):
-            stream.cancel()
 
-    return end_streams
+def _readable(requests: Iterator[Any]) -> Iterator[Any]:
+    """The requests. Raises: what the error interceptor put in the place of one."""
+    for request in requests:
+        if isinstance(request, Exception):
+            raise request
+        yield request
 
 
 def _add_file(pool: DescriptorPool, file: FileDescriptor) -> None:

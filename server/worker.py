@@ -65,7 +65,7 @@ class Worker:
             EventLog(self._database),
             Listener(self._database),
             limit=settings.max_watches_per_worker,
-            limit_per_principal=settings.max_watches_per_principal,
+            limit_per_principal=settings.watches_per_principal,
             bookmark_seconds=settings.watch_bookmark_interval_seconds,
             stall_seconds=settings.watch_stall_seconds,
         )
@@ -97,7 +97,9 @@ class Worker:
             self._server,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._end_reflection = _reflection(settings, self._authenticator, self._server)
+        self._end_reflection: Callable[[], None] = lambda: None
+        if settings.reflection_for != "off":
+            self._end_reflection = add_reflection(self._server)
         self._probes = _probe_server(settings, self._health, share=place.is_shared)
         pool = self._database.usage
         self._state = State(
@@ -203,19 +205,6 @@ def _server(
         ],
         options=connections.options(settings, share=share),
     )
-
-
-def _reflection(
-    settings: Settings, authenticator: Authenticator, server: grpc.Server
-) -> Callable[[], None]:
-    """Reflection for whom the settings say; returns what ends its streams."""
-    match settings.reflection_for:
-        case "off":
-            return lambda: None
-        case "authenticated":
-            return add_reflection(server, admit=authenticator.authenticate)
-        case "on":
-            return add_reflection(server, admit=lambda _: None)
 
 
 def _probe_server(settings: Settings, health: HealthServicer, *, share: bool) -> grpc.Server:

@@ -22,7 +22,7 @@ from server.settings import Settings
 from server.unread import UnreadAnswers
 from storage.database import Database
 
-_OURS = "/taskservice.v1."
+_OURS = "/taskservice.v1.", "/grpc.reflection."
 
 
 def interceptors(
@@ -41,7 +41,11 @@ def interceptors(
             max_batch_request_bytes=settings.max_batch_request_bytes,
         ),
         # Nothing below it is for strangers, nor for who calls too often.
-        AccessInterceptor(authenticator, RateLimiter(rate, burst or 2 * rate) if rate else None),
+        AccessInterceptor(
+            authenticator,
+            RateLimiter(rate, burst or 2 * rate) if rate else None,
+            reflection_is_open=settings.reflection_for == "on",
+        ),
         # Innermost: it covers the statements and no more.
         CancellationInterceptor(database),
     ]
@@ -50,8 +54,8 @@ def interceptors(
 class Pipeline(grpc.ServerInterceptor):
     """All interceptors, as the one that grpcio knows.
 
-    What is not a method of our service passes through untouched: unknown methods stay
-    UNIMPLEMENTED, and the health service's streams stay alive.
+    Around our service and its reflection. Anything else passes through untouched: unknown methods
+    stay UNIMPLEMENTED, and the health service's streams stay alive.
     """
 
     def __init__(

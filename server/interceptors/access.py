@@ -1,4 +1,4 @@
-"""Nothing of a call is looked at before it is known who calls, that he may, and not too often."""
+"""Nothing of a call is looked at before it is known who calls, not too often, and that he may."""
 
 from __future__ import annotations
 
@@ -14,21 +14,33 @@ from server.call import current_call
 from server.interceptors.base import CallInterceptor
 from server.rate import RateLimiter
 
+_REFLECTION = "/grpc.reflection."
+
 
 class AccessInterceptor(CallInterceptor):
-    """Lets a call in: authenticated, authorised, counted, and only then read (AIP-211)."""
+    """Lets a call in: authenticated, counted, authorised, and only then read (AIP-211)."""
 
-    def __init__(self, authenticator: Authenticator, rate_limiter: RateLimiter | None) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        rate_limiter: RateLimiter | None,
+        *,
+        reflection_is_open: bool,
+    ) -> None:
         self._authenticator = authenticator
         self._rate_limiter = rate_limiter
+        self._reflection_is_open = reflection_is_open
 
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
-        principal = self._authenticator.authenticate(context)
-        current_call().principal = principal
-        authorize(principal, method)
-        if self._rate_limiter:
-            self._rate_limiter.check(principal)
+        is_reflection = method.startswith(_REFLECTION)
+        if not (is_reflection and self._reflection_is_open):
+            principal = self._authenticator.authenticate(context)
+            current_call().principal = principal
+            if self._rate_limiter:
+                self._rate_limiter.check(principal)
+            if not is_reflection:  # It needs no scope.
+                authorize(principal, method)
         if isinstance(request, Exception):  # What the error interceptor could not read.
             raise request
         yield

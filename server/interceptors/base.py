@@ -39,7 +39,7 @@ class CallInterceptor:
         return unary
 
     def stream(self, method: str, handler: Handler) -> Behavior:
-        behavior: Any = handler.unary_stream
+        behavior: Any = handler.unary_stream or handler.stream_stream
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self.around(method, request, context):
@@ -54,7 +54,8 @@ class CallInterceptor:
         return serialize
 
     def wrap(self, method: str, handler: Handler, streams: ThreadPoolExecutor) -> Handler:
-        """The handler with this around it; `streams` has the threads that streams run on."""
+        """The handler with this around it; `streams` has the threads that streams run on, unless
+        the handler has threads of its own."""
         codecs = {
             "request_deserializer": self.deserializer(method, handler.request_deserializer),
             "response_serializer": self.serializer(method, handler.response_serializer),
@@ -63,7 +64,10 @@ class CallInterceptor:
             return grpc.unary_unary_rpc_method_handler(self.unary(method, handler), **codecs)
         stream: Any = self.stream(method, handler)
         # A stream holds its thread for as long as the caller likes: none of those that calls need.
-        stream.experimental_thread_pool = streams
+        inner = handler.unary_stream or handler.stream_stream
+        stream.experimental_thread_pool = getattr(inner, "experimental_thread_pool", streams)
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(stream, **codecs)
         return grpc.unary_stream_rpc_method_handler(stream, **codecs)
 
 

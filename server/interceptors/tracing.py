@@ -30,8 +30,12 @@ class TracingInterceptor(CallInterceptor):
         return self._either(method, handler.unary_unary, self._traced(method, handler).unary_unary)
 
     def stream(self, method: str, handler: Handler) -> Behavior:
-        traced = self._traced(method, handler).unary_stream
-        return self._either(method, handler.unary_stream, traced)
+        traced = self._traced(method, handler)
+        return self._either(
+            method,
+            handler.unary_stream or handler.stream_stream,
+            traced.unary_stream or traced.stream_stream,
+        )
 
     def _either(self, method: str, behavior: Any, traced: Any) -> Behavior:
         """The one for what is not sampled, or the one for what is."""

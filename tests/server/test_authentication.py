@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from server.settings import Settings
 from storage.database import Database
@@ -302,3 +303,26 @@ _parts = st.one_of(
 def test_no_garbage_gets_in_or_is_an_internal_error(stub: TaskServiceStub, token: str) -> None:
     with fails(UNAUTHENTICATED, "UNAUTHENTICATED"):
         stub.GetTaskStats(GetTaskStatsRequest(), metadata=bearer(token))
+
+
+def test_a_line_in_the_log_stands_for_many_strangers(token_channel: grpc.Channel) -> None:
+    """They are no principal, and have no rate: the log must not be what they fill."""
+    with capture_logs() as logs:
+        for _ in range(100):
+            with fails(UNAUTHENTICATED, "UNAUTHENTICATED"):
+                TaskServiceStub(token_channel).GetTaskStats(GetTaskStatsRequest())
+    lines = [line for line in logs if line.get("reason") == "UNAUTHENTICATED"]
+    assert 0 < len(lines) < 50
+    assert 0 < sum(line["calls"] for line in lines) <= 101
+
+
+def test_a_line_in_the_log_stands_for_many_calls_of_methods_that_there_are_not(
+    token_channel: grpc.Channel,
+) -> None:
+    with capture_logs() as logs:
+        for number in range(100):
+            method = token_channel.unary_unary(f"/a.Service/Method{number}", bytes, bytes)
+            assert method.future(b"").code() is grpc.StatusCode.UNIMPLEMENTED
+    lines = [line for line in logs if line.get("code") == "UNIMPLEMENTED"]
+    assert 0 < len(lines) < 50
+    assert all(line["calls"] for line in lines)

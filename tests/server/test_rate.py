@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import grpc
 import psutil
@@ -19,6 +19,8 @@ from storage.database import Database
 from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.conftest import running_worker
+from tests.credentials import SECRET_KEY
+from tests.server.access import StubOf
 from tests.server.errors import fails
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -47,6 +49,15 @@ def stub(settings: Settings, database: Database, database_url: str) -> Iterator[
         yield TaskServiceStub(channel)
 
 
+@contextmanager
+def suppress_denied() -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.PERMISSION_DENIED:
+            raise
+
+
 def taken(limiter: RateLimiter, principal: Principal, calls: int) -> int:
     """How many of so many calls are taken."""
     count = 0
@@ -73,6 +84,20 @@ def test_who_calls_more_often_than_he_may_is_told_how_long_to_wait(stub: TaskSer
     delay = failure.detail(error_details_pb2.RetryInfo).retry_delay
     assert 0 < delay.ToMilliseconds() <= 1000
     assert failure.pushback == str(delay.ToMilliseconds())
+
+
+def test_who_may_not_call_may_not_do_so_more_often_than_others(
+    token_settings: Settings, database_url: str, stub_of: StubOf
+) -> None:
+    limited = token_settings.model_copy(update={"rate_limit_per_second": 1, "rate_limit_burst": 3})
+    with (
+        running_worker(limited, database_url) as channel,
+        fails(EXHAUSTED, "RATE_LIMIT_EXCEEDED"),
+    ):
+        stub = stub_of("eve", at=(channel, SECRET_KEY))
+        for _ in range(1000):
+            with suppress_denied():
+                stub.GetTaskStats(GetTaskStatsRequest())
 
 
 def test_a_burst_is_taken(clock: Clock) -> None:

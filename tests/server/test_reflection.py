@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import grpc
 import jwt
@@ -12,12 +13,19 @@ from grpc_reflection.v1alpha.reflection_pb2 import (
     ServerReflectionRequest,
     ServerReflectionResponse,
 )
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from server.settings import Settings
 from tests.conftest import running_worker
 from tests.credentials import SECRET_KEY, authorised, claims
+from tests.e2e.service import PATIENCE_SECONDS
+from tests.server.errors import fails
 
 Ask = Callable[..., ServerReflectionResponse]
+
+METHOD = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+GOOD = {"iss": None, "aud": None}
 
 
 @pytest.fixture(params=["v1", "v1alpha"])
@@ -31,7 +39,9 @@ def asking(channel: grpc.Channel, version: str) -> Ask:
         request_serializer=ServerReflectionRequest.SerializeToString,
         response_deserializer=ServerReflectionResponse.FromString,
     )
-    return lambda **question: next(iter(call(iter([ServerReflectionRequest(**question)]))))
+    return lambda **question: next(
+        iter(call(iter([ServerReflectionRequest(**question)]), timeout=PATIENCE_SECONDS))
+    )
 
 
 def files(response: ServerReflectionResponse) -> set[str]:
@@ -92,7 +102,67 @@ def test_reflection_is_not_for_everybody_if_the_settings_say_so(
 
 def test_reflection_is_for_whom_a_token_names(token_settings: Settings, database_url: str) -> None:
     own = token_settings.model_copy(update={"reflection": "authenticated"})
-    token = jwt.encode(claims(iss=None, aud=None), SECRET_KEY, "HS256")
+    token = jwt.encode(claims(**GOOD), SECRET_KEY, "HS256")
     with running_worker(own, database_url) as channel:
         ask = asking(authorised(channel, token), "v1")
         assert ask(list_services="").list_services_response.service
+
+
+def test_a_token_that_is_guessed_at_reflection_is_logged_and_counted(
+    token_settings: Settings, database_url: str
+) -> None:
+    own = token_settings.model_copy(update={"reflection": "authenticated"})
+
+    def count() -> float:
+        labels = {"grpc_method": METHOD, "reason": "UNAUTHENTICATED"}
+        return REGISTRY.get_sample_value("taskservice_server_call_errors_total", labels) or 0
+
+    before = count()
+    with (
+        running_worker(own, database_url) as channel,
+        capture_logs() as logs,
+        fails(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    ):
+        asking(authorised(channel, "a guess"), "v1")(list_services="")
+    (line,) = [line for line in logs if line.get("method") == METHOD]
+    assert (line["code"], line["reason"]) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+    assert line["peer"].startswith("ipv4:127.0.0.1:")
+    assert count() == before + 1
+
+
+def test_who_asks_reflection_too_often_hears_when_to_come_back(
+    token_settings: Settings, database_url: str
+) -> None:
+    limits = {"reflection": "authenticated", "rate_limit_per_second": 1, "rate_limit_burst": 3}
+    token = jwt.encode(claims(**GOOD), SECRET_KEY, "HS256")
+    with (
+        running_worker(token_settings.model_copy(update=limits), database_url) as channel,
+        fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED") as failure,
+    ):
+        ask = asking(authorised(channel, token), "v1")
+        for _ in range(1000):
+            ask(list_services="")
+    assert 0 < int(failure.pushback or 0) <= 1000
+
+
+def test_streams_that_say_nothing_keep_nobody_out(settings: Settings, database_url: str) -> None:
+    """The oldest of them gives way."""
+    silence = threading.Event()
+
+    def says_nothing() -> Iterator[bytes]:
+        silence.wait()
+        yield from ()
+
+    with running_worker(settings, database_url) as channel:
+        streams = [channel.stream_stream(f"/{METHOD}")(says_nothing()) for _ in range(40)]
+        try:
+            for _ in range(3):
+                assert asking(channel, "v1")(list_services="").list_services_response.service
+            assert streams[0].code() is grpc.StatusCode.CANCELLED
+        finally:
+            silence.set()
+
+
+def test_bytes_that_are_no_question_are_the_callers_mistake(channel: grpc.Channel) -> None:
+    with fails(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"):
+        next(iter(channel.stream_stream(f"/{METHOD}")(iter([b"\xff"]))))
