@@ -10,6 +10,7 @@ import os
 import platform
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -78,9 +79,31 @@ def add_span_event(name: str, attributes: Attributes = None) -> None:
 
 def set_span_error(error: Exception) -> None:
     """Makes the span under way an error, and records the exception with its stack."""
-    span = trace.get_current_span()
-    span.record_exception(error)
-    span.set_status(StatusCode.ERROR, type(error).__name__)
+    attributes = {"exception.type": _name(error), "exception.stacktrace": stack_of(error)}
+    if _is_ours(error):
+        attributes["exception.message"] = str(error)
+    add_span_event("exception", attributes)
+    trace.get_current_span().set_status(StatusCode.ERROR, type(error).__name__)
+
+
+def stack_of(error: BaseException) -> str:
+    """An exception's stack, after those of its causes, as Python writes them.
+
+    The texts of others' exceptions are left out: they may quote what a caller wrote.
+    """
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    said = f": {error}" if _is_ours(error) else ""
+    stack = f"Traceback (most recent call last):\n{frames}{_name(error)}{said}"
+    return f"{stack_of(before)}\n\nwhich led to\n\n{stack}" if before else stack
+
+
+def _name(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+
+
+def _is_ours(error: BaseException) -> bool:
+    return type(error).__module__.startswith(("server.", "storage."))
 
 
 @contextmanager

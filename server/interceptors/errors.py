@@ -25,7 +25,7 @@ from server.errors import (
     violation,
 )
 from server.interceptors.base import CallInterceptor, is_out_of_time
-from server.telemetry import add_span_attributes, set_span_error
+from server.telemetry import add_span_attributes, set_span_error, stack_of
 from storage.errors import StatementCancelledError
 
 log = structlog.get_logger()
@@ -91,7 +91,12 @@ def _answer(error: Exception, context: grpc.ServicerContext) -> status_pb2.Statu
     if isinstance(error, StatementCancelledError) and is_out_of_time(context):
         answer.code = code_pb2.DEADLINE_EXCEEDED
     if answer.code == code_pb2.INTERNAL:
-        log.error("internal error", method=call.method, request_id=call.request_id, exc_info=error)
+        log.error(
+            "internal error",
+            method=call.method,
+            request_id=call.request_id,
+            exception=stack_of(error),
+        )
     metrics.count_error(call)
     add_span_attributes({"rpc.grpc.status_code": answer.code, "error.type": call.reason})
     if answer.code in _SERVER_ERRORS:

@@ -29,6 +29,7 @@ from taskservice.v1.task_service_pb2 import (
     CreateTaskRequest,
     DeleteTaskRequest,
     GetTaskRequest,
+    ListTaskEventsRequest,
     ListTasksRequest,
     UndeleteTaskRequest,
     UpdateTaskRequest,
@@ -387,7 +388,7 @@ def test_an_unknown_method_is_unimplemented(channel: grpc.Channel) -> None:
 def test_an_internal_error_says_where_to_look_and_nothing_else(
     settings: Settings, own_database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The text is fixed; the id stands in the log, beside what really happened."""
+    """The text is fixed; the id stands in the log, beside what really happened and where."""
     with running_worker(settings, own_database_url) as channel:
         with create_engine(own_database_url).connect() as connection:
             connection.execute(text("ALTER TABLE tasks RENAME TO elsewhere"))
@@ -402,6 +403,27 @@ def test_an_internal_error_says_where_to_look_and_nothing_else(
     logged = capsys.readouterr().out
     assert "find-me" in logged
     assert 'relation "tasks" does not exist' in logged
+    assert "storage/repository.py" in logged
+
+
+def test_the_log_has_the_stack_of_an_internal_error_but_not_what_it_quotes(
+    settings: Settings, own_database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The texts of exceptions that are not of ours may have what a caller wrote."""
+    with running_worker(settings, own_database_url) as channel:
+        stub = TaskServiceStub(channel)
+        task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")))
+        with create_engine(own_database_url).connect() as connection:
+            known = "ck_task_events_type_known"
+            connection.execute(text(f"ALTER TABLE task_events DROP CONSTRAINT {known}"))
+            connection.execute(text("UPDATE task_events SET type = 'a marker'"))
+            connection.commit()
+        with fails(grpc.StatusCode.INTERNAL, "INTERNAL"):
+            stub.ListTaskEvents(ListTaskEventsRequest(task_id=task.id))
+    logged = capsys.readouterr().out
+    assert "in event_to_proto" in logged
+    assert "\nValueError" in logged
+    assert "A MARKER" not in logged.upper()
 
 
 @pytest.mark.parametrize(

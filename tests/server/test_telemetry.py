@@ -31,6 +31,7 @@ from server.telemetry import (
     traced_operation,
     within,
 )
+from storage.errors import ConstraintError
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -101,8 +102,28 @@ def test_what_an_operation_raises_makes_its_span_an_error_and_goes_on(spans: Spa
     assert event.name == "exception"
     attributes = event.attributes or {}
     assert attributes["exception.type"] == "LookupError"
-    assert attributes["exception.message"] == "not here"
     assert "test_telemetry.py" in str(attributes["exception.stacktrace"])
+
+
+def test_the_text_of_an_exception_is_recorded_if_it_is_of_ours(spans: Spans) -> None:
+    """Another may quote what a caller wrote; so may the one that it came from."""
+
+    def refuse() -> None:
+        try:
+            raise ValueError("a caller's words")
+        except ValueError as error:
+            raise ConstraintError("its name") from error
+
+    with pytest.raises(ConstraintError), traced_operation("write"):
+        refuse()
+    (event,) = spans.one().events
+    attributes = event.attributes or {}
+    stack = str(attributes["exception.stacktrace"])
+    assert attributes["exception.message"] == "the row breaks its name"
+    assert stack.index("ValueError") < stack.index("storage.errors.ConstraintError: the row")
+    assert stack.count("in refuse") == 2
+    assert '"a caller\'s words"' in stack  # As it stands in the code, and not as it was said.
+    assert "ValueError: " not in stack
 
 
 def test_an_error_that_is_handled_can_be_noted(spans: Spans) -> None:
