@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     request_timeout_seconds: float = Field(10, gt=0, le=3600)
     rate_limit_per_second: int | None = Field(None, ge=1, le=1_000_000)
     rate_limit_burst: int | None = Field(None, ge=1, le=1_000_000)
-    max_watches_per_principal: int = Field(100, ge=1, le=10_000)
+    max_watches_per_principal: int | None = Field(None, ge=1, le=10_000)
     max_page_size: int = Field(CONTRACT.page_size, ge=1, le=CONTRACT.page_size)
     max_batch_items: int = Field(CONTRACT.batch_items, ge=1, le=CONTRACT.batch_items)
     max_filter_terms: int = Field(CONTRACT.filter_terms, ge=1, le=CONTRACT.filter_terms)
@@ -341,9 +341,18 @@ class Settings(BaseSettings):
 
     @property
     def calls_per_second(self) -> int | None:
-        """How many calls a second a process takes of a principal; None for any number."""
-        default = None if self.environment == "development" else 500
-        return self.rate_limit_per_second or default
+        """How many calls a second a process takes of a principal; None for any number.
+
+        Where nobody says who he is, all are one principal: by default it has no limit of its own.
+        """
+        is_unlimited = self.environment == "development" or self.auth_mode == "none"
+        return self.rate_limit_per_second or (None if is_unlimited else 500)
+
+    @property
+    def watches_per_principal(self) -> int:
+        """How many watches a process keeps open for a principal; like the calls, all for one."""
+        default = self.max_watches_per_worker if self.auth_mode == "none" else 100
+        return self.max_watches_per_principal or default
 
     @property
     def limits(self) -> Limits:

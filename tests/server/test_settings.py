@@ -678,9 +678,18 @@ def test_a_pool_that_is_too_small_is_refused(
 
 
 def test_a_principal_has_a_rate_but_in_development(load: Load) -> None:
-    assert load().calls_per_second is None
-    assert load(**SAFE).calls_per_second == 500
+    assert load(AUTH_MODE="jwt").calls_per_second is None
+    assert load(**SAFE | {"AUTH_MODE": "jwt"}).calls_per_second == 500
     assert load(RATE_LIMIT_PER_SECOND="7").calls_per_second == 7
+
+
+def test_what_all_callers_share_has_no_limit_unless_it_is_set(load: Load) -> None:
+    """With AUTH_MODE=none they are one principal."""
+    assert load(**SAFE | {"AUTH_MODE": "jwt"}).watches_per_principal == 100
+    assert load(**SAFE).calls_per_second is None
+    assert load(**SAFE, RATE_LIMIT_PER_SECOND="7").calls_per_second == 7
+    assert load(**SAFE, MAX_WATCHES_PER_WORKER="300").watches_per_principal == 300
+    assert load(**SAFE, MAX_WATCHES_PER_PRINCIPAL="7").watches_per_principal == 7
 
 
 # --- .env.example ---------------------------------------------------------------------------------
