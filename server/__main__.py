@@ -26,7 +26,7 @@ from server.caller import Scope
 from server.certificates import certificates
 from server.process import AddressError, Place, Ports, listen_address, reserve_port
 from server.settings import SYMMETRIC, Settings, SettingsError
-from server.supervisor import Supervisor
+from server.supervisor import READY, SERVES, Supervisor
 from storage import schema
 from storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from storage.errors import DatabaseUnavailableError
@@ -178,22 +178,28 @@ def _serve_alone(settings: Settings, url: str) -> bool:
     with _reserved(settings, share=False) as ports:
         pass
     place = Place(ports)
-    return serve_calls(settings, url, place, on_ready=lambda ports: _announce(settings, ports))
+    return serve_calls(settings, url, place, on_serving=lambda ports: _announce(settings, ports))
 
 
 def _serve_supervised(settings: Settings, url: str) -> bool:
     with _reserved(settings, share=True) as ports, TemporaryDirectory(prefix="tasks-") as folder:
 
-        def serve_shared(number: int, parent: int, on_ready: Callable[[], object]) -> bool:
+        def serve_shared(number: int, parent: int, tell: Callable[[bytes], object]) -> bool:
             from server.worker import serve as serve_calls  # noqa: PLC0415
 
             place = Place(ports, number, Path(folder), (parent,))
-            return serve_calls(settings, url, place, on_ready=lambda _: on_ready())
+            return serve_calls(
+                settings,
+                url,
+                place,
+                on_serving=lambda _: tell(SERVES),
+                on_ready=lambda: tell(READY),
+            )
 
         return Supervisor(
             settings.worker_count,
             serve_shared,
-            on_ready=lambda: _announce(settings, ports),
+            on_serving=lambda: _announce(settings, ports),
             stop_within_seconds=settings.drain_delay_seconds + settings.shutdown_grace_seconds + 10,
         ).run()
 

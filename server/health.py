@@ -75,10 +75,16 @@ class ReadinessMonitor:
     """
 
     def __init__(
-        self, servicer: HealthServicer, check: Callable[[], None], *, interval_seconds: float
+        self,
+        servicer: HealthServicer,
+        check: Callable[[], None],
+        on_ready: Callable[[], object],
+        *,
+        interval_seconds: float,
     ) -> None:
         self._servicer = servicer
         self._check = check
+        self._on_ready = on_ready
         self._interval_seconds = interval_seconds
         self._answers: queue.Queue[Exception | None] = queue.Queue()
         self._stopped = threading.Event()
@@ -126,5 +132,6 @@ class ReadinessMonitor:
         if ready:
             self._servicer.set(STARTUP, SERVING)
             log.info("ready")
+            self._on_ready()
         else:
             log.error("not ready", why=why)

@@ -15,7 +15,9 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from signal import SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 import structlog
@@ -31,21 +33,36 @@ _CRASH_LOOP = 5
 _CALM_SECONDS = 60.0
 _MAX_BACKOFF_SECONDS = 8.0
 _TICK_SECONDS = 1.0
+# A replacement that is not ready by then does not take over.
+_READY_WITHIN_SECONDS = 30.0
 _SIGNALS = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD}
 
-Serve = Callable[[int, int, Callable[[], object]], bool]
+SERVES, READY = b"s", b"r"
+"""What a worker tells of: that it takes calls; and, whenever health comes to say so, that it can
+answer them."""
+
+Serve = Callable[[int, int, Callable[[bytes], object]], bool]
 """What a worker does: given its number, the descriptor that closes when the supervisor is gone, and
-what to call when it serves, it returns whether it ended in order."""
+what to tell the supervisor by, it returns whether it ended in order."""
 
 
 @dataclass
 class _Worker:
     pid: int
     number: int
-    ready_fd: int
+    tells_fd: int
+    """-1 once it is closed."""
     started: float = field(default_factory=time.monotonic)
+    serves: bool = False
     ready: bool = False
+    """Now, or once."""
     retiring: bool = False
+
+    def close(self) -> None:
+        """Hears no more of it."""
+        if self.tells_fd >= 0:
+            os.close(self.tells_fd)
+            self.tells_fd = -1
 
 
 class Supervisor:
@@ -56,12 +73,12 @@ class Supervisor:
         count: int,
         serve: Serve,
         *,
-        on_ready: Callable[[], None],
+        on_serving: Callable[[], None],
         stop_within_seconds: float,
     ) -> None:
         self._count = count
         self._serve = serve
-        self._on_ready = on_ready
+        self._on_serving = on_serving
         self._stop_within_seconds = stop_within_seconds
         self._workers: dict[int, _Worker] = {}
         self._to_replace: list[int] = []
@@ -80,10 +97,10 @@ class Supervisor:
             while self._stop_by is None or self._workers:
                 self._keep_count()
                 self._replace_next()
-                waiting = [worker.ready_fd for worker in self._starting()]
+                waiting = [worker.tells_fd for worker in self._telling()]
                 for number in signals.wait(_TICK_SECONDS, also=waiting):
                     self._receive(number)
-                self._note_ready()
+                self._listen()
                 self._reap()
                 self._kill_overdue()
         return self._in_order
@@ -114,33 +131,40 @@ class Supervisor:
             self._start_worker(next(n for n in itertools.count() if n not in taken))
 
     def _replace_next(self) -> None:
-        """One at a time: the new worker serves before the old one drains."""
-        workers = self._workers.values()
+        """One at a time: the new worker is ready before the old one drains."""
+        workers = list(self._workers.values())
         self._to_replace = [pid for pid in self._to_replace if pid in self._workers]
         if not self._to_replace or self._stop_by is not None:
             return
-        if any(worker.retiring or not worker.ready for worker in workers):
+        if any(worker.retiring or not worker.serves for worker in workers):
             return
-        if len(self._workers) == self._count:
+        new = workers[-1]
+        if len(workers) == self._count:
             self._start_worker(self._workers[self._to_replace[0]].number)
-        else:
-            pid = self._to_replace.pop(0)
-            self._workers[pid].retiring = True
-            os.kill(pid, SIGTERM)
+        elif new.ready:
+            self._retire(self._to_replace.pop(0))
+        elif time.monotonic() > new.started + _READY_WITHIN_SECONDS:
+            log.error("a new worker does not become ready; the old ones stay", pid=new.pid)
+            self._to_replace = []
+            self._retire(new.pid)
+
+    def _retire(self, pid: int) -> None:
+        self._workers[pid].retiring = True
+        os.kill(pid, SIGTERM)
 
     def _start_worker(self, number: int) -> None:
-        ready, says_ready = os.pipe()
+        hears, tells = os.pipe()
         # Until the child has let go of our signals, one for it would count as one for us.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS - {SIGCHLD})
         pid = os.fork()
         if pid == 0:
-            os.close(ready)
-            self._become_worker(number, says_ready, mask)
+            os.close(hears)
+            self._become_worker(number, tells, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(says_ready)
-        self._workers[pid] = _Worker(pid, number, ready)
+        os.close(tells)
+        self._workers[pid] = _Worker(pid, number, hears)
 
-    def _become_worker(self, number: int, says_ready: int, mask: Iterable[int]) -> None:
+    def _become_worker(self, number: int, tells: int, mask: Iterable[int]) -> None:
         """In the child: serves, and never returns into what the parent was doing."""
         code = 1
         try:
@@ -148,25 +172,27 @@ class Supervisor:
             os.setsid()  # Ctrl-C at a terminal is the supervisor's, who passes it on once.
             self._signals.__exit__()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            if self._serve(number, self._parent, lambda: os.write(says_ready, b"!")):
+            if self._serve(number, self._parent, partial(_tell, tells)):
                 code = 0
         except Exception as error:
             log.exception("worker failed", why=str(error))
         finally:
             os._exit(code)
 
-    def _note_ready(self) -> None:
-        for worker in self._starting():
-            if select.select([worker.ready_fd], [], [], 0)[0]:
-                worker.ready = os.read(worker.ready_fd, 1) != b""
-                os.close(worker.ready_fd)
-                worker.ready_fd = -1
-        if not self._announced and sum(w.ready for w in self._workers.values()) == self._count:
+    def _listen(self) -> None:
+        for worker in self._telling():
+            if select.select([worker.tells_fd], [], [], 0)[0]:
+                told = os.read(worker.tells_fd, 64)
+                worker.serves |= SERVES in told
+                worker.ready |= READY in told
+                if not told:
+                    worker.close()
+        if not self._announced and sum(w.serves for w in self._workers.values()) == self._count:
             self._announced = True
-            self._on_ready()
+            self._on_serving()
 
-    def _starting(self) -> list[_Worker]:
-        return [worker for worker in self._workers.values() if worker.ready_fd >= 0]
+    def _telling(self) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if worker.tells_fd >= 0]
 
     def _reap(self) -> None:
         for pid in list(self._workers):
@@ -174,10 +200,11 @@ class Supervisor:
             if not done:
                 continue
             worker = self._workers.pop(pid)
+            worker.close()
             code = os.waitstatus_to_exitcode(status)
             if worker.retiring or self._stop_by is not None:
                 # One that did not serve yet has nothing to drain, and ends at once.
-                self._in_order = self._in_order and (code == 0 or not worker.ready)
+                self._in_order = self._in_order and (code == 0 or not worker.serves)
             else:
                 self._mourn(worker, code)
 
@@ -216,3 +243,8 @@ class Supervisor:
         for pid in self._workers:
             log.error("worker did not stop in time; killing it", pid=pid)
             os.kill(pid, signal.SIGKILL)
+
+
+def _tell(descriptor: int, what: bytes) -> None:
+    with suppress(OSError):  # The supervisor is gone; another descriptor says so.
+        os.write(descriptor, what)

@@ -47,7 +47,13 @@ _CLOSE_SECONDS = 2.0
 class Worker:
     """The service in one process: everything that `start` brings up, `drain` brings down."""
 
-    def __init__(self, settings: Settings, database_url: str, place: Place = ANYWHERE) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database_url: str,
+        place: Place = ANYWHERE,
+        on_ready: Callable[[], object] = lambda: None,
+    ) -> None:
         self._settings = settings
         self._place = place
         self._database = Database(
@@ -75,6 +81,7 @@ class Worker:
         self._readiness = ReadinessMonitor(
             self._health,
             self._check_ready,
+            on_ready,
             interval_seconds=settings.health_check_interval_seconds,
         )
         self._authenticator = authenticator(settings)
@@ -222,18 +229,23 @@ def _probe_server(settings: Settings, health: HealthServicer, *, share: bool) ->
 
 
 def serve(
-    settings: Settings, database_url: str, place: Place, *, on_ready: Callable[[Ports], object]
+    settings: Settings,
+    database_url: str,
+    place: Place,
+    *,
+    on_serving: Callable[[Ports], object],
+    on_ready: Callable[[], object] = lambda: None,
 ) -> bool:
     """Serves until a signal comes or the parent's descriptor closes. Raises: AddressError."""
     with (
         Signals(SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2) as signals,
         _telemetry(settings),
     ):
-        worker = Worker(settings, database_url, place)
+        worker = Worker(settings, database_url, place, on_ready)
         ports = worker.start()
         with _scraping(settings, place):  # From here on: the one before it did until now.
             gc.freeze()  # All that is there by now stays: no collection need look at it again.
-            on_ready(ports)
+            on_serving(ports)
             _await_end(signals, place.parent)
             return worker.drain(signals)
 

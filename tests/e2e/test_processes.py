@@ -26,6 +26,7 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.credentials import AUDIENCE, ISSUER, SigningKey, key_set
 from tests.e2e.postgres import await_waiting, locked_task
 from tests.e2e.service import (
     PATIENCE_SECONDS,
@@ -217,6 +218,29 @@ def test_workers_are_replaced_one_after_another(
     drains = [event["message"] for event in service.events("draining", "stopped")]
     assert drains == ["draining", "stopped"] * 2
     assert were_answered(calls)
+
+
+def test_a_worker_is_not_replaced_by_one_that_cannot_work(
+    start_pair: StartService, tmp_path: Path
+) -> None:
+    """It serves, but knows no key to verify tokens with; the old ones still do."""
+    keys = tmp_path / "jwks.json"
+    keys.write_bytes(key_set(SigningKey("RS256", "a key")))
+    service = start_pair(
+        AUTH_MODE="jwt",
+        ALGORITHM="RS256",
+        JWKS_FILE=str(keys),
+        JWT_ISSUER=ISSUER,
+        JWT_AUDIENCE=AUDIENCE,
+    )
+    wait_until(lambda: len(service.events("ready")) == 2, "both workers are ready")
+    before = service.workers()
+    keys.write_bytes(b"")
+    service.signal(signal.SIGHUP)
+    service.await_log("a new worker does not become ready")
+    wait_until(lambda: service.workers() == before, "the old workers are left")
+    assert len(service.events("draining")) == 1
+    assert service.stop() == 0, service.log
 
 
 def test_sigterm_lets_the_calls_of_every_worker_finish(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 import jwt
@@ -25,7 +26,7 @@ from tests.server.errors import fails
 Ask = Callable[..., ServerReflectionResponse]
 
 METHOD = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
-GOOD = {"iss": None, "aud": None}
+GOOD: dict[str, Any] = {"iss": None, "aud": None}
 
 
 @pytest.fixture(params=["v1", "v1alpha"])
@@ -154,7 +155,8 @@ def test_streams_that_say_nothing_keep_nobody_out(settings: Settings, database_u
         yield from ()
 
     with running_worker(settings, database_url) as channel:
-        streams = [channel.stream_stream(f"/{METHOD}")(says_nothing()) for _ in range(40)]
+        open_stream: Any = channel.stream_stream(f"/{METHOD}")
+        streams = [open_stream(says_nothing()) for _ in range(40)]
         try:
             for _ in range(3):
                 assert asking(channel, "v1")(list_services="").list_services_response.service
@@ -165,4 +167,5 @@ def test_streams_that_say_nothing_keep_nobody_out(settings: Settings, database_u
 
 def test_bytes_that_are_no_question_are_the_callers_mistake(channel: grpc.Channel) -> None:
     with fails(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"):
-        next(iter(channel.stream_stream(f"/{METHOD}")(iter([b"\xff"]))))
+        call: Any = channel.stream_stream(f"/{METHOD}")
+        next(call(iter([b"\xff"])))
