@@ -32,6 +32,7 @@ from server.errors import (
     RequestMissingError,
     RequestTimeoutError,
     TooManyCallsError,
+    TooManyOwnCallsError,
     TooManyWaitingError,
     status_of,
 )
@@ -240,9 +241,9 @@ class CallPool(RequestPool):
     def _enter(self, call: _Call) -> None:
         call.claim = _claim(call.event)
         if len(self._queued) + self._running >= self._limit:
-            raise TooManyCallsError("this server takes")
+            raise TooManyCallsError
         if self._claims[call.claim] >= self._share:
-            raise TooManyCallsError("this server takes of one caller")
+            raise TooManyOwnCallsError
         self._claims[call.claim] += 1
 
     def _leave(self, call: _Call) -> None:

@@ -11,8 +11,8 @@ people and details for programs: an ErrorInfo always, and what else fits.
     KeysUnavailableError         the keys that tokens are verified with are not there yet
     RequestTooLargeError         the request has more bytes than any that keeps the rules
     AnswerTooLargeError          the answer would have more bytes than clients take
-    TooManyCallsError            this process has as many calls in flight as it takes, or as it
-                                 takes of one caller
+    TooManyCallsError            this process has as many calls in flight as it takes
+    TooManyOwnCallsError         … as it takes of one caller
     TooManyWaitingError          as many calls wait for their requests as this process takes
     RequestTimeoutError          the request did not arrive in time
     RequestMissingError          the caller said all he had to say, without a request
@@ -123,10 +123,11 @@ class RefusedError(Exception):
 
 
 class TooManyCallsError(RefusedError):
-    """This process has as many calls in flight as it takes; or as it takes of one caller."""
+    """This process has as many calls in flight as it takes."""
 
-    def __init__(self, who_takes: str) -> None:
-        super().__init__(f"there are as many calls as {who_takes}; try again")
+
+class TooManyOwnCallsError(RefusedError):
+    """This process has as many calls of this caller in flight as it takes of one."""
 
 
 class TooManyWaitingError(RefusedError):
@@ -268,7 +269,18 @@ TABLE: dict[type[Exception], _Row] = {
     KeysUnavailableError: _Row(code_pb2.UNAVAILABLE, "KEYS_UNAVAILABLE", str, _retry),
     RequestTooLargeError: _Row(code_pb2.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", str),
     AnswerTooLargeError: _Row(code_pb2.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", str),
-    TooManyCallsError: _Row(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_CALLS", str, _retry),
+    TooManyCallsError: _Row(
+        code_pb2.RESOURCE_EXHAUSTED,
+        "TOO_MANY_CALLS",
+        _says("this server has as many calls as it takes; try again"),
+        _retry,
+    ),
+    TooManyOwnCallsError: _Row(
+        code_pb2.RESOURCE_EXHAUSTED,
+        "TOO_MANY_CALLS_OF_CALLER",
+        _says("this server has as many calls as it takes of one caller; try again"),
+        _retry,
+    ),
     TooManyWaitingError: _Row(
         code_pb2.RESOURCE_EXHAUSTED,
         "TOO_MANY_WAITING",
@@ -301,8 +313,8 @@ TABLE: dict[type[Exception], _Row] = {
 }
 
 
-# The reasons of calls that come at any rate, for they cost next to nothing to make: of those that were
-# one too many or never came, and of strangers'.
+# The reasons of calls that come at any rate, for they cost next to nothing to make: of those that
+# were one too many or never came, and of strangers'.
 _PACED = RefusedError | RateLimitedError | UnauthenticatedError
 REFUSALS = [row.reason for error, row in TABLE.items() if issubclass(error, _PACED)]
 

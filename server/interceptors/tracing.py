@@ -9,10 +9,13 @@ from typing import Any
 import grpc
 from opentelemetry import trace
 from opentelemetry.instrumentation.grpc import server_interceptor
-from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 
 from server.interceptors.base import Behavior, CallInterceptor, Handler
 from server.telemetry import head_sampled
+
+# Who looks for a slow call is not looking for these.
+_NEVER_SAMPLED = "grpc.reflection."
 
 
 class TracingInterceptor(CallInterceptor):
@@ -40,9 +43,10 @@ class TracingInterceptor(CallInterceptor):
     def _either(self, method: str, behavior: Any, traced: Any) -> Behavior:
         """The one for what is not sampled, or the one for what is."""
         name = method.removeprefix("/")
+        sampler = ALWAYS_OFF if name.startswith(_NEVER_SAMPLED) else self._sampler
 
         def either(request: Any, context: grpc.ServicerContext) -> Any:
-            is_sampled = head_sampled(self._sampler, name, context.invocation_metadata())
+            is_sampled = head_sampled(sampler, name, context.invocation_metadata())
             return (traced if is_sampled else behavior)(request, context)
 
         return either

@@ -13,6 +13,7 @@ import grpc
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sqlalchemy import NullPool, create_engine, text
 
 from server.settings import Settings
@@ -260,12 +261,15 @@ def test_the_span_of_a_watch_says_what_happened_to_it(
     assert not call.is_error
 
 
-def test_health_leaves_no_span(
+def test_health_and_reflection_leave_no_span(
     channel: grpc.Channel, stub: TaskServiceStub, task: Task, collector: Collector
 ) -> None:
     trace = new_trace()
     check = health_stub(channel).Check
     assert check(health_pb2.HealthCheckRequest(), metadata=trace.metadata()).status == SERVING
+    reflect: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+    asked = [reflection_pb2.ServerReflectionRequest(list_services="")]
+    assert next(reflect(iter(asked), metadata=trace.metadata())).list_services_response.service
     stub.GetTask(GetTaskRequest(id=task.id), metadata=trace.metadata())
     collector.await_server_span(trace.id)
     names = [span.name for span in collector.trace(trace.id) if span.span.kind == SERVER]

@@ -94,9 +94,15 @@ ROWS: list[tuple[Exception, int, str, set[str]]] = [
     ),
     (errors.AnswerTooLargeError(9), code_pb2.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", set()),
     (
-        errors.TooManyCallsError("this server takes"),
+        errors.TooManyCallsError(),
         code_pb2.RESOURCE_EXHAUSTED,
         "TOO_MANY_CALLS",
+        {"RetryInfo"},
+    ),
+    (
+        errors.TooManyOwnCallsError(),
+        code_pb2.RESOURCE_EXHAUSTED,
+        "TOO_MANY_CALLS_OF_CALLER",
         {"RetryInfo"},
     ),
     (
@@ -204,7 +210,7 @@ def _steady(detail: any_pb2.Any) -> object:
 def test_those_who_are_refused_together_do_not_come_back_together() -> None:
     delays = set()
     for _ in range(20):
-        status = errors.status_of(errors.TooManyCallsError("this server takes"))
+        status = errors.status_of(errors.TooManyCallsError())
         assert status is not None
         retry = error_details_pb2.RetryInfo()
         status.details[1].Unpack(retry)
