@@ -2,8 +2,8 @@
 
 grpcio gives a call a thread when its headers are there, on which it then waits for the request: as
 many callers as there are threads, who send headers and nothing else, would stop the process. Here
-a call waits for its request without a thread. That reaches into grpcio, in `RequestPool.submit` and
-nowhere else: it is what grpcio's own wait does, begun one step earlier.
+a call waits for its request without a thread. That reaches into grpcio, here in
+`RequestPool.submit` alone: it is what grpcio's own wait does, begun one step earlier.
 
 A pool belongs to one server: calls reach it on that server's polling thread, one after another.
 What is raised there ends the thread, and with it the server: nothing is.

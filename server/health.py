@@ -3,6 +3,10 @@
 "" is liveness: this process serves, whatever the database does. The service's name is readiness:
 the database answers and its schema is the one that this build works with. "startup" is that this
 was so once.
+
+The servicer of grpcio-health-checking sends while it holds its lock, and waits until that is read:
+one client that reads nothing, or two that come and go, stop every call. Here no thread waits for a
+client. That takes grpcio's own functions for a stream, in `_Watch` alone.
 """
 
 from __future__ import annotations
@@ -10,62 +14,205 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2
+from grpc import _server
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
+from grpc_health.v1 import health_pb2
 
 from server.admission import RequestPool
 from taskservice.v1 import task_service_pb2
 
 log = structlog.get_logger()
 
-LIVENESS = health.OVERALL_HEALTH
+LIVENESS = ""
 STARTUP = "startup"
 READINESS = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"].full_name
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 # A single failure may be a connection that broke; two in a row are an outage.
 _FAILURES_BELIEVED = 2
 
+# For those who watch to read that it is over.
+_FAREWELL_SECONDS = 1.0
 
-class HealthServicer(health.HealthServicer):
-    """grpcio's health service, with a thread of its own: probes never wait behind calls."""
 
-    def __init__(self, request_timeout_seconds: float) -> None:
-        pool = RequestPool(1, "health", request_timeout_seconds)
-        super().__init__(experimental_non_blocking=True, experimental_thread_pool=pool)
-        for method in (self.Check, self.List):
-            method.__func__.experimental_thread_pool = pool  # type: ignore[attr-defined]
-        self._watches: set[Callable[[Any], None]] = set()
-        for service in (STARTUP, READINESS):
-            self.set(service, NOT_SERVING)
+class _Watch:
+    """A Watch that is open. One message at most is on its way; the next is what is so by then."""
 
-    def Check(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return super().Check(request, context)
+    def __init__(self, status: Callable[[], int], context: Any) -> None:
+        self._status = status
+        self._told: int | None = None
+        self._is_ended = False
+        self._event, self._state = context._rpc_event, context._state
 
-    def List(self, request: Any, context: grpc.ServicerContext) -> Any:
+    def tell(self) -> None:
+        """Sends the status, if the client has not been told of it; waits for nothing."""
+        with self._state.condition:
+            self._go_on()
+
+    def end(self) -> None:
+        """Ends it, once the client has read what it was told."""
+        with self._state.condition:
+            self._is_ended = True
+            self._go_on()
+
+    def cut(self) -> None:
+        """Ends it, whether the client reads or not."""
+        self._event.call.cancel(grpc.StatusCode.UNAVAILABLE.value[0], b"the watch was not read")
+
+    def _go_on(self) -> None:
+        due = self._state.due
+        if _server._SEND_MESSAGE_TOKEN in due or not _server._is_rpc_state_active(self._state):
+            return
+        if (status := self._status()) != self._told:
+            self._told = status
+            message = health_pb2.HealthCheckResponse(status=status).SerializeToString()
+            send = cygrpc.SendMessageOperation(message, 0)
+            self._event.call.start_server_batch((send,), self._sent)
+            due.add(_server._SEND_MESSAGE_TOKEN)
+        elif self._is_ended:
+            _server._status(self._event, self._state, None)
+
+    def _sent(self, _event: object) -> Any:
+        with self._state.condition:
+            over = _server._possibly_finish_call(self._state, _server._SEND_MESSAGE_TOKEN)
+            self._go_on()
+            return over
+
+
+class HealthServicer:
+    """Health, as every server tells it that this is added to."""
+
+    def __init__(self, request_timeout_seconds: float, *, watch_limit: int) -> None:
+        self._request_timeout_seconds = request_timeout_seconds
+        self._watch_limit = watch_limit
+        self._statuses: dict[str, int] = {
+            LIVENESS: SERVING,
+            STARTUP: NOT_SERVING,
+            READINESS: NOT_SERVING,
+        }
+        self._watches: set[_Watch] = set()
+        self._changed = threading.Condition()  # Nothing is sent while it is held.
+        self._is_draining = self._is_ended = False
+
+    def add_to(self, server: grpc.Server) -> None:
+        """Serves health there, with a thread of its own: probes never wait behind calls.
+
+        It has places of its own for Watches, too: what strangers do on one port is not felt on
+        another.
+        """
+        pool = RequestPool(1, "health", self._request_timeout_seconds)
+        watch = _on(pool, partial(self._watch, threading.Semaphore(self._watch_limit)))
+        watch.experimental_non_blocking = True
+        response = health_pb2.HealthCheckResponse.SerializeToString
+        check_request = health_pb2.HealthCheckRequest.FromString
+        handlers = {
+            "Check": grpc.unary_unary_rpc_method_handler(
+                _on(pool, self._check), check_request, response
+            ),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, check_request, response),
+            "List": grpc.unary_unary_rpc_method_handler(
+                _on(pool, self._list),
+                health_pb2.HealthListRequest.FromString,  # type: ignore[attr-defined]
+                health_pb2.HealthListResponse.SerializeToString,  # type: ignore[attr-defined]
+            ),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_HEALTH, handlers),))
+
+    def set(self, service: str, status: int) -> None:
+        """Those who watch hear of it; nobody does any more when the process drains."""
+        with self._changed:
+            if not self._is_draining:
+                self._statuses[service] = status
+        self._tell()
+
+    def enter_graceful_shutdown(self) -> None:
+        """NOT_SERVING, for good."""
+        with self._changed:
+            self._is_draining = True
+            self._statuses.update(dict.fromkeys(self._statuses, NOT_SERVING))
+        self._tell()
+
+    def end_watches(self) -> None:
+        """Ends every Watch, and lets none begin; who does not read is not waited for long."""
+        with self._changed:
+            self._is_ended = True
+            watches = list(self._watches)
+        for watch in watches:
+            watch.end()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._watches, _FAREWELL_SECONDS)
+            watches = list(self._watches)
+        for watch in watches:
+            watch.cut()
+
+    def _tell(self) -> None:
+        with self._changed:
+            watches = list(self._watches)
+        for watch in watches:
+            watch.tell()
+
+    def _check(self, request: Any, context: grpc.ServicerContext) -> Any:
+        status = self._statuses.get(request.service)
+        if status is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, "there is no such service")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    def _list(self, _request: Any, _context: grpc.ServicerContext) -> Any:
         return health_pb2.HealthListResponse(  # type: ignore[attr-defined]
             statuses={
-                service: self.Check(health_pb2.HealthCheckRequest(service=service), context)
-                for service in (LIVENESS, STARTUP, READINESS)
+                service: health_pb2.HealthCheckResponse(status=status)
+                for service, status in self._statuses.items()
             }
         )
 
-    def Watch(
-        self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None
-    ) -> Any:
-        self._watches.add(send_response_callback)
-        context.add_callback(lambda: self._watches.discard(send_response_callback))
-        return super().Watch(request, context, send_response_callback)
+    def _watch(
+        self,
+        places: threading.Semaphore,
+        request: Any,
+        context: grpc.ServicerContext,
+        _wait_and_send: object,
+    ) -> None:
+        if not places.acquire(blocking=False):
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch here already")
+        # A name that is not known stays so, and may be long: it is not kept.
+        known = request.service if request.service in self._statuses else None
+        watch = _Watch(
+            lambda: _SERVICE_UNKNOWN if known is None else self._statuses[known], context
+        )
 
-    def end_watches(self) -> None:
-        """Ends every Watch, which otherwise would keep a draining server waiting."""
-        for send in list(self._watches):
-            send(None)
+        def forget() -> None:
+            places.release()
+            with self._changed:
+                self._watches.discard(watch)
+                self._changed.notify_all()
+
+        with self._changed:
+            self._watches.add(watch)
+            is_ended = self._is_ended
+        if not context.add_callback(forget):
+            forget()
+            return
+        context.send_initial_metadata(())
+        watch.tell()
+        if is_ended:
+            watch.end()
+
+
+def _on(pool: RequestPool, behavior: Callable[..., Any]) -> Any:
+    """The behavior, of one server: grpcio reads its pool from an attribute."""
+    own: Any = partial(behavior)
+    own.experimental_thread_pool = pool
+    return own
 
 
 class ReadinessMonitor:

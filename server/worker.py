@@ -11,7 +11,6 @@ from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 import grpc
 import structlog
 from grpc_channelz.v1 import channelz
-from grpc_health.v1 import health_pb2_grpc
 
 from server import connections, logs
 from server.admission import CallPool, RequestPool
@@ -77,7 +76,10 @@ class Worker:
         )
         self._maintenance = Maintenance(self._database, settings)
         self._census = Census(self._database, settings.task_count_interval_seconds)
-        self._health = HealthServicer(settings.request_timeout_seconds)
+        self._health = HealthServicer(
+            settings.request_timeout_seconds,
+            watch_limit=settings.max_connections_per_worker,  # A client needs one on each.
+        )
         self._readiness = ReadinessMonitor(
             self._health,
             self._check_ready,
@@ -103,7 +105,7 @@ class Worker:
             ),
             self._server,
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._health.add_to(self._server)
         self._end_reflection: Callable[[], None] = lambda: None
         if settings.reflection_for != "off":
             self._end_reflection = add_reflection(self._server)
@@ -222,7 +224,7 @@ def _probe_server(settings: Settings, health: HealthServicer, *, share: bool) ->
     """
     threads = ThreadPoolExecutor(1, thread_name_prefix="probe")
     server = grpc.server(threads, options=connections.options(settings, share=share))
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health.add_to(server)
     if settings.admin_enabled:
         channelz.add_channelz_servicer(server)
     return server

@@ -15,6 +15,7 @@ from tests.e2e.service import PATIENCE_SECONDS
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SERVICE = "/taskservice.v1.TaskService"
+HEALTH = "/grpc.health.v1.Health"
 
 _HEADER_BYTES = 9
 
@@ -60,13 +61,16 @@ class RawConnection:
 
 
 def call_headers(
-    stream: int, method: str = "GetTaskStats", more: Iterable[tuple[str, str]] = ()
+    stream: int,
+    method: str = "GetTaskStats",
+    more: Iterable[tuple[str, str]] = (),
+    service: str = SERVICE,
 ) -> HeadersFrame:
     """What a call begins with. It is compressed by itself, and so can be sent in any order."""
     fields = [
         (":method", "POST"),
         (":scheme", "http"),
-        (":path", f"{SERVICE}/{method}"),
+        (":path", f"{service}/{method}"),
         (":authority", "127.0.0.1"),
         ("te", "trailers"),
         ("content-type", "application/grpc"),
@@ -75,8 +79,12 @@ def call_headers(
     return HeadersFrame(stream, Encoder().encode(fields), flags=["END_HEADERS"])
 
 
-def call(stream: int, method: str, request: Message) -> tuple[HeadersFrame, DataFrame]:
+def call(
+    stream: int, method: str, request: Message, service: str = SERVICE
+) -> tuple[HeadersFrame, DataFrame]:
     """A call as a whole."""
     data = request.SerializeToString()
     head = bytes(1) + len(data).to_bytes(4, "big")
-    return call_headers(stream, method), DataFrame(stream, head + data, flags=["END_STREAM"])
+    return call_headers(stream, method, service=service), DataFrame(
+        stream, head + data, flags=["END_STREAM"]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,15 +12,21 @@ from grpc_health.v1 import health_pb2
 
 from server.health import LIVENESS, READINESS, STARTUP
 from taskservice.v1.task_pb2 import Task
-from taskservice.v1.task_service_pb2 import CreateTaskRequest, UpdateTaskRequest
+from taskservice.v1.task_service_pb2 import (
+    CreateTaskRequest,
+    GetTaskStatsRequest,
+    UpdateTaskRequest,
+)
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.e2e.postgres import await_waiting, locked_task
 from tests.e2e.service import (
+    PATIENCE_SECONDS,
     SERVING,
     ServiceProcess,
     await_ready,
     health,
     health_stub,
+    wait_until,
 )
 
 
@@ -80,6 +87,66 @@ def test_open_watches_do_not_keep_probes_waiting(channel: grpc.Channel, probe: A
     assert health(channel, READINESS) == SERVING
     for watch in watches:
         watch.cancel()
+
+
+def watch(channel: grpc.Channel, name: str = LIVENESS) -> Any:
+    request = health_pb2.HealthCheckRequest(service=name)
+    return health_stub(channel).Watch(request, timeout=PATIENCE_SECONDS)
+
+
+def test_watches_that_come_and_go_stop_nothing(shared_service: ServiceProcess) -> None:
+    """Clients of round_robin open one on every connection, and connections are not for ever."""
+    codes = []
+
+    def come_and_go(channel: grpc.Channel) -> None:
+        for _ in range(200):
+            call = watch(channel)
+            next(call)
+            call.cancel()
+            codes.append(call.code())
+
+    channels = [shared_service.channel() for _ in range(4)]
+    threads = [threading.Thread(target=come_and_go, args=(channel,)) for channel in channels]
+    for thread in threads:
+        thread.start()
+    stub = shared_service.stub()
+    while any(thread.is_alive() for thread in threads):
+        stub.GetTaskStats(GetTaskStatsRequest(), timeout=PATIENCE_SECONDS)
+    assert codes == [grpc.StatusCode.CANCELLED] * 800
+
+
+def refuses_watch(channel: grpc.Channel, watches: list[Any]) -> bool:
+    """Whether a Watch is one too many; else it goes to the others, and stays open."""
+    call = watch(channel)
+    try:
+        next(call)
+    except grpc.RpcError:
+        assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return True
+    watches.append(call)
+    return False
+
+
+def test_watches_are_so_many_at_once_on_each_port(
+    start_service: Callable[..., ServiceProcess], own_database_url: str
+) -> None:
+    """As many as connections; whoever ends one makes room, and Check needs none."""
+    service = start_service(
+        ENVIRONMENT="staging",
+        DATABASE_URL=own_database_url,
+        WORKERS="1",
+        HEALTH_PORT="0",
+        MAX_CONNECTIONS_PER_WORKER="3",
+    )
+    channel = service.channel()
+    watches: list[Any] = []
+    assert [refuses_watch(channel, watches) for _ in range(4)] == [False, False, False, True]
+    assert health(channel, LIVENESS) == SERVING
+    with grpc.insecure_channel(f"127.0.0.1:{service.health_port}") as probes:
+        assert not refuses_watch(probes, watches)
+    watches[0].cancel()
+    wait_until(lambda: not refuses_watch(channel, watches), "there is room again")
+    assert refuses_watch(channel, watches)
 
 
 def test_probes_are_answered_while_every_thread_is_busy(

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2
 from hpack import Encoder
 from hyperframe.frame import (
     ContinuationFrame,
@@ -36,7 +37,7 @@ from taskservice.v1.task_service_pb2 import (
     ListTasksRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.http2 import PREFACE, SERVICE, RawConnection, call, call_headers, connected
+from tests.e2e.http2 import HEALTH, PREFACE, SERVICE, RawConnection, call, call_headers, connected
 from tests.e2e.scrape import scrape
 from tests.e2e.service import (
     PATIENCE_SECONDS,
@@ -297,3 +298,16 @@ def test_who_reads_slowly_keeps_his_answer_when_another_reads_nothing(
         slow.send(opened, WindowUpdateFrame(0, window_increment=8 * MEGABYTE))
         answer = list(takewhile(lambda frame: "END_STREAM" not in frame.flags, frames))
     assert sum(len(f.data) for f in answer if isinstance(f, DataFrame)) > 2_000_000
+
+
+
+
+def test_watches_of_health_by_the_thousand(service: ServiceProcess) -> None:
+    """Strangers may watch, too: 40 connections with 255 Watches each."""
+    request = health_pb2.HealthCheckRequest(service="x" * 10_000)
+    with survived(service) as bystander, ExitStack() as opened:
+        for _ in range(40):
+            connection = opened.enter_context(RawConnection(service.port))
+            for stream in range(1, 511, 2):
+                connection.send(*call(stream, "Watch", request, HEALTH))
+        bystander.is_served()

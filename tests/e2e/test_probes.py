@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from signal import SIGTERM
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
+from hyperframe.frame import (
+    DataFrame,
+    Frame,
+    HeadersFrame,
+    PingFrame,
+    RstStreamFrame,
+    SettingsFrame,
+)
 
 from server.health import LIVENESS, READINESS, STARTUP
 from storage import schema
 from storage.embedded import EmbeddedPostgres
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import CreateTaskRequest, UpdateTaskRequest
+from tests.e2e.http2 import HEALTH, RawConnection, call_headers
+from tests.e2e.http2 import call as call_frames
 from tests.e2e.postgres import await_waiting, frozen, killed, locked_task
 from tests.e2e.service import (
     NOT_SERVING,
@@ -140,3 +152,81 @@ def test_ports_say_the_same(start: StartService) -> None:
     await_ready(channel)
     for name in (LIVENESS, READINESS, STARTUP):
         assert health(channel, name) == probe(service, name) == SERVING
+
+
+WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
+
+
+def watch(name: str) -> tuple[Frame, ...]:
+    return call_frames(1, "Watch", health_pb2.HealthCheckRequest(service=name), HEALTH)
+
+
+def heard(connection: RawConnection) -> Iterator[Frame]:
+    """The frames that come; pings are answered, for a server that drains waits for that."""
+    for frame in connection.received():
+        if isinstance(frame, PingFrame) and "ACK" not in frame.flags:
+            connection.send(PingFrame(0, frame.opaque_data, flags=["ACK"]))
+        yield frame
+
+
+def test_watches_that_are_not_read_keep_nobody_waiting(start: StartService) -> None:
+    """Neither probes, on both ports, nor the end."""
+    service = start(SHUTDOWN_GRACE_SECONDS="3600")
+    channel = service.channel()
+    await_ready(channel)
+    with ExitStack() as opened:
+        watches = []
+        for port in (service.port, service.health_port):
+            connection = opened.enter_context(RawConnection(port, {WINDOW: 0}))
+            connection.send(*watch(LIVENESS))
+            watches.append(heard(connection))
+            assert any(isinstance(frame, HeadersFrame) for frame in watches[-1])
+        for name in (LIVENESS, READINESS, STARTUP):
+            assert health(channel, name) == probe(service, name) == SERVING
+        service.signal(SIGTERM)
+        for frames in watches:
+            assert any(isinstance(frame, HeadersFrame) for frame in frames)
+            list(frames)
+        assert service.wait() == 0
+
+
+def test_a_watch_that_is_read_late_hears_the_present_status(
+    start: StartService, data_dir: Path
+) -> None:
+    """After the one that was on its way; what was so in between is nothing to it."""
+    service = start()
+    channel = service.channel()
+    await_ready(channel)
+    with RawConnection(service.port, {WINDOW: 0}) as connection:
+        connection.send(*watch(READINESS))
+        connection.await_frame(HeadersFrame)
+        for _ in range(2):
+            with frozen(data_dir):
+                await_unready(channel)
+            await_ready(channel)
+        with frozen(data_dir):
+            await_unready(channel)
+            connection.send(SettingsFrame(0, {WINDOW: 65_535}))
+            data = (f.data[5:] for f in connection.received() if isinstance(f, DataFrame))
+            responses = [health_pb2.HealthCheckResponse.FromString(next(data)) for _ in range(2)]
+    assert [response.status for response in responses] == [SERVING, NOT_SERVING]
+
+
+def test_checks_without_a_request_are_forgotten_on_their_own_port_only(start: StartService) -> None:
+    """So many are kept at most, and the oldest give way. The ports have threads of their own."""
+    service = start()
+    await_ready(service.channel())
+    with RawConnection(service.port) as patient, ExitStack() as opened:
+        patient.send(call_headers(1, "Check", service=HEALTH))
+        others = [opened.enter_context(RawConnection(service.health_port)) for _ in range(5)]
+        for connection in others:
+            connection.send(
+                *(call_headers(stream, "Check", service=HEALTH) for stream in range(1, 501, 2))
+            )
+        others[0].await_frame(RstStreamFrame)
+        patient.send(DataFrame(1, bytes(5), flags=["END_STREAM"]))
+        assert (
+            patient.await_frame(DataFrame).data[5:]
+            == health_pb2.HealthCheckResponse(status=SERVING).SerializeToString()
+        )
+        assert probe(service, LIVENESS) == SERVING

@@ -14,7 +14,6 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_health.v1 import health_pb2_grpc
 
 from server.health import READINESS, HealthServicer
 from taskservice.v1 import task_service_pb2
@@ -53,11 +52,11 @@ class FailingServer(grpc.GenericRpcHandler):
         self.code = UNAVAILABLE
         self.pushback = ""
         self.attempts: Counter[str] = Counter()
-        self.health = HealthServicer(PATIENCE_SECONDS)
+        self.health = HealthServicer(PATIENCE_SECONDS, watch_limit=10)
         self.health.set(READINESS, SERVING)
         self._server = grpc.server(ThreadPoolExecutor(4))
         self._server.add_generic_rpc_handlers((self,))
-        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        self.health.add_to(self._server)
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
 
