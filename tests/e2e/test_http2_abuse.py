@@ -300,8 +300,6 @@ def test_who_reads_slowly_keeps_his_answer_when_another_reads_nothing(
     assert sum(len(f.data) for f in answer if isinstance(f, DataFrame)) > 2_000_000
 
 
-
-
 def test_watches_of_health_by_the_thousand(service: ServiceProcess) -> None:
     """Strangers may watch, too: 40 connections with 255 Watches each."""
     request = health_pb2.HealthCheckRequest(service="x" * 10_000)
