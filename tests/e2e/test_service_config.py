@@ -55,8 +55,8 @@ class FailingServer(grpc.GenericRpcHandler):
         self.health = HealthServicer(PATIENCE_SECONDS, watch_limit=10)
         self.health.set(READINESS, SERVING)
         self._server = grpc.server(ThreadPoolExecutor(4))
-        self._server.add_generic_rpc_handlers((self,))
         self.health.add_to(self._server)
+        self._server.add_generic_rpc_handlers((self,))  # All that is not health.
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
 
