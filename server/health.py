@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -40,6 +41,8 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 # A single failure may be a connection that broke; two in a row are an outage.
 _FAILURES_BELIEVED = 2
+
+_PER_CONNECTION = 16
 
 # For those who watch to read that it is over.
 _FAREWELL_SECONDS = 1.0
@@ -89,6 +92,28 @@ class _Watch:
             return over
 
 
+class _Places:
+    """For the Watches on one server; few of them for a connection, whose client needs one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._taken: Counter[str] = Counter()
+
+    def take(self, peer: str) -> bool:
+        with self._lock:
+            if self._taken[peer] >= _PER_CONNECTION or self._taken.total() >= self._limit:
+                return False
+            self._taken[peer] += 1
+            return True
+
+    def give_back(self, peer: str) -> None:
+        with self._lock:
+            self._taken[peer] -= 1
+            if not self._taken[peer]:
+                del self._taken[peer]
+
+
 class HealthServicer:
     """Health, as every server tells it that this is added to."""
 
@@ -111,7 +136,7 @@ class HealthServicer:
         another.
         """
         pool = RequestPool(1, "health", self._request_timeout_seconds)
-        watch = _on(pool, partial(self._watch, threading.Semaphore(self._watch_limit)))
+        watch = _on(pool, partial(self._watch, _Places(self._watch_limit)))
         watch.experimental_non_blocking = True
         response = health_pb2.HealthCheckResponse.SerializeToString
         check_request = health_pb2.HealthCheckRequest.FromString
@@ -177,12 +202,13 @@ class HealthServicer:
 
     def _watch(
         self,
-        places: threading.Semaphore,
+        places: _Places,
         request: Any,
         context: grpc.ServicerContext,
         _wait_and_send: object,
     ) -> None:
-        if not places.acquire(blocking=False):
+        peer = context.peer()
+        if not places.take(peer):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch here already")
         # A name that is not known stays so, and may be long: it is not kept.
         known = request.service if request.service in self._statuses else None
@@ -191,7 +217,7 @@ class HealthServicer:
         )
 
         def forget() -> None:
-            places.release()
+            places.give_back(peer)
             with self._changed:
                 self._watches.discard(watch)
                 self._changed.notify_all()

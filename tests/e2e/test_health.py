@@ -82,8 +82,8 @@ def test_list_names_every_service(probe: Any) -> None:
 
 
 def test_open_watches_do_not_keep_probes_waiting(channel: grpc.Channel, probe: Any) -> None:
-    watches = [probe.Watch(health_pb2.HealthCheckRequest()) for _ in range(50)]
-    assert [next(watch).status for watch in watches] == [SERVING] * 50
+    watches = [probe.Watch(health_pb2.HealthCheckRequest()) for _ in range(16)]
+    assert [next(watch).status for watch in watches] == [SERVING] * 16
     assert health(channel, READINESS) == SERVING
     for watch in watches:
         watch.cancel()
@@ -147,6 +147,16 @@ def test_watches_are_so_many_at_once_on_each_port(
     watches[0].cancel()
     wait_until(lambda: not refuses_watch(channel, watches), "there is room again")
     assert refuses_watch(channel, watches)
+
+
+def test_one_connection_does_not_take_the_places_of_others(shared_service: ServiceProcess) -> None:
+    """Clients that balance by health take a server without a Watch for one that is not well."""
+    watches: list[Any] = []
+    greedy, other = shared_service.channel(), shared_service.channel()
+    assert [refuses_watch(greedy, watches) for _ in range(17)] == [*[False] * 16, True]
+    assert not refuses_watch(other, watches)
+    for watch in watches:
+        watch.cancel()
 
 
 def test_probes_are_answered_while_every_thread_is_busy(
