@@ -187,7 +187,8 @@ def running_service(
     environment = os.environ | {
         "ENVIRONMENT": "staging",
         "AUTH_MODE": "none",
-        "RATE_LIMIT_PER_SECOND": "1000000",  # Counted, and never reached.
+        "RATE_LIMIT_PER_SECOND": "1000000",  # Counted, and never reached; nor is the next.
+        "MAX_CONCURRENT_CALLS": "1000",
         "SHUTDOWN_DELAY_SECONDS": "0",
         "DATABASE_URL": url,
         "GRPC_PORT": str(PORT),

@@ -327,7 +327,8 @@ def test_the_guard_gives_up_on_a_postgres_that_keeps_dying(tmp_path: Path) -> No
         "import sys; from storage.embedded import guard; guard._MAX_QUICK_DEATHS = 2;"
         "sys.exit(guard._main(*sys.argv[1:]))"
     )
-    command = ["sh", "-c", f"echo x >> '{tmp_path}/starts'; exit 1"]
+    # It lives for a moment: the guard has to hear first that it may start it again.
+    command = ["sh", "-c", f"echo x >> '{tmp_path}/starts'; sleep 0.2; exit 1"]
     with (
         (tmp_path / "lock").open("w") as lock,
         subprocess.Popen(
