@@ -55,16 +55,7 @@ class Worker:
     ) -> None:
         self._settings = settings
         self._place = place
-        self._database = Database(
-            database_url,
-            pool_size=settings.pool_size,
-            max_overflow=settings.db_max_overflow,
-            pool_timeout_seconds=settings.db_pool_timeout_seconds,
-            pool_recycle_seconds=settings.db_pool_recycle_seconds,
-            statement_timeout_seconds=settings.db_statement_timeout_seconds,
-            application_name=settings.app_name,
-            trace_comments=settings.db_trace_comments,
-        )
+        self._database = _database(settings, database_url)
         self._announcer = Announcer(self._database)
         self._watches = Watches(
             EventLog(self._database),
@@ -95,23 +86,27 @@ class Worker:
         self._server = _server(
             settings, self._authenticator, self._database, self._calls, share=place.is_shared
         )
-        task_service_pb2_grpc.add_TaskServiceServicer_to_server(
-            TaskServicer(
-                TaskRepository(self._database, self._announcer.announce),
-                EventLog(self._database),
-                self._watches,
-                settings.key(),
-                settings.limits,
-            ),
-            self._server,
-        )
-        self._health.add_to(self._server)
         self._end_reflection: Callable[[], None] = lambda: None
-        if settings.reflection_for != "off":
-            self._end_reflection = add_reflection(self._server)
+        self._add_services()
         self._probes = _probe_server(settings, self._health, share=place.is_shared)
+        self._state = self._shown()
+
+    def _add_services(self) -> None:
+        servicer = TaskServicer(
+            TaskRepository(self._database, self._announcer.announce),
+            EventLog(self._database),
+            self._watches,
+            self._settings.key(),
+            self._settings.limits,
+        )
+        task_service_pb2_grpc.add_TaskServiceServicer_to_server(servicer, self._server)
+        self._health.add_to(self._server)
+        if self._settings.reflection_for != "off":
+            self._end_reflection = add_reflection(self._server)
+
+    def _shown(self) -> State:
         pool = self._database.usage
-        self._state = State(
+        return State(
             calls=self._calls.counts,
             connections=lambda: {"used": pool().used, "idle": pool().idle},
             connection_limit=lambda: pool().limit,
@@ -192,6 +187,19 @@ class Worker:
         self._authenticator.check()
         with self._database.engine.connect() as connection:
             check_revision(connection)
+
+
+def _database(settings: Settings, url: str) -> Database:
+    return Database(
+        url,
+        pool_size=settings.pool_size,
+        max_overflow=settings.db_max_overflow,
+        pool_timeout_seconds=settings.db_pool_timeout_seconds,
+        pool_recycle_seconds=settings.db_pool_recycle_seconds,
+        statement_timeout_seconds=settings.db_statement_timeout_seconds,
+        application_name=settings.app_name,
+        trace_comments=settings.db_trace_comments,
+    )
 
 
 def _server(
