@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,19 @@ from taskservice.v1.task_service_pb2 import CreateTaskRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 
 _numbers = itertools.count(1)
+
+
+def debian_program(name: str, package: str) -> str:
+    """Where a program of a package of Debian's is: no Python package, so not all have it.
+
+    Tests that need it do not pass CI without.
+    """
+    if path := shutil.which(name):
+        return path
+    missing = f"{name} is not installed: apt-get install {package}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    pytest.skip(missing)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
+
+from tests.conftest import debian_program
 
 
 @pytest.fixture(scope="session")
 def prometheus_program() -> str:
-    return _program("prometheus")
+    return debian_program("prometheus", "prometheus")
 
 
 @pytest.fixture(scope="session")
 def promtool_program() -> str:
-    return _program("promtool")
-
-
-def _program(name: str) -> str:
-    """Where a program of Debian's package prometheus is: no Python package, so not all have it.
-
-    Tests that need it do not pass CI without.
-    """
-    if path := shutil.which(name):
-        return path
-    missing = f"{name} is not installed: apt-get install prometheus"
-    if os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    pytest.skip(missing)
+    return debian_program("promtool", "prometheus")

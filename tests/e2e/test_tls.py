@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import ssl
 import subprocess
@@ -27,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from server.health import LIVENESS
 from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.conftest import debian_program
 from tests.e2e.http2 import connected
 from tests.e2e.service import (
     PATIENCE_SECONDS,
@@ -172,9 +171,8 @@ def test_probes_stay_in_plaintext(service: ServiceProcess) -> None:
 @pytest.fixture(scope="module")
 def scan(service: ServiceProcess) -> ElementTree.Element:
     """What sslscan says of the service."""
-    if not shutil.which("sslscan") and "CI" not in os.environ:
-        pytest.skip("sslscan is not installed")
-    command = ["sslscan", "--show-sigs", "--xml=-", f"127.0.0.1:{service.port}"]
+    program = debian_program("sslscan", "sslscan")
+    command = [program, "--show-sigs", "--xml=-", f"127.0.0.1:{service.port}"]
     scanned = subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE_SECONDS)
     found = ElementTree.fromstring(scanned.stdout).find("ssltest")  # noqa: S314 - sslscan's own
     assert found is not None
