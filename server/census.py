@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 from collections.abc import Mapping
 
@@ -59,7 +58,7 @@ class Census:
             self._stopped.wait(self._interval_seconds)
 
     def _count(self) -> None:
-        counts = self._repository.stats(dt.datetime.now(dt.UTC))
+        counts = self._repository.stats().counts
         self._overdue = sum(count.overdue for count in counts)
         self._tasks = {
             name.removeprefix("TASK_STATUS_"): sum(c.total for c in counts if c.status == number)

@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from storage.events import Event
-from storage.repository import StatusPriorityCount
+from storage.repository import Stats
 from storage.tables import TIMES, TaskRow
 from taskservice.v1.task_event_pb2 import TaskEvent
 from taskservice.v1.task_pb2 import (
@@ -28,22 +28,45 @@ from taskservice.v1.task_pb2 import (
 from taskservice.v1.task_service_pb2 import TaskStats
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_LAST = dt.datetime.max.replace(tzinfo=dt.UTC)
 
-# What an event tells of a task by itself does not stand among its changes.
-_RECORDED = [f.name for f in Task.DESCRIPTOR.fields if f.name not in {"id", "updated_at", "etag"}]
+# What an event says of a task by itself, or what follows from it, is not among its changes.
+_UNRECORDED = {"id", "updated_at", "purge_at", "etag"}
+_RECORDED = [field.name for field in Task.DESCRIPTOR.fields if field.name not in _UNRECORDED]
 
 _ETAG = re.compile(r'"([0-9a-f]{1,15})"')
 _NO_VERSION = 0
 
 
-def task_to_proto(row: TaskRow) -> Task:
-    """The message of a row."""
+def task_to_proto(row: TaskRow, retention: dt.timedelta | None = None) -> Task:
+    """The message of a row.
+
+    With the time that deleted tasks are kept for, it says when a deleted task is removed.
+    """
     columns = row._asdict()  # A column has the name of its field.
     del columns["version"]
     for name in TIMES:
         if columns[name] is not None:
             columns[name] = to_timestamp(columns[name])
-    return Task(**columns, etag=etag_of(row))
+    task = Task(**columns, etag=etag_of(row))
+    if retention is not None and row.deleted_at is not None:
+        task.purge_at.CopyFrom(to_timestamp(_later(row.deleted_at, retention)))
+    return task
+
+
+def _later(moment: dt.datetime, duration: dt.timedelta) -> dt.datetime:
+    """The sum, or the last moment of the year 9999: neither side of the wire knows a later one."""
+    return moment + min(duration, _LAST - moment)
+
+
+def without_generated(task: Task) -> Task:
+    """What a write that was only validated has to say: nothing that the write would generate.
+
+    AIP-163: a later write may come to generate the very same values.
+    """
+    for name in ("etag", "updated_at", "completed_at"):
+        task.ClearField(name)
+    return task
 
 
 def task_values(task: Task) -> dict[str, Any]:
@@ -85,14 +108,14 @@ def distinct_tags(tags: Iterable[str]) -> list[str]:
     return list(first_spellings.values())
 
 
-def stats_to_proto(counts: Iterable[StatusPriorityCount], as_of: dt.datetime) -> TaskStats:
+def stats_to_proto(stats: Stats) -> TaskStats:
     """The statistics; every status and priority stands in them, also with 0."""
     by_status = {status: 0 for status in TaskStatus.values() if status != TASK_STATUS_UNSPECIFIED}
     by_priority = {
         priority: 0 for priority in TaskPriority.values() if priority != TASK_PRIORITY_UNSPECIFIED
     }
     overdue = 0
-    for count in counts:
+    for count in stats.counts:
         by_status[count.status] += count.total  # type: ignore[index]
         by_priority[count.priority] += count.total  # type: ignore[index]
         overdue += count.overdue
@@ -106,7 +129,7 @@ def stats_to_proto(counts: Iterable[StatusPriorityCount], as_of: dt.datetime) ->
             for priority, count in by_priority.items()
         ],
         overdue=overdue,
-        as_of=to_timestamp(as_of),
+        as_of=to_timestamp(stats.as_of),
     )
 
 
@@ -142,7 +165,7 @@ def _json_value(value: Any) -> Value | None:
 
 
 def etag_of(row: TaskRow) -> str:
-    """The etag, quoted as RFC 7232 has it: opaque to callers, the row's version to us."""
+    """The etag, quoted as RFC 9110 has it: opaque to clients, the row's random version to us."""
     return f'"{row.version:x}"'
 
 

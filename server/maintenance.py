@@ -16,7 +16,6 @@ from server.settings import Settings
 from server.telemetry import traced_operation
 from storage.database import Database
 from storage.events import EventLog
-from storage.query import Comparison
 from storage.repository import TaskRepository
 
 log = structlog.get_logger()
@@ -51,9 +50,6 @@ class Maintenance:
 
         Raises: StorageError.
         """
-        long_deleted = Comparison(
-            "deleted_at", "<", dt.datetime.now(dt.UTC) - self._deleted_retention
-        )
         with self._database.exclusively(_LOCK) as alone:
             if not alone:
                 return {}
@@ -62,7 +58,9 @@ class Maintenance:
                     partial(self._repository.forget_requests, older_than=self._request_retention)
                 ),
                 "events": self._all(partial(self._events.trim, older_than=self._event_retention)),
-                "tasks": self._all(partial(self._repository.purge, long_deleted)),
+                "tasks": self._all(
+                    partial(self._repository.purge_old, older_than=self._deleted_retention)
+                ),
             }
 
     def _all(self, remove: Callable[..., int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -13,7 +13,14 @@ from google.protobuf.message import Message
 from server import caller, writes
 from server.authorization import ADMIN
 from server.call import current_call
-from server.conversions import event_to_proto, stats_to_proto, task_to_proto, version_of
+from server.conversions import (
+    event_to_proto,
+    stats_to_proto,
+    task_to_proto,
+    version_of,
+    without_generated,
+)
+from server.errors import InvalidRequestError, violation
 from server.filtering import parse_filter, parse_order, parse_watch_filter
 from server.limits import Limits
 from server.tokens import Tokens
@@ -32,6 +39,7 @@ from storage.errors import TaskNotFoundError
 from storage.events import EventLog, Position
 from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, cursor_at
 from storage.repository import Origin, Target, TaskRepository
+from storage.tables import TaskRow
 from taskservice.v1 import task_service_pb2_grpc
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
@@ -68,6 +76,11 @@ DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_BYTES = 3 * 1024 * 1024
 
 _PURGE_BATCH = 1000
+_PURGE_SAMPLE = 100
+
+_EMPTY_FILTER = violation(
+    "filter", 'must not be empty; "deleted_at:*" means all deleted tasks', "FILTER_EMPTY"
+)
 
 _ITEM = "requests[{}]."
 
@@ -82,7 +95,10 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         watches: Watches,
         key: bytes,
         limits: Limits,
+        *,
+        deleted_retention: dt.timedelta,
     ) -> None:
+        self._to_proto = partial(task_to_proto, retention=deleted_retention)
         self._repository = repository
         self._events = events
         self._watches = watches
@@ -95,11 +111,11 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def CreateTask(self, request: CreateTaskRequest, context: grpc.ServicerContext) -> Task:
         check_create(request)
         (row,) = writes.create(self._repository, [request], _origin())
-        return task_to_proto(row)
+        return self._written(row, request)
 
     def GetTask(self, request: GetTaskRequest, context: grpc.ServicerContext) -> Task:
         check(request)
-        return task_to_proto(self._repository.get(request.id))
+        return self._to_proto(self._repository.get(request.id))
 
     def ListTasks(
         self, request: ListTasksRequest, context: grpc.ServicerContext
@@ -107,7 +123,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         query = self._check_list(request)
         size = self._page_size(request.page_size)
         rows = self._repository.page(limit=size + 1, **query._asdict())
-        tasks = list(_fitting(map(task_to_proto, rows[:size])))
+        tasks = list(_fitting(map(self._to_proto, rows[:size])))
         response = ListTasksResponse(tasks=tasks)
         if len(tasks) < len(rows):
             place = cursor_at(rows[len(tasks) - 1], query.order)
@@ -121,7 +137,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def UpdateTask(self, request: UpdateTaskRequest, context: grpc.ServicerContext) -> Task:
         fields = check_update(request)
         (row,) = writes.update(self._repository, [request], [fields], _origin())
-        return task_to_proto(row)
+        return self._written(row, request)
 
     def DeleteTask(self, request: DeleteTaskRequest, context: grpc.ServicerContext) -> Task:
         check(request)
@@ -132,20 +148,19 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             if not request.allow_missing:
                 raise
             return self._missing(target.task_id)
-        return task_to_proto(row)
+        return self._to_proto(row)
 
     def UndeleteTask(self, request: UndeleteTaskRequest, context: grpc.ServicerContext) -> Task:
         check(request)
         target = Target(request.id.lower(), version_of(request.etag))
         (row,) = self._repository.undelete([target], _origin())
-        return task_to_proto(row)
+        return self._to_proto(row)
 
     def GetTaskStats(
         self, request: GetTaskStatsRequest, context: grpc.ServicerContext
     ) -> TaskStats:
         filter_ = self._check_filter(request)
-        as_of = dt.datetime.now(dt.UTC)
-        return stats_to_proto(self._repository.stats(as_of, filter_), as_of)
+        return stats_to_proto(self._repository.stats(filter_))
 
     def BatchGetTasks(
         self, request: BatchGetTasksRequest, context: grpc.ServicerContext
@@ -158,7 +173,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             for task_id in ids:
                 if task_id not in rows:
                     raise TaskNotFoundError(task_id)
-        return BatchGetTasksResponse(tasks=[task_to_proto(rows[task_id]) for task_id in ids])
+        return BatchGetTasksResponse(tasks=[self._to_proto(rows[task_id]) for task_id in ids])
 
     def BatchCreateTasks(
         self, request: BatchCreateTasksRequest, context: grpc.ServicerContext
@@ -167,7 +182,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         items = request.requests
         with writes.naming_items("requests", ((item.task_id, item.request_id) for item in items)):
             rows = writes.create(self._repository, items, _origin(), _ITEM)
-        return BatchCreateTasksResponse(tasks=map(task_to_proto, rows))
+        return BatchCreateTasksResponse(tasks=map(self._written, rows, items))
 
     def BatchUpdateTasks(
         self, request: BatchUpdateTasksRequest, context: grpc.ServicerContext
@@ -176,7 +191,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         items = request.requests
         with writes.naming_items("requests", ((item.task.id, item.request_id) for item in items)):
             rows = writes.update(self._repository, items, fields, _origin(), _ITEM)
-        return BatchUpdateTasksResponse(tasks=map(task_to_proto, rows))
+        return BatchUpdateTasksResponse(tasks=map(self._written, rows, items))
 
     def BatchDeleteTasks(
         self, request: BatchDeleteTasksRequest, context: grpc.ServicerContext
@@ -184,8 +199,13 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         check_batch_delete(request, self._limits.batch_items)
         items = request.requests
         with writes.naming_items("requests", ((item.id, "") for item in items)):
-            tasks = writes.delete(self._repository, items, _origin())
-        return BatchDeleteTasksResponse(tasks=tasks)
+            rows = writes.delete(self._repository, items, _origin())
+        return BatchDeleteTasksResponse(
+            tasks=[
+                self._to_proto(row) if row else Task(id=item.id.lower())
+                for row, item in zip(rows, items, strict=True)
+            ]
+        )
 
     def ListTaskEvents(
         self, request: ListTaskEventsRequest, context: grpc.ServicerContext
@@ -218,8 +238,11 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self, request: PurgeTasksRequest, context: grpc.ServicerContext
     ) -> PurgeTasksResponse:
         filter_ = self._check_filter(request)
+        if filter_ is None:  # An empty selector never means "all" for a destructive call.
+            raise InvalidRequestError([_EMPTY_FILTER])
         if not request.force:
-            return PurgeTasksResponse(purge_count=self._repository.count_deleted(filter_))
+            preview = self._repository.preview_purge(filter_, sample=_PURGE_SAMPLE)
+            return PurgeTasksResponse(purge_count=preview.total, purge_sample=preview.ids)
         count = 0
         while purged := self._repository.purge(filter_, limit=_PURGE_BATCH):
             count += purged
@@ -241,7 +264,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
     def _check_history(self, request: ListTaskEventsRequest) -> Position | None:
         def place(token: str) -> Position:
-            return Position._make(self._page_tokens.open(token, *_history_binding(request)))
+            place: tuple[Any, ...] = self._page_tokens.open(token, *_history_binding(request))
+            return Position(*place)
 
         violations = Violations(request)
         before = violations.parse("page_token", place, request.page_token, None)
@@ -250,7 +274,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
     def _check_watch(self, request: WatchTasksRequest) -> tuple[Filter | None, Position | None]:
         def place(token: str) -> Position:
-            return Position._make(self._resume_tokens.open(token, *_watch_binding(request)))
+            place: tuple[Any, ...] = self._resume_tokens.open(token, *_watch_binding(request))
+            return Position(*place)
 
         violations = Violations(request)
         filter_ = violations.parse("filter", self._watch_filter, request.filter, None)
@@ -264,6 +289,16 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         violations.raise_any()
         return filter_
 
+    def _written(self, row: TaskRow, request: CreateTaskRequest | UpdateTaskRequest) -> Task:
+        """The answer to a write, or to one that was only validated."""
+        task = self._to_proto(row)
+        if not request.validate_only:
+            return task
+        if isinstance(request, CreateTaskRequest):
+            task.id = request.task_id.lower()
+            task.ClearField("created_at")
+        return without_generated(task)
+
     def _page_size(self, asked: int) -> int:
         return min(asked or DEFAULT_PAGE_SIZE, self._limits.page_size)
 
@@ -271,13 +306,13 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         token = ""
         if notice.position is not None:
             token = self._resume_tokens.seal(notice.position, *_watch_binding(request))
-        task = task_to_proto(notice.row) if notice.row else None
+        task = self._to_proto(notice.row) if notice.row else None
         return WatchTasksResponse(type=notice.kind, task=task, resume_token=token)
 
     def _missing(self, task_id: str) -> Task:
         """What there is of a task that cannot be deleted any more."""
         try:
-            return task_to_proto(self._repository.get(task_id))
+            return self._to_proto(self._repository.get(task_id))
         except TaskNotFoundError:
             return Task(id=task_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,7 @@ class Worker:
             self._watches,
             self._settings.key(),
             self._settings.limits,
+            deleted_retention=dt.timedelta(days=self._settings.deleted_retention_days),
         )
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(servicer, self._server)
         self._health.add_to(self._server)

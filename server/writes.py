@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,10 +37,8 @@ from storage.repository import (
     RequestRecord,
     Target,
     TaskRepository,
-    replayed,
 )
 from storage.tables import TaskRow
-from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import CreateTaskRequest, DeleteTaskRequest, UpdateTaskRequest
 
 _FREE_ATTEMPTS = 3
@@ -58,25 +57,18 @@ def create(
 ) -> list[TaskRow]:
     """Creates the tasks that were not created by the same requests before."""
     items = [_creation(request, origin) for request in requests]
-    past = {
-        number: violations
-        for number, item in enumerate(items)
-        if (violations := past_due_date(item.values["due_date"], within.format(number)))
-    }
-    done: dict[str, TaskRow] = {}
+    past = _past(repository, {n: item.values["due_date"] for n, item in enumerate(items)})
+    done: list[TaskRow | None] = [None] * len(items)
     if past or len(items) > 1:  # One alone is looked for when it turns out to be a repetition.
         done = repository.find_replays([item.request for item in items], origin)
-    left = [n for n, item in enumerate(items) if not replayed(item.request, done)]
+    left = [n for n, row in enumerate(done) if row is None]
     # A due date may have passed since the same request succeeded.
-    if refused := [violation for n in left for violation in past.get(n, ())]:
-        raise InvalidRequestError(refused)
-    check_answer(done.values(), more=sum(requests[n].ByteSize() for n in left))
-    created = repository.create(
-        [items[n] for n in left], origin, commit=not requests[0].validate_only
+    _refuse_past(past.intersection(left), within)
+    check_answer([*filter(None, done)], more=sum(requests[n].ByteSize() for n in left))
+    created = iter(
+        repository.create([items[n] for n in left], origin, commit=not requests[0].validate_only)
     )
-    by_number = dict(zip(left, created, strict=True))
-    replays = (replayed(item.request, done) for item in items)
-    return [row or by_number[n] for n, row in enumerate(replays)]
+    return [row or next(created) for row in done]
 
 
 def update(
@@ -112,29 +104,28 @@ def _try_update(
 ) -> list[TaskRow] | None:
     """Returns None when another write came first."""
     records = [_record(request) for request in requests]
-    rows = repository.find_replays(records, origin)
-    left = [n for n, record in enumerate(records) if not replayed(record, rows)]
+    done = repository.find_replays(records, origin)
+    left = [n for n, row in enumerate(done) if row is None]
     found = repository.find([requests[n].task.id.lower() for n in left])
     changes = {n: _change(requests[n], records[n], fields[n], found) for n in left}
-    _check_due_dates(changes, within)
-    check_answer([*rows.values(), *(change.result for change in changes.values())])
+    # A due date that has passed may stay as it is.
+    new_dates = {n: it.values["due_date"] for n, it in changes.items() if it.sets_due_date}
+    _refuse_past(_past(repository, new_dates), within)
+    check_answer([*filter(None, done), *(change.result for change in changes.values())])
     try:
-        written = repository.update(
-            list(changes.values()), origin, commit=not requests[0].validate_only
+        written = iter(
+            repository.update(list(changes.values()), origin, commit=not requests[0].validate_only)
         )
     except VersionMismatchError:
         return None
-    rows |= {row.id: row for row in written}
-    return [
-        replayed(record, rows) or rows[request.task.id.lower()]
-        for request, record in zip(requests, records, strict=True)
-    ]
+    return [row or next(written) for row in done]
 
 
 def delete(
     repository: TaskRepository, requests: Sequence[DeleteTaskRequest], origin: Origin
-) -> list[Task]:
-    """Deletes the tasks; those that are not there, and need not be, stay as they are."""
+) -> list[TaskRow | None]:
+    """Deletes the tasks. With allow_missing, returns a task that is deleted already as it is, and
+    None for an id without a task."""
     for _ in range(_ATTEMPTS):
         rows = repository.find([request.id.lower() for request in requests])
         check_answer(rows.values())
@@ -147,10 +138,7 @@ def delete(
             if error.task_id not in there:
                 raise
         else:
-            return [
-                task_to_proto(rows[task_id]) if task_id in rows else Task(id=task_id)
-                for task_id in (request.id.lower() for request in requests)
-            ]
+            return [rows.get(request.id.lower()) for request in requests]
     raise TransactionConflictError("others keep writing the tasks")
 
 
@@ -207,15 +195,18 @@ def _change(
     return Change(row, values, record)
 
 
-def _check_due_dates(changes: Mapping[int, Change], within: str) -> None:
-    """Raises: InvalidRequestError. A due date that has passed may stay as it is."""
-    violations = [
-        violation
-        for number, change in changes.items()
-        if change.values["due_date"] != change.row.due_date
-        for violation in past_due_date(change.values["due_date"], within.format(number))
-    ]
-    if violations:
+def _past(repository: TaskRepository, due_dates: Mapping[int, dt.datetime | None]) -> set[int]:
+    """Returns the items whose due date is not in the future, by the clock that stamps the rows."""
+    given = {n: due_date for n, due_date in due_dates.items() if due_date is not None}
+    if not given:
+        return set()
+    now = repository.now()
+    return {n for n, due_date in given.items() if due_date <= now}
+
+
+def _refuse_past(items: Iterable[int], within: str) -> None:
+    """Raises: InvalidRequestError, if there are any such items."""
+    if violations := [past_due_date(within.format(n)) for n in sorted(items)]:
         raise InvalidRequestError(violations)
 
 

@@ -7,6 +7,7 @@ statement (WITH …), which is atomic by itself and costs one round trip.
 from __future__ import annotations
 
 import ctypes
+import datetime as dt
 import math
 import random
 import select
@@ -65,6 +66,8 @@ _CANCEL_THREADS = 4
 # How long a statement gets to end before the next cancel request; then statement_timeout ends it.
 _CANCEL_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
+_CLOCK_TRUSTED_SECONDS = 60.0
+_CLOCK = measures.named("clock", sql_select(func.clock_timestamp()))
 _COMMIT = measures.named("commit", text("COMMIT"))
 
 Parameters = dict[str, Any]
@@ -233,6 +236,7 @@ class Database:
         self._cancellers = ThreadPoolExecutor(_CANCEL_THREADS, thread_name_prefix="cancel")
         self._waiting: set[int] = set()
         self._limit = pool_size + max_overflow
+        self._clock = dt.datetime.now(dt.UTC), -math.inf
 
     @property
     def engine(self) -> Engine:
@@ -320,6 +324,19 @@ class Database:
             connection.cursor().execute(statement)
             return connection
 
+    def now(self) -> dt.datetime:
+        """Returns the time by PostgreSQL's clock, which stamps the rows, to some milliseconds.
+
+        It is asked for once a minute and carried on by the monotonic clock, so that a process
+        whose clock is wrong judges times as the database does, without a round trip for each call.
+
+        Raises: as `read`.
+        """
+        told, asked = self._clock
+        if time.monotonic() - asked > _CLOCK_TRUSTED_SECONDS:
+            told, asked = self._clock = self.read(_CLOCK)[0][0], time.monotonic()
+        return told + dt.timedelta(seconds=time.monotonic() - asked)
+
     def cancel_later(self, cancellation: Cancellation) -> None:
         """Cancels from a thread of our own, for callers that must not block."""
         if not cancellation.ended:
@@ -375,6 +392,10 @@ class Transaction:
     ) -> Rows:
         self.commits = self.commits and commit
         return self.read(statement, parameters)
+
+    def now(self) -> dt.datetime:
+        now: dt.datetime = self.read(_CLOCK)[0][0]
+        return now
 
 
 def _execute(

@@ -9,7 +9,9 @@ The events of one task are in the order of its writes, for each has the xid of i
 or that of the event before it, whichever is greater. docs/decisions/0007 has the reasons.
 
 A position is always that of an event that was read: its transaction is on disk. The ids of others
-are not, and PostgreSQL gives them out again after a crash.
+are not, and PostgreSQL gives them out again after a crash. A position holds the version that the
+event left, which is random: after a restored backup, or a failover that lost writes, other events
+get the same xid and id, and a position of the lost timeline must not be resumed.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    cast,
     column,
     delete,
     desc,
@@ -49,7 +52,16 @@ from storage.database import Database
 from storage.errors import EventsRemovedError
 from storage.measures import named
 from storage.query import Filter, condition
-from storage.tables import TASK_COLUMNS, TIMES, TaskRow, Xid8, event_horizon, task_events, tasks
+from storage.tables import (
+    TASK_COLUMNS,
+    TIMES,
+    TaskRow,
+    Xid8,
+    event_horizon,
+    long_ago,
+    task_events,
+    tasks,
+)
 
 # So many filters are asked about in one statement: it is large, and is kept for the next time.
 _GROUP = 16
@@ -57,10 +69,14 @@ _KEPT_STATEMENTS = 32
 
 
 class Position(NamedTuple):
-    """A place in the stream of events: behind the event with this xid and id."""
+    """A place in the stream of events: behind the event with this xid and id.
+
+    `version` is the one that the event gave to its task; 0 for the beginning of the stream.
+    """
 
     xid: int
     id: int
+    version: int = 0
 
 
 class Event(NamedTuple):
@@ -122,7 +138,7 @@ def adopt_restored(connection: Connection) -> bool:
         return False
     connection.execute(update(task_events).values(xid=1))
     connection.execute(update(tasks).where(tasks.c.xid >= future).values(xid=0))
-    connection.execute(update(event_horizon).values(xid=func.pg_current_xact_id(), id=0))
+    connection.execute(update(event_horizon).values(xid=func.pg_current_xact_id(), id=0, version=0))
     return True
 
 
@@ -179,29 +195,31 @@ class EventLog:
         if before is not None:
             statement = statement.where(_place < _bound())
         statement = named("history", statement.order_by(*map(desc, _place)).limit(limit))
-        rows = self._database.read(statement, before._asdict() if before else None)
+        rows = self._database.read(
+            statement, {"xid": before.xid, "id": before.id} if before else None
+        )
         return [_event(row) for row in rows]
 
     def head(self) -> Position:
         """Returns where the stream ends now."""
         row = self._database.read(_HEAD)[0]
-        horizon = Position(row.horizon_xid, row.horizon_id)
-        return horizon if row.id is None else max(horizon, Position(row.xid, row.id))
+        horizon = Position(row.horizon_xid, row.horizon_id, row.horizon_version)
+        return horizon if row.id is None else max(horizon, Position(row.xid, row.id, row.version))
 
     def read(
         self, position: Position, *, limit: int, filters: tuple[Filter | None, ...] = ()
     ) -> Batch:
         """Returns what follows a place in the stream, and what each filter says of it.
 
-        Raises: EventsRemovedError, when some of it is no longer there.
+        Raises: EventsRemovedError, when some of it is no longer there, or when the place is not
+            one of this database's timeline.
         """
         groups = _groups(filters)
         rows = self._database.read(_reading(groups[0]), {**position._asdict(), "most": limit})
-        horizon = Position(rows[0].horizon_xid, rows[0].horizon_id)
-        if position < horizon or position.xid >= rows[0].xmax:
+        if not rows[0].is_known:
             raise EventsRemovedError
         found = [row for row in rows if row.id is not None]
-        end = Position(found[-1].xid, found[-1].id) if found else position
+        end = _position(found[-1]) if found else position
         answers = [_Answers(row) for row in found]
         for group in groups[1:] if found else ():
             self._ask(group, position, end, answers)
@@ -245,10 +263,7 @@ class EventLog:
 
     def trim(self, *, older_than: dt.timedelta, limit: int = 1000) -> int:
         """Removes up to `limit` old events, the first ones of the stream."""
-        rows = self._database.write(
-            _TRIM, {"before": dt.datetime.now(dt.UTC) - older_than, "most": limit}
-        )
-        return len(rows)
+        return len(self._database.write(_TRIM, {"age": older_than, "most": limit}))
 
 
 class _Answers:
@@ -271,7 +286,7 @@ def _event(
     before = _task_row(row.payload.get("before"))
     after = _task_row(row.payload["after"])
     return Event(
-        position=Position(row.xid, row.id),
+        position=_position(row),
         written_by=row.written_by,
         type=row.type,
         task_id=row.aggregateid,
@@ -284,6 +299,10 @@ def _event(
         matched=_answered(filters, before, answers.matched if answers else ()),
         matches=_answered(filters, after, answers.matches if answers else ()),
     )
+
+
+def _position(row: Row[Any]) -> Position:
+    return Position(row.xid, row.id, row.payload["after"]["version"])
 
 
 def _answered(
@@ -324,26 +343,33 @@ def _bound(xid: str = "xid", id_: str = "id") -> Any:
 
 
 _behind = _place > _bound()
+_version = cast(task_events.c.payload[("after", "version")].astext, BigInteger)
+_horizon_place = tuple_(event_horizon.c.xid, event_horizon.c.id)
 
 _snapshot = select(
     func.pg_snapshot_xmin(func.pg_current_snapshot(), type_=Xid8()).label("xmin"),
-    func.pg_snapshot_xmax(func.pg_current_snapshot(), type_=Xid8()).label("xmax"),
 ).subquery("snapshot")
 _is_settled = task_events.c.xid < _snapshot.c.xmin
 
 _latest = (
-    select(task_events.c.xid, task_events.c.id)
+    select(task_events.c.xid, task_events.c.id, _version.label("version"))
     .where(_is_settled)
     .order_by(*map(desc, _place))
     .limit(1)
     .lateral("latest")
 )
-_horizon = (event_horizon.c.xid.label("horizon_xid"), event_horizon.c.id.label("horizon_id"))
 _HEAD = named(
     "stream head",
-    select(*_horizon, *_latest.c).select_from(
-        event_horizon.join(_snapshot, true()).outerjoin(_latest, true())
-    ),
+    select(
+        *(column.label(f"horizon_{column.name}") for column in event_horizon.c), *_latest.c
+    ).select_from(event_horizon.join(_snapshot, true()).outerjoin(_latest, true())),
+)
+
+# A position is one of this timeline if its event is there, or is the last one that was removed.
+_given_version = bindparam("version", type_=BigInteger)
+_is_known = or_(
+    and_(_horizon_place == _bound(), event_horizon.c.version == _given_version),
+    exists().where(_place == _bound(), _version == _given_version),
 )
 
 _age = func.extract("epoch", func.clock_timestamp() - func.min(task_events.c.occurred_at))
@@ -366,7 +392,7 @@ def _reading(filters: tuple[Filter, ...]) -> Select[Any]:
         .lateral("event")
     )
     source = event_horizon.join(_snapshot, true()).outerjoin(event, true())
-    columns = [*_snapshot.c, *_horizon, *event.c]
+    columns = [*_snapshot.c, _is_known.label("is_known"), *event.c]
     return named("stream", _with_answers(columns, source, event, filters))
 
 
@@ -408,7 +434,7 @@ _first = (
     select(
         task_events.c.xid,
         task_events.c.id,
-        func.bool_and(task_events.c.occurred_at < bindparam("before"))
+        func.bool_and(task_events.c.occurred_at < long_ago())
         .over(order_by=_place.clauses)
         .label("is_old"),
     )
@@ -419,7 +445,7 @@ _first = (
 _gone = (
     delete(task_events)
     .where(_place.in_(select(_first.c.xid, _first.c.id).where(_first.c.is_old)))
-    .returning(task_events.c.xid, task_events.c.id)
+    .returning(task_events.c.xid, task_events.c.id, _version.label("version"))
     .cte("gone")
 )
 _last = select(_gone).order_by(_gone.c.xid.desc(), _gone.c.id.desc()).limit(1).cte("last")
@@ -427,8 +453,8 @@ _TRIM = named(
     "trim",
     select(_gone).add_cte(
         update(event_horizon)
-        .where(tuple_(event_horizon.c.xid, event_horizon.c.id) < tuple_(_last.c.xid, _last.c.id))
-        .values({"xid": _last.c.xid, "id": _last.c.id})
+        .where(_horizon_place < tuple_(_last.c.xid, _last.c.id))
+        .values({"xid": _last.c.xid, "id": _last.c.id, "version": _last.c.version})
         .cte("horizon")
     ),
 )

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     Executable,
+    Row,
     Select,
     Uuid,
     bindparam,
     delete,
     func,
     select,
+    true,
     tuple_,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from storage import statements
 from storage.database import Database, Parameters, Transaction
@@ -36,7 +39,16 @@ from storage.errors import (
 )
 from storage.measures import named
 from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, after, condition, ordering
-from storage.tables import IN_PROGRESS, PENDING, TASK_COLUMNS, TaskRow, requests, tasks
+from storage.tables import (
+    IN_PROGRESS,
+    PENDING,
+    TASK_COLUMNS,
+    TaskRow,
+    absent_last,
+    long_ago,
+    requests,
+    tasks,
+)
 
 _ATTEMPTS = 10
 
@@ -74,6 +86,10 @@ class Change(NamedTuple):
         return any(getattr(self.row, name) != value for name, value in self.values.items())
 
     @property
+    def sets_due_date(self) -> bool:
+        return bool(self.values["due_date"] != self.row.due_date)
+
+    @property
     def result(self) -> TaskRow:
         """The row as it would be, but for what the database says of the write."""
         return self.row._replace(**self.values)
@@ -93,6 +109,20 @@ class StatusPriorityCount(NamedTuple):
     priority: int
     total: int
     overdue: int
+
+
+class Stats(NamedTuple):
+    """Counts of tasks, and the moment for which they hold by PostgreSQL's clock."""
+
+    as_of: dt.datetime
+    counts: list[StatusPriorityCount]
+
+
+class PurgePreview(NamedTuple):
+    """How many tasks a purge would remove, and the ids of some of them."""
+
+    total: int
+    ids: list[str]
 
 
 class TaskRepository:
@@ -119,20 +149,20 @@ class TaskRepository:
             return []
         rows = [item.values for item in items]
         asked = [(item.values["id"], item.request) for item in items if item.request]
-        done: dict[str, TaskRow] = {}
         try:
             written = self._write(
                 statements.CREATE[bool(asked)], rows, asked, origin, commit=commit
             )
         except ConstraintError as error:
-            done = self.find_replays([item.request for item in items], origin)
-            if not done:
+            replays = self.find_replays([item.request for item in items], origin)
+            if not any(replays):
                 if error.constraint != tasks.primary_key.name:
                     raise
                 raise TaskExistsError(self._taken([row["id"] for row in rows])) from error
-            left = [item for item in items if not replayed(item.request, done)]
-            written = {row.id: row for row in self.create(left, origin, commit=commit)}
-        return [replayed(item.request, done) or written[item.values["id"]] for item in items]
+            left = [item for item, row in zip(items, replays, strict=True) if row is None]
+            created = iter(self.create(left, origin, commit=commit))
+            return [row or next(created) for row in replays]
+        return [written[item.values["id"]] for item in items]
 
     def get(self, task_id: str) -> TaskRow:
         """Returns a task, deleted or not. Raises: TaskNotFoundError."""
@@ -231,55 +261,65 @@ class TaskRepository:
 
         return self._change(statements.UNDELETE, items, origin, refuse)
 
-    def purge(self, filter_: Filter | None, *, limit: int = 1000) -> int:
+    def purge(self, filter_: Filter, *, limit: int = 1000) -> int:
         """Removes up to `limit` deleted tasks that match; several processes may do it at once."""
-        return len(self._database.write(_purge(filter_, limit)))
+        return len(self._database.write(_purge(condition(filter_), limit)))
 
-    def count_deleted(self, filter_: Filter | None) -> int:
-        """Counts the deleted tasks that match."""
-        statement = select(func.count()).select_from(tasks).where(*_deleted(filter_))
-        return int(self._database.read(named("count deleted", statement))[0][0])
+    def purge_old(self, *, older_than: dt.timedelta, limit: int = 1000) -> int:
+        """Removes up to `limit` tasks that were deleted so long ago, like `purge`."""
+        is_old = absent_last(tasks.c.deleted_at) < long_ago()
+        return len(self._database.write(_purge(is_old, limit), {"age": older_than}))
 
-    def stats(self, as_of: dt.datetime, filter_: Filter | None = None) -> list[StatusPriorityCount]:
-        """Counts the tasks that match by status and priority; what has none is left out."""
-        overdue = tasks.c.status.in_((PENDING, IN_PROGRESS)) & (tasks.c.due_date < as_of)
+    def preview_purge(self, filter_: Filter, *, sample: int) -> PurgePreview:
+        """Counts the deleted tasks that match, and names those that were deleted first."""
+        doomed = select(tasks.c.id, tasks.c.deleted_at).where(_is_deleted, condition(filter_))
+        matching = doomed.cte("matching")
+        first = select(matching.c.id).order_by(matching.c.deleted_at, matching.c.id).limit(sample)
         statement = select(
+            select(func.count()).select_from(matching).scalar_subquery(),
+            func.array(first.scalar_subquery(), type_=ARRAY(Uuid(as_uuid=False))),
+        )
+        return PurgePreview._make(self._database.read(named("preview purge", statement))[0])
+
+    def stats(self, filter_: Filter | None = None) -> Stats:
+        """Counts the tasks that match by status and priority; what has none is left out."""
+        is_overdue = tasks.c.status.in_((PENDING, IN_PROGRESS)) & (tasks.c.due_date < func.now())
+        counted = select(
             tasks.c.status,
             tasks.c.priority,
-            func.count(),
-            func.count().filter(overdue),
+            func.count().label("total"),
+            func.count().filter(is_overdue).label("overdue"),
         ).group_by(tasks.c.status, tasks.c.priority)
-        rows = self._database.read(
-            named("stats", _matching(statement, filter_, show_deleted=False))
+        counts = _matching(counted, filter_, show_deleted=False).subquery("counts")
+        clock = select(func.now().label("as_of")).subquery("clock")
+        statement = select(clock.c.as_of, *counts.c).select_from(clock.outerjoin(counts, true()))
+        rows = self._database.read(named("stats", statement))
+        return Stats(
+            rows[0].as_of,
+            [StatusPriorityCount._make(row[1:]) for row in rows if row.status is not None],
         )
-        return [StatusPriorityCount._make(row) for row in rows]
 
     def find_replays(
-        self, asked: Iterable[RequestRecord | None], origin: Origin
-    ) -> dict[str, TaskRow]:
-        """Returns the tasks, as they are now, of those requests that were carried out before.
+        self, asked: Sequence[RequestRecord | None], origin: Origin
+    ) -> list[TaskRow | None]:
+        """Returns, for each request, the task as it is now if it was carried out before.
 
         Raises: RequestIdReusedError, TaskNotFoundError when a task is gone since.
         """
-        fingerprints = {record.request_id: record.fingerprint for record in asked if record}
-        if not fingerprints:
-            return {}
-        parameters = {"principal": origin.principal, "keys": list(fingerprints)}
-        done = {}
-        for replay in self._database.read(_REPLAYS, parameters):
-            if bytes(replay.fingerprint) != fingerprints[replay.request_id]:
-                raise RequestIdReusedError(replay.request_id)
-            if replay.id is None:
-                raise TaskNotFoundError(replay.task_id, replay.request_id)
-            done[replay.request_id] = TaskRow._make(replay[3:])
-        return done
+        ids = [record.request_id for record in asked if record]
+        if not ids:
+            return [None] * len(asked)
+        rows = self._database.read(_REPLAYS, {"principal": origin.principal, "keys": ids})
+        found = {row.request_id: row for row in rows}
+        return [_replayed(record, found) for record in asked]
 
     def forget_requests(self, *, older_than: dt.timedelta, limit: int = 1000) -> int:
         """Removes up to `limit` old request records; several processes may do it at once."""
-        rows = self._database.write(
-            _FORGET_REQUESTS, {"before": dt.datetime.now(dt.UTC) - older_than, "most": limit}
-        )
-        return len(rows)
+        return len(self._database.write(_FORGET_REQUESTS, {"age": older_than, "most": limit}))
+
+    def now(self) -> dt.datetime:
+        """Returns the time by the clock that stamps the rows."""
+        return self._database.now()
 
     def _taken(self, task_ids: Sequence[str]) -> str:
         found = self.find(task_ids)
@@ -340,9 +380,15 @@ class TaskRepository:
         return {row.id: row for row in map(TaskRow._make, written)}
 
 
-def replayed(request: RequestRecord | None, done: Mapping[str, TaskRow]) -> TaskRow | None:
-    """What a request wrote before, if it is among those that `find_replays` found."""
-    return done.get(request.request_id) if request else None
+def _replayed(record: RequestRecord | None, found: Mapping[str, Row[Any]]) -> TaskRow | None:
+    row = found.get(record.request_id) if record else None
+    if record is None or row is None:
+        return None
+    if bytes(row.fingerprint) != record.fingerprint:
+        raise RequestIdReusedError(record.request_id)
+    if row.id is None:
+        raise TaskNotFoundError(row.task_id, record.request_id)
+    return TaskRow._make(row[3:])
 
 
 def _to_json(rows: Sequence[Parameters]) -> str:
@@ -379,7 +425,7 @@ _REPLAYS = named(
 # A CTE is run once; a subquery might be run for each row, and then removes more than its limit.
 _old = (
     select(requests.c.principal, requests.c.request_id)
-    .where(requests.c.created_at < bindparam("before"))
+    .where(requests.c.created_at < long_ago())
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
     .cte("old")
@@ -393,16 +439,13 @@ _FORGET_REQUESTS = named(
 )
 
 
-def _deleted(filter_: Filter | None) -> Iterator[ColumnElement[bool]]:
-    yield tasks.c.deleted_at.is_not(None)
-    if filter_ is not None:
-        yield condition(filter_)
+_is_deleted = tasks.c.deleted_at.is_not(None)
 
 
-def _purge(filter_: Filter | None, limit: int) -> Executable:
+def _purge(matches: ColumnElement[bool], limit: int) -> Executable:
     doomed = (
         select(tasks.c.id)
-        .where(*_deleted(filter_))
+        .where(_is_deleted, matches)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("doomed")

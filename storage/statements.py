@@ -58,6 +58,15 @@ _asked = _rows_of(requests, "asked", "asked")
 _principal = bindparam("principal", type_=Text)
 _transaction = func.pg_current_xact_id(type_=Xid8())
 
+# A version is random, not counted: a counter that is restored from a backup, lost in a failover or
+# begun again after a purge would give another state of the task a version that clients still hold.
+# 59 random bits, so that it is a positive bigint and fits into an etag of 15 hexadecimal digits.
+_new_version = (
+    func.hashtextextended(cast(func.gen_random_uuid(), Text), 0)
+    .bitwise_and(literal_column("1152921504606846975"))
+    .bitwise_or(literal_column("1"))
+)
+
 # now() is when the transaction began: one that waited for another began before it.
 _moment = func.greatest(tasks.c.updated_at, func.now())
 
@@ -82,7 +91,7 @@ def _updated(
         .values(
             values
             | {
-                "version": tasks.c.version + 1,
+                "version": _new_version,
                 "updated_at": _moment,
                 # A transaction that began to write before another may come to this task after it.
                 "xid": func.greatest(tasks.c.xid, _transaction),
@@ -102,10 +111,11 @@ def _created(*, asked: bool) -> Select[Any]:
         *(_given.c[name] for name in names),
         case((_given.c.status == COMPLETED, func.now())),
         _transaction,
+        _new_version,
     )
     written = (
         insert(tasks)
-        .from_select([*names, "completed_at", "xid"], values.order_by(_given.c.id))
+        .from_select([*names, "completed_at", "xid", "version"], values.order_by(_given.c.id))
         .returning(*tasks.c)
         .cte("written")
     )

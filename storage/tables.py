@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
+    Interval,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    bindparam,
     func,
     literal_column,
     text,
@@ -197,12 +199,18 @@ event_horizon = Table(
     metadata,
     Column("xid", Xid8, nullable=False),
     Column("id", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False, server_default="0"),
     comment="One row: the last event that was removed. What follows it is all there",
 )
 
 # A time that is absent compares as one after all others. The indexes hold this expression, so
 # that a page can begin at (due_date, created_at, id) > (…) whether the due date is there or not.
 INFINITY: ColumnElement[dt.datetime] = literal_column("'infinity'::timestamp with time zone")
+
+
+def long_ago() -> ColumnElement[dt.datetime]:
+    """The time `age` ago, a parameter of the statement, by the clock that stamped the rows."""
+    return func.now() - bindparam("age", type_=Interval)
 
 
 def absent_last(column: ColumnElement[dt.datetime]) -> ColumnElement[dt.datetime]:

@@ -30,7 +30,7 @@ from storage.errors import (
     TaskNotFoundError,
     VersionMismatchError,
 )
-from storage.query import Comparison, Filter, HasTag, Sort, cursor_at
+from storage.query import Comparison, Filter, HasTag, Present, Sort, cursor_at
 from storage.repository import (
     Change,
     Creation,
@@ -118,7 +118,7 @@ class OneByOne:
         return row
 
     def find_replay(self, request: RequestRecord) -> TaskRow | None:
-        return self.many.find_replays([request], self._origin).get(request.request_id)
+        return self.many.find_replays([request], self._origin)[0]
 
 
 @pytest.fixture
@@ -168,9 +168,9 @@ def test_create_returns_what_it_stored(repository: OneByOne) -> None:
     assert row == repository.get(row.id)
 
 
-def test_a_new_task_begins_at_version_one_undeleted(repository: OneByOne) -> None:
+def test_a_new_task_begins_undeleted_with_a_version(repository: OneByOne) -> None:
     row = repository.create(new_task())
-    assert (row.version, row.deleted_at, row.updated_at) == (1, None, row.created_at)
+    assert (row.version > 0, row.deleted_at, row.updated_at) == (True, None, row.created_at)
 
 
 @pytest.mark.parametrize("due_date", [FIRST, LAST], ids=["first", "last"])
@@ -472,9 +472,20 @@ def test_update_returns_what_it_stored(repository: OneByOne) -> None:
     assert repository.update(row, changed(row, title="renamed")) == repository.get(row.id)
 
 
-def test_update_counts_the_version_up(repository: OneByOne) -> None:
-    row = repository.create(new_task())
-    assert repository.update(row, changed(row, title="renamed")).version == 2
+def test_every_write_gives_a_version_that_was_never_there(repository: OneByOne) -> None:
+    """Also when the same task is made again after a purge."""
+    values = new_task()
+    versions = []
+    for _ in range(3):
+        row = repository.create(values)
+        updated = repository.update(row, changed(row, title="renamed"))
+        again = repository.update(updated, changed(row))
+        deleted = repository.delete(row.id)
+        undeleted = repository.undelete(row.id)
+        last = repository.delete(row.id)
+        versions += [it.version for it in (row, updated, again, deleted, undeleted, last)]
+        repository.many.purge(Present("deleted_at"))
+    assert len(set(versions)) == len(versions)
 
 
 def test_update_moves_updated_at_and_not_created_at(repository: OneByOne) -> None:
@@ -590,13 +601,13 @@ def test_of_concurrent_updates_with_one_request_one_wins_and_all_find_it(
     results = all_at_once([update] * 8)
     assert Counter(type(result) for result in results) == {TaskRow: 1, VersionMismatchError: 7}
     assert repository.find_replay(request) == repository.get(row.id)
-    assert repository.get(row.id).version == 2
+    assert repository.get(row.id).title == "renamed"
 
 
 def test_update_without_commit_returns_what_it_would_store(repository: OneByOne) -> None:
     row = repository.create(new_task())
     updated = repository.update(row, changed(row, title="renamed"), commit=False)
-    assert (updated.title, updated.version) == ("renamed", 2)
+    assert updated.title == "renamed"
 
 
 def test_update_without_commit_stores_neither_task_nor_request(repository: OneByOne) -> None:
@@ -650,7 +661,9 @@ def test_delete_keeps_the_task_and_says_when(repository: OneByOne) -> None:
     row = repository.create(new_task())
     deleted = repository.delete(row.id)
     assert deleted == row._replace(
-        deleted_at=deleted.updated_at, updated_at=deleted.updated_at, version=2
+        deleted_at=deleted.updated_at,
+        updated_at=deleted.updated_at,
+        version=deleted.version,
     )
     assert deleted.updated_at > row.updated_at
 
@@ -659,14 +672,15 @@ def test_undelete_brings_the_task_back(repository: OneByOne) -> None:
     row = repository.create(new_task(title="back"))
     deleted = repository.delete(row.id)
     restored = repository.undelete(row.id)
-    assert restored == row._replace(updated_at=restored.updated_at, version=3)
+    assert restored == row._replace(updated_at=restored.updated_at, version=restored.version)
     assert restored.updated_at > deleted.updated_at
 
 
 def test_delete_and_undelete_return_what_they_stored(repository: OneByOne) -> None:
     row = repository.create(new_task())
-    assert repository.delete(row.id, 1) == repository.get(row.id)
-    assert repository.undelete(row.id, 2) == repository.get(row.id)
+    deleted = repository.delete(row.id, row.version)
+    assert deleted == repository.get(row.id)
+    assert repository.undelete(row.id, deleted.version) == repository.get(row.id)
 
 
 def test_delete_of_an_unknown_task_is_not_found(repository: OneByOne) -> None:
@@ -798,7 +812,7 @@ def test_a_batch_that_is_refused_records_none_of_its_requests(
     ]
     with pytest.raises(VersionMismatchError):
         repository.many.update(changes, SOMEBODY)
-    assert repository.many.find_replays(asked, SOMEBODY) == {}
+    assert not any(repository.many.find_replays(asked, SOMEBODY))
 
 
 @pytest.mark.parametrize(
@@ -850,24 +864,42 @@ def purgeable(repository: OneByOne) -> TaskRepository:
 
 
 OLD = Comparison("title", "=", "old")
+DELETED = Present("deleted_at")
 
 
-@pytest.mark.parametrize(("filter_", "purged"), [(None, 4), (OLD, 2)], ids=["all", "old"])
+@pytest.mark.parametrize(("filter_", "purged"), [(DELETED, 4), (OLD, 2)], ids=["all", "old"])
 def test_purge_removes_the_deleted_tasks_that_match_and_no_others(
-    purgeable: TaskRepository, filter_: Filter | None, purged: int
+    purgeable: TaskRepository, filter_: Filter, purged: int
 ) -> None:
-    assert purgeable.count_deleted(filter_) == purged
+    assert purgeable.preview_purge(filter_, sample=100).total == purged
     assert purgeable.purge(filter_) == purged
-    assert purgeable.count_deleted(filter_) == 0
+    assert purgeable.preview_purge(filter_, sample=100) == (0, [])
     assert (purgeable.count(show_deleted=True), purgeable.count()) == (5 - purged, 1)
 
 
+def test_the_preview_of_a_purge_names_what_was_deleted_first(purgeable: TaskRepository) -> None:
+    rows = [row for row in purgeable.page(limit=9, show_deleted=True) if row.deleted_at]
+    oldest = sorted((row.deleted_at, row.id) for row in rows)[:3]
+    assert purgeable.preview_purge(DELETED, sample=3) == (4, [task_id for _, task_id in oldest])
+
+
+def test_purge_old_removes_what_was_deleted_so_long_ago(
+    purgeable: TaskRepository, database: Database
+) -> None:
+    with database.engine.connect() as connection:
+        connection.execute(
+            text("UPDATE tasks SET deleted_at = now() - interval '2 days' WHERE title = 'old'")
+        )
+    assert purgeable.purge_old(older_than=dt.timedelta(days=1)) == 3
+    assert purgeable.preview_purge(DELETED, sample=0).total == 2
+
+
 def test_purge_removes_no_more_than_its_limit(purgeable: TaskRepository) -> None:
-    assert [purgeable.purge(None, limit=3) for _ in range(3)] == [3, 1, 0]
+    assert [purgeable.purge(DELETED, limit=3) for _ in range(3)] == [3, 1, 0]
 
 
 def test_several_processes_purge_each_task_once(purgeable: TaskRepository) -> None:
-    purges = all_at_once([partial(purgeable.purge, None, limit=2)] * 8)
+    purges = all_at_once([partial(purgeable.purge, DELETED, limit=2)] * 8)
     assert sum(int(purged) for purged in purges if not isinstance(purged, StorageError)) == 4
 
 
@@ -877,13 +909,13 @@ def test_a_task_that_is_undeleted_meanwhile_is_not_purged(
     with database.engine.connect() as other:
         other.execution_options(isolation_level="READ COMMITTED")
         other.execute(text("UPDATE tasks SET deleted_at = NULL WHERE title = 'old'"))
-        assert purgeable.purge(None) == 2
+        assert purgeable.purge(DELETED) == 2
         other.commit()
-    assert (purgeable.purge(None), purgeable.count()) == (0, 3)
+    assert (purgeable.purge(DELETED), purgeable.count()) == (0, 3)
 
 
 def test_a_purged_task_keeps_its_history(purgeable: TaskRepository, database: Database) -> None:
-    purgeable.purge(None)
+    purgeable.purge(DELETED)
     assert scalar(database, "SELECT count(*) FROM task_events") == 5 + 4
 
 
@@ -1007,52 +1039,51 @@ def test_creations_with_the_same_requests_in_any_order_take_place_once(
 
 
 @on_the_database
-@given(rows=task_lists, as_of=times, pending_only=st.booleans())
+@given(rows=task_lists, pending_only=st.booleans())
 def test_stats_are_what_counting_one_by_one_gives(
     database: Database,
     repository: OneByOne,
     rows: list[dict[str, Any]],
-    as_of: dt.datetime,
     pending_only: bool,
 ) -> None:
     replace_tasks(database, rows)
+    stats = repository.stats(Comparison("status", "=", PENDING) if pending_only else None)
     totals, overdue = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
     for row in rows:
         group, due = (row["status"], row["priority"]), row["due_date"]
         if row["deleted_at"] is None and (row["status"] == PENDING or not pending_only):
             totals[group] += 1
-            overdue[group] += due is not None and due < as_of and row["status"] <= IN_PROGRESS
-    filter_ = Comparison("status", "=", PENDING) if pending_only else None
-    assert sorted(repository.stats(as_of, filter_)) == sorted(
+            overdue[group] += due is not None and due < stats.as_of and row["status"] <= IN_PROGRESS
+    assert sorted(stats.counts) == sorted(
         StatusPriorityCount(*group, total, overdue[group]) for group, total in totals.items()
     )
 
 
-@pytest.mark.parametrize(("as_of", "overdue"), [(NOON, 0), (NOON + MOMENT, 1)])
-def test_a_task_is_overdue_after_its_due_date_and_not_at_it(
-    as_of: dt.datetime, overdue: int, repository: OneByOne
+@pytest.mark.parametrize(("ahead", "overdue"), [(-MOMENT, 1), (dt.timedelta(minutes=1), 0)])
+def test_a_task_is_overdue_once_its_due_date_has_passed(
+    ahead: dt.timedelta, overdue: int, repository: OneByOne, database: Database
 ) -> None:
-    repository.create(new_task(due_date=NOON))
-    assert repository.stats(as_of) == [StatusPriorityCount(PENDING, MEDIUM, 1, overdue)]
+    repository.create(new_task(due_date=database.now() + ahead))
+    assert repository.stats().counts == [StatusPriorityCount(PENDING, MEDIUM, 1, overdue)]
 
 
 @pytest.mark.parametrize("status", [COMPLETED, CANCELLED])
 def test_a_closed_task_is_never_overdue(status: int, repository: OneByOne) -> None:
     repository.create(new_task(due_date=NOON, status=status))
-    assert repository.stats(LAST) == [StatusPriorityCount(status, MEDIUM, 1, 0)]
+    assert repository.stats().counts == [StatusPriorityCount(status, MEDIUM, 1, 0)]
 
 
 # requests
 
 
 def test_without_requests_no_replays_are_found(repository: OneByOne) -> None:
-    assert repository.many.find_replays([None, None], SOMEBODY) == {}
+    assert repository.many.find_replays([None, None], SOMEBODY) == [None, None]
 
 
 def test_the_replays_of_many_requests_are_found_by_their_ids(repository: OneByOne) -> None:
     first, second = new_request(), new_request()
     row = repository.create(new_task(), first)
-    assert repository.many.find_replays([second, None, first], SOMEBODY) == {first.request_id: row}
+    assert repository.many.find_replays([second, None, first], SOMEBODY) == [None, None, row]
 
 
 def test_nobody_finds_the_replay_of_another_principal(

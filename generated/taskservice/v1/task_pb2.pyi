@@ -109,6 +109,7 @@ class Task(_message.Message):
     COMPLETED_AT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    PURGE_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The task's identity, a UUID. Chosen by the server (version 7, so that ids
     grow with time) unless CreateTaskRequest.task_id says otherwise.
@@ -133,9 +134,9 @@ class Task(_message.Message):
     created_by: _builtins.str
     """The principal that created the task."""
     etag: _builtins.str
-    """Names this state of the task; it changes with every write. Sent with a write,
-    the write takes place only if the task is still in this state, and is ABORTED
-    otherwise (AIP-154).
+    """Names this state of the task and no other, for ever: it changes with every write, and is not
+    used again after a purge, a restored backup or a failover. Sent with a write, the write takes
+    place only if the task is still in this state, and is ABORTED otherwise (AIP-154).
     """
     @_builtins.property
     def due_date(self) -> _timestamp_pb2.Timestamp:
@@ -168,6 +169,13 @@ class Task(_message.Message):
         and undeleted, not updated.
         """
 
+    @_builtins.property
+    def purge_at(self) -> _timestamp_pb2.Timestamp:
+        """When a deleted task is removed for good: until then it can be undeleted (AIP-164). The operator
+        says how long deleted tasks are kept, 30 days by default; PurgeTasks may remove a task earlier.
+        Absent while the task is not deleted.
+        """
+
     def __init__(
         self,
         *,
@@ -185,10 +193,11 @@ class Task(_message.Message):
         completed_at: _timestamp_pb2.Timestamp | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
         etag: _builtins.str = ...,
+        purge_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "due_date", b"due_date", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "created_at", b"created_at", "deleted_at", b"deleted_at", "due_date", b"due_date", "purge_at", b"purge_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_to", b"assigned_to", "completed_at", b"completed_at", "created_at", b"created_at", "created_by", b"created_by", "deleted_at", b"deleted_at", "description", b"description", "due_date", b"due_date", "etag", b"etag", "id", b"id", "priority", b"priority", "status", b"status", "tags", b"tags", "title", b"title", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assigned_to", b"assigned_to", "completed_at", b"completed_at", "created_at", b"created_at", "created_by", b"created_by", "deleted_at", b"deleted_at", "description", b"description", "due_date", b"due_date", "etag", b"etag", "id", b"id", "priority", b"priority", "purge_at", b"purge_at", "status", b"status", "tags", b"tags", "title", b"title", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,15 +53,21 @@ class CreateTaskRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
-    """The id that the task is to have (AIP-133); the server chooses one otherwise."""
+    """The id that the task is to have (AIP-133), not the nil or the max UUID; the server chooses
+    one otherwise.
+    """
     request_id: _builtins.str
     """Makes the call safe to repeat (AIP-155): a UUID that the caller makes for this
     one request. When a request with the same id has succeeded, the task that it
     wrote is returned and nothing is done. Kept for at least a day unless the
-    operator says otherwise.
+    operator says otherwise. The nil and the max UUID are refused: clients that forgot
+    to set the id would share them, and all writes but the first would not be done.
     """
     validate_only: _builtins.bool
-    """Answer as if the task had been created, and create nothing (AIP-163)."""
+    """Answer as if the task had been created, and create nothing (AIP-163). The answer has no
+    values that the creation would generate: no etag, no created_at, updated_at and completed_at,
+    and no id but the task_id of this request.
+    """
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """The task to create. Fields that only the server writes are ignored."""
@@ -222,7 +228,9 @@ class UpdateTaskRequest(_message.Message):
     request_id: _builtins.str
     """Makes the call safe to repeat; see CreateTaskRequest.request_id."""
     validate_only: _builtins.bool
-    """Answer as if the task had been updated, and change nothing (AIP-163)."""
+    """Answer as if the task had been updated, and change nothing (AIP-163). The answer has no
+    etag, updated_at and completed_at.
+    """
     @_builtins.property
     def task(self) -> _task_pb2.Task:
         """The task with its id and the new values. With task.etag the update takes place
@@ -826,16 +834,24 @@ class PurgeTasksResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PURGE_COUNT_FIELD_NUMBER: _builtins.int
+    PURGE_SAMPLE_FIELD_NUMBER: _builtins.int
     purge_count: _builtins.int
     """How many tasks were removed, or would be."""
+    @_builtins.property
+    def purge_sample(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Without force, the ids of up to 100 of the tasks that would be removed, those that were
+        deleted first (AIP-165).
+        """
+
     def __init__(
         self,
         *,
         purge_count: _builtins.int = ...,
+        purge_sample: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["purge_count", b"purge_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["purge_count", b"purge_count", "purge_sample", b"purge_sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -234,7 +234,8 @@ class TaskServiceServicer:
         Without a token the stream begins now.
 
         INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
-        follows it is no longer kept, begin anew with send_initial_tasks;
+        follows it is no longer kept, or the database was restored or failed over to a state
+        without the event that the token names; begin anew with send_initial_tasks;
         RESOURCE_EXHAUSTED: this server has as many watches as it takes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -123,7 +123,8 @@ class TaskServiceStub:
     Without a token the stream begins now.
 
     INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
-    follows it is no longer kept, begin anew with send_initial_tasks;
+    follows it is no longer kept, or the database was restored or failed over to a state
+    without the event that the token names; begin anew with send_initial_tasks;
     RESOURCE_EXHAUSTED: this server has as many watches as it takes.
     """
     PurgeTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.PurgeTasksRequest, _task_service_pb2.PurgeTasksResponse]
@@ -209,7 +210,8 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Without a token the stream begins now.
 
     INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
-    follows it is no longer kept, begin anew with send_initial_tasks;
+    follows it is no longer kept, or the database was restored or failed over to a state
+    without the event that the token names; begin anew with send_initial_tasks;
     RESOURCE_EXHAUSTED: this server has as many watches as it takes.
     """
     PurgeTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.PurgeTasksRequest, _task_service_pb2.PurgeTasksResponse]  # type: ignore[assignment]
@@ -370,7 +372,8 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         Without a token the stream begins now.
 
         INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
-        follows it is no longer kept, begin anew with send_initial_tasks;
+        follows it is no longer kept, or the database was restored or failed over to a state
+        without the event that the token names; begin anew with send_initial_tasks;
         RESOURCE_EXHAUSTED: this server has as many watches as it takes.
         """
 
