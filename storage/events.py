@@ -343,7 +343,7 @@ def _bound(xid: str = "xid", id_: str = "id") -> Any:
 
 
 _behind = _place > _bound()
-_version = cast(task_events.c.payload[("after", "version")].astext, BigInteger)
+_version = func.coalesce(cast(task_events.c.payload[("after", "version")].astext, BigInteger), 0)
 _horizon_place = tuple_(event_horizon.c.xid, event_horizon.c.id)
 
 _snapshot = select(

@@ -27,8 +27,8 @@ class TaskEvent(_message.Message):
 
     The events of a task, applied from the oldest to the newest, give the task: a
     creation begins with an empty one; each change sets its field to `after`; occurred_at
-    is the task's updated_at, and etag its etag. It takes all of them: old events are
-    not kept for ever.
+    is the task's updated_at, and etag its etag. purge_at, which follows from deleted_at,
+    is not among the changes. It takes all of the events: old ones are not kept for ever.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
