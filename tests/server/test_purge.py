@@ -12,6 +12,8 @@ from server import servicer
 from taskservice.v1.task_event_pb2 import TaskEvent
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
+    BatchCreateTasksRequest,
+    BatchDeleteTasksRequest,
     CreateTaskRequest,
     DeleteTaskRequest,
     GetTaskRequest,
@@ -145,3 +147,27 @@ def test_an_id_can_be_used_again_and_its_history_has_both_lives(stub: TaskServic
         if change.field == "title"
     ]
     assert told == ["third", "second", "first"]
+
+
+def test_without_force_it_names_what_was_deleted_first(
+    stub: TaskServiceStub, create_task: Create, deleted_task: Create
+) -> None:
+    create_task(title="live")
+    deleted = [deleted_task(title=f"{number}").id for number in range(3)]
+    answer = stub.PurgeTasks(PurgeTasksRequest(filter=ALL_DELETED))
+    assert (answer.purge_count, list(answer.purge_sample)) == (3, deleted)
+
+
+def test_the_sample_has_no_more_than_a_hundred_tasks(stub: TaskServiceStub) -> None:
+    creations = [CreateTaskRequest(task=Task(title=f"{n}")) for n in range(120)]
+    tasks = stub.BatchCreateTasks(BatchCreateTasksRequest(requests=creations)).tasks
+    deletions = [DeleteTaskRequest(id=task.id) for task in tasks]
+    stub.BatchDeleteTasks(BatchDeleteTasksRequest(requests=deletions))
+    answer = stub.PurgeTasks(PurgeTasksRequest(filter=ALL_DELETED))
+    assert (answer.purge_count, len(set(answer.purge_sample))) == (120, 100)
+
+
+def test_with_force_it_names_none(stub: TaskServiceStub, deleted_task: Create) -> None:
+    deleted_task()
+    answer = stub.PurgeTasks(PurgeTasksRequest(filter=ALL_DELETED, force=True))
+    assert (answer.purge_count, list(answer.purge_sample)) == (1, [])
