@@ -461,22 +461,20 @@ def locked_table(url: str) -> Iterator[None]:
         yield
 
 
-def waiting_statement(url: str) -> str:
-    await_waiting(url)
-    return str(
-        execute(
-            url,
-            "SELECT query FROM pg_stat_activity "
-            "WHERE datname = current_database() AND wait_event_type = 'Lock'",
-        )
+def waiting_get(url: str) -> str:
+    """The statement of a GetTask that waits; the service's own statements may wait beside it."""
+    waiting = (
+        "SELECT query FROM pg_stat_activity WHERE datname = current_database() "
+        "AND wait_event_type = 'Lock' AND query LIKE '%WHERE tasks.id = %'"
     )
+    return str(wait_until(lambda: execute(url, waiting), "a GetTask waits"))
 
 
 def statement_of_a_call(stub: TaskServiceStub, url: str, trace: Trace, flags: str = "01") -> str:
     """What PostgreSQL sees of a GetTask."""
     with locked_table(url):
         call: Any = stub.GetTask.future(NO_TASK, metadata=trace.metadata(flags))
-        seen = waiting_statement(url)
+        seen = waiting_get(url)
     assert call.exception() is not None
     return seen
 
