@@ -1,4 +1,4 @@
-"""Reflection serves our contract and what it imports, and nothing else of what is loaded."""
+"""Reflection: what it serves, of all that is loaded, and to whom."""
 
 from __future__ import annotations
 
@@ -52,9 +52,12 @@ def files(response: ServerReflectionResponse) -> set[str]:
     }
 
 
-def test_the_service_is_listed(ask: Ask) -> None:
+def test_the_services_are_listed(ask: Ask) -> None:
     services = ask(list_services="").list_services_response.service
-    assert [service.name for service in services] == ["taskservice.v1.TaskService"]
+    assert [service.name for service in services] == [
+        "grpc.health.v1.Health",
+        "taskservice.v1.TaskService",
+    ]
 
 
 def test_a_symbol_comes_with_all_it_needs(ask: Ask) -> None:
@@ -75,10 +78,38 @@ def test_a_symbol_comes_with_all_it_needs(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["grpc/health/v1/health.proto", "google/rpc/error_details.proto", "nonsense"]
+    ("symbol", "file"),
+    [
+        ("grpc.health.v1.Health", "grpc_health/v1/health.proto"),
+        ("google.rpc.Status", "google/rpc/status.proto"),
+        *(
+            (f"google.rpc.{detail}", "google/rpc/error_details.proto")
+            for detail in (
+                "BadRequest",
+                "ErrorInfo",
+                "PreconditionFailure",
+                "QuotaFailure",
+                "ResourceInfo",
+                "RetryInfo",
+            )
+        ),
+    ],
+)
+def test_health_and_the_details_of_errors_are_there(ask: Ask, symbol: str, file: str) -> None:
+    """A client calls the one, and shows the others in words."""
+    assert file in files(ask(file_containing_symbol=symbol))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "grpc_reflection/v1alpha/reflection.proto",
+        "opentelemetry/proto/trace/v1/trace.proto",
+        "nonsense",
+    ],
 )
 def test_other_files_are_not_there(ask: Ask, name: str) -> None:
-    """Both are loaded in this process."""
+    """Most of them are loaded in this process."""
     error = ask(file_by_filename=name).error_response
     assert error.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
