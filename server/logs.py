@@ -27,6 +27,7 @@ _NUMBERS = {name.lower(): number for name, number in logging.getLevelNamesMappin
     "exception": logging.ERROR
 }
 _level = logging.INFO
+_STACKS = {"exception", "stack"}
 
 
 def configure(settings: Settings) -> None:
@@ -162,15 +163,35 @@ def _rendering(settings: Settings) -> list[Processor]:
     if settings.environment == "development":
         # A plain traceback: a rich one shows local variables, and so the callers' data.
         return [
+            structlog.processors.format_exc_info,
+            _escape,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            ),
         ]
     return [
         structlog.processors.format_exc_info,
         structlog.processors.EventRenamer("message"),
         structlog.processors.JSONRenderer(_to_json),
     ]
+
+
+def _escape(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Shows the characters that a terminal would obey: a caller chooses some of what is logged.
+
+    JSON has an escape for each of them already. A stack keeps its lines.
+    """
+    for key, value in event.items():
+        text = value if isinstance(value, str) else repr(value)
+        if key in _STACKS:
+            event[key] = "\n".join(map(_shown, text.split("\n")))
+        elif not text.isprintable():
+            event[key] = _shown(text)
+    return event
+
+
+def _shown(text: str) -> str:
+    return "".join(it if it.isprintable() else ascii(it)[1:-1] for it in text)
 
 
 def _to_json(event: EventDict, **_options: object) -> str:
