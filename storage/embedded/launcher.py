@@ -34,6 +34,7 @@ _INITDB = (
     *("--username=tasks", "--auth=trust", "--encoding=UTF8", "--locale=C"),
     *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
 )
+_INHERITED = {"PATH", "LD_LIBRARY_PATH", "PYTHONHOME"}
 _MAX_SOCKET_DIR_BYTES = 88  # The address of a socket in it has 103 bytes on macOS, 107 on Linux.
 _MAX_LOG_BYTES = 8 * 1024 * 1024
 _LOCK_SECONDS = 30.0
@@ -255,8 +256,9 @@ def _is_alive(pid: int) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without what would change PostgreSQL's behaviour: its own variables, the language."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    """What programs need to be found and run, and nothing else of ours: the guard and PostgreSQL
+    show their environment to this user's other processes, and ours has secrets."""
+    kept = {name: value for name, value in os.environ.items() if name in _INHERITED}
     return kept | {"LANG": "C", "LC_ALL": "C", "TZ": "UTC"}
 
 
