@@ -1,4 +1,4 @@
-"""The metrics port: Prometheus asks one worker, and hears of all.
+"""The metrics port: Prometheus asks one worker, and hears of all; /metrics is all that there is.
 
 Workers share the port, so that a scrape comes to any of them. It asks the others, each by its
 socket in a folder that only they know, and tells their metrics apart by a label: a sum would fall
@@ -7,17 +7,19 @@ when a worker is replaced, and look like a reset of all.
 
 from __future__ import annotations
 
+import io
 import secrets
 import struct
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from select import select
 from socket import AF_INET6, AF_UNIX, SO_SNDTIMEO, SOL_SOCKET, socket
 from threading import BoundedSemaphore
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import structlog
@@ -27,11 +29,15 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from server.process import AddressError, listen_address
 from server.telemetry import within
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
 log = structlog.get_logger()
 
 _PATIENCE_SECONDS = 1.0
 _PATIENCE = struct.pack("ll", int(_PATIENCE_SECONDS), 0)  # As the kernel takes it.
 _SCRAPES = 32
+_PATH = "/metrics"
 
 
 class Scraping:
@@ -49,7 +55,7 @@ class Scraping:
         server_class = _ServerIPv6 if ":" in host else _Server
         try:
             self._server = make_server(
-                host.strip("[]"), port, make_wsgi_app(self._registry), server_class, _SilentHandler
+                host.strip("[]"), port, _metrics_app(self._registry), server_class, _SilentHandler
             )
         except OSError as error:
             where = listen_address(host, port)
@@ -122,6 +128,25 @@ class Scraping:
                 log.debug("metrics were not told", why=str(error))
 
 
+def _metrics_app(registry: CollectorRegistry) -> WSGIApplication:
+    """Answers for /metrics, and for nothing else."""
+    metrics = make_wsgi_app(registry)
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != _PATH:
+            start_response("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"there is only /metrics\n"]
+        try:
+            answer: Iterable[bytes] = metrics(environ, start_response)
+        except Exception:
+            log.exception("metrics cannot be told")
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+            return [b"see the log\n"]
+        return answer
+
+    return app
+
+
 def _start(target: Callable[[], object]) -> None:
     threading.Thread(target=target, name="scraping", daemon=True).start()
 
@@ -170,6 +195,10 @@ class _Server(ThreadingWSGIServer):
         finally:
             self._free.release()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Logs what socketserver would write to standard error, where no line is JSON."""
+        log.debug("a scrape was cut short", why=type(sys.exception()).__name__)
+
 
 class _ServerIPv6(_Server):
     address_family = AF_INET6
@@ -181,3 +210,7 @@ class _SilentHandler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """A scrape is no line in the log."""
+
+    def get_stderr(self) -> io.StringIO:
+        """Nowhere: wsgiref writes a traceback there when a client does not read its answer."""
+        return io.StringIO()
