@@ -22,10 +22,10 @@ import structlog
 from sqlalchemy import make_url
 
 from server import logs
-from server.caller import Scope
+from server.caller import Scope, name_problem
 from server.certificates import certificates
 from server.process import AddressError, Place, Ports, listen_address, reserve_port
-from server.settings import SYMMETRIC, Settings, SettingsError
+from server.settings import MAX_TOKEN_MINUTES, SYMMETRIC, Settings, SettingsError
 from server.supervisor import READY, SERVES, Supervisor
 from storage import schema
 from storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_token_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sub", required=True, help="whom it is for")
+    parser.add_argument("--sub", required=True, type=_name, help="the principal that it names")
     parser.add_argument(
         "--scope",
         nargs="+",
@@ -95,8 +95,22 @@ def _add_token_arguments(parser: argparse.ArgumentParser) -> None:
         help="what it permits; by default to read and to write",
     )
     parser.add_argument(
-        "--minutes", type=int, help="how long it is good; ACCESS_TOKEN_EXPIRE_MINUTES by default"
+        "--minutes",
+        type=_minutes,
+        help="how long it is good; ACCESS_TOKEN_EXPIRE_MINUTES by default",
     )
+
+
+def _name(text: str) -> str:
+    if problem := name_problem(text):
+        raise argparse.ArgumentTypeError(problem)
+    return text
+
+
+def _minutes(text: str) -> int:
+    if not 0 < int(text) <= MAX_TOKEN_MINUTES:
+        raise argparse.ArgumentTypeError(f"must be 1 to {MAX_TOKEN_MINUTES}: longer is not taken")
+    return int(text)
 
 
 def serve(settings: Settings) -> bool:
@@ -208,17 +222,17 @@ def _serve_supervised(settings: Settings, url: str) -> bool:
 def _reserved(settings: Settings, *, share: bool) -> Iterator[Ports]:
     """The ports of the settings, bound; free ones for those that are 0. Raises: AddressError."""
     wanted = {
-        "GRPC_PORT": settings.grpc_port,
-        "HEALTH_PORT": settings.health_port,
-        "METRICS_PORT": settings.metrics_port,
+        "GRPC_HOST or GRPC_PORT": (settings.grpc_host, settings.grpc_port),
+        "GRPC_HOST or HEALTH_PORT": (settings.grpc_host, settings.health_port),
+        "METRICS_HOST or METRICS_PORT": (settings.metrics_on, settings.metrics_port),
     }
     with ExitStack() as bound:
         ports: list[int | None] = []
-        for setting, port in wanted.items():
+        for names, (host, port) in wanted.items():
             if port is None:
                 ports.append(None)
                 continue
-            held = bound.enter_context(reserve_port(settings.grpc_host, port, setting, share=share))
+            held = bound.enter_context(reserve_port(host, port, names, share=share))
             ports.append(held.getsockname()[1])
         grpc, health, metrics = ports
         yield Ports(grpc or 0, health, metrics)

@@ -1,7 +1,7 @@
-"""Who calls: whom his token or his certificate names, or, where nobody asks, anybody.
+"""Authenticate the caller by its token or its certificate; with AUTH_MODE=none everybody may call.
 
-Every credential that is not good is refused with the same words: which of its parts was wrong
-helps nobody but him who guesses. The log has it at level DEBUG, without the credential.
+Every credential that is not good is refused with the same words: the reason would help only a
+client that guesses. The log has the reason at level DEBUG, without the credential.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import jwt
@@ -19,16 +20,15 @@ import structlog
 from jwt import PyJWK
 
 from server.authorization import ALL_SCOPES
-from server.caller import ANONYMOUS, Principal, Scope
+from server.caller import ANONYMOUS, Principal, Scope, name_problem
 from server.errors import KeysUnavailableError, UnauthenticatedError
 from server.jwks import Keys, KeySet
-from server.settings import SYMMETRIC, Settings
+from server.settings import MAX_TOKEN_MINUTES, SYMMETRIC, Settings
 
 log = structlog.get_logger()
 
 _LEEWAY_SECONDS = 30
 _MAX_TOKEN_CHARACTERS = 8 * 1024
-_MAX_NAME_CHARACTERS = 200
 # Good ones only, so that nobody fills this with others: a few MiB.
 _REMEMBERED = 4096
 
@@ -75,34 +75,31 @@ class OpenAuthenticator(Authenticator):
 class CertificateAuthenticator(Authenticator):
     """Takes the name from the client's certificate, which the handshake has verified.
 
-    What a name may do stands in the settings; "*" is for all that have no line of their own.
+    The kind of a name is part of it: the first URI ("uri:spiffe://example/billing"), else the first
+    DNS name ("dns:billing.example"), else the common name ("cn:billing"). The last only where
+    MTLS_SCOPES has such a name: anybody who gets a certificate may have chosen its common name, and
+    RFC 9525 forbids to rely on it. "*" in MTLS_SCOPES is for all names that it does not have.
     """
 
     def __init__(self, scopes: Mapping[str, frozenset[Scope]]) -> None:
         self._scopes = scopes
+        self._kinds = {"uri": "peer_uri", "dns": "peer_dns"}
+        if any(name.startswith("cn:") for name in scopes):
+            self._kinds["cn"] = "x509_common_name"
 
     def authenticate(self, context: grpc.ServicerContext) -> Principal:
-        name = certificate_name(context.auth_context())
+        try:
+            name = self._name(context.auth_context())
+        except UnauthenticatedError as error:
+            log.debug("certificate refused", why=str(error))
+            raise
         return Principal(name, self._scopes.get(name, self._scopes.get("*", frozenset())))
 
-
-def certificate_name(properties: Mapping[str, Any]) -> str:
-    """The first URI among a verified certificate's names (a SPIFFE id is one), else the first
-    DNS name, else the common name (RFC 9525 calls that one a relic; some still have no other).
-
-    Raises: UnauthenticatedError.
-    """
-    for kind in ("peer_uri", "peer_dns", "x509_common_name"):
-        for value in properties.get(kind, ()):
-            return _name(value.decode("utf-8", "surrogateescape"))
-    raise UnauthenticatedError
-
-
-class _Verified(NamedTuple):
-    """What a good token says, and until when (seconds since 1970)."""
-
-    principal: Principal
-    expires: float
+    def _name(self, properties: Mapping[str, Any]) -> str:
+        for kind, source in self._kinds.items():
+            for value in properties.get(source, ()):
+                return f"{kind}:{_checked(value.decode('utf-8', 'surrogateescape'))}"
+        raise UnauthenticatedError("there is no name of a kind that is taken")
 
 
 class TokenAuthenticator(Authenticator):
@@ -116,9 +113,9 @@ class TokenAuthenticator(Authenticator):
     def __init__(self, settings: Settings) -> None:
         self._issuer = settings.jwt_issuer
         self._audience = settings.jwt_audience
-        self._secret: Keys = {}
+        self._secrets: Sequence[PyJWK] = ()
         if SYMMETRIC in settings.algorithms:
-            self._secret = {(SYMMETRIC, None): _secret_key(settings.key())}
+            self._secrets = [_secret_key(key) for key in settings.accepted_keys()]
         public = settings.algorithms - {SYMMETRIC}
         self._key_set: KeySet | None = None
         if source := settings.jwks_file or settings.jwks_url:
@@ -140,8 +137,8 @@ class TokenAuthenticator(Authenticator):
             raise KeysUnavailableError
 
     def authenticate(self, context: grpc.ServicerContext) -> Principal:
-        principal, expires = self._verified(_bearer_token(context))
-        if time.time() >= expires:
+        principal = self._verified(_bearer_token(context))
+        if time.time() >= principal.expires:
             raise UnauthenticatedError
         return principal
 
@@ -153,18 +150,28 @@ class TokenAuthenticator(Authenticator):
         self._public = public
         self._verified = lru_cache(_REMEMBERED)(partial(self._verify, public))
 
-    def _verify(self, public: Keys | None, token: str) -> _Verified:
+    def _verify(self, public: Keys | None, token: str) -> Principal:
         try:
             header = jwt.get_unverified_header(token)
-            keys = {**(public or {}), **self._secret}
-            return _told(self._claims(token, keys[header["alg"], header.get("kid")]))
+            name = header["alg"], header.get("kid")
+            keys = self._secrets if name == (SYMMETRIC, None) else [(public or {})[name]]
+            return _principal(self._claims(token, keys))
         except Exception as error:  # A parser that stumbles over a token has refused it.
             if public is None:
                 raise KeysUnavailableError from None  # It may be good by the keys to come.
-            log.debug("token refused", why=type(error).__name__)
+            is_ours = isinstance(error, UnauthenticatedError)  # Others may quote the token.
+            log.debug("token refused", why=str(error) if is_ours else type(error).__name__)
             raise UnauthenticatedError from None
 
-    def _claims(self, token: str, key: PyJWK) -> dict[str, Any]:
+    def _claims(self, token: str, keys: Sequence[PyJWK]) -> dict[str, Any]:
+        """What the token says, by the first of the keys that it is signed with."""
+        *others, last = keys
+        for key in others:
+            with suppress(jwt.InvalidSignatureError):
+                return self._claims_by(token, key)
+        return self._claims_by(token, last)
+
+    def _claims_by(self, token: str, key: PyJWK) -> dict[str, Any]:
         return jwt.decode(
             token,
             key,
@@ -176,11 +183,19 @@ class TokenAuthenticator(Authenticator):
         )
 
 
-def _told(claims: dict[str, Any]) -> _Verified:
-    """What the claims say; `scope` as in RFC 8693, or as a list. Unknown scopes are ignored."""
-    scope = claims.get("scope", "")
-    scopes = ALL_SCOPES.intersection(scope.split() if isinstance(scope, str) else scope)
-    return _Verified(Principal(_name(claims["sub"]), scopes), int(claims["exp"]) + _LEEWAY_SECONDS)
+def _principal(claims: dict[str, Any]) -> Principal:
+    """Whom the claims name. Raises: UnauthenticatedError, when a token lives for too long."""
+    expires = int(claims["exp"])
+    if expires - int(claims["iat"]) > MAX_TOKEN_MINUTES * 60:
+        raise UnauthenticatedError(f"the token lives longer than {MAX_TOKEN_MINUTES} minutes")
+    scopes = ALL_SCOPES & (_listed(claims.get("scope", "")) | _listed(claims.get("scp", "")))
+    return Principal(_checked(claims["sub"]), scopes, expires + _LEEWAY_SECONDS)
+
+
+def _listed(scope: str | list[str]) -> set[str]:
+    """The scopes of a claim: words with spaces between (`scope` in RFC 8693), or a list (`scp` of
+    some issuers). Scopes that are not ours are ignored."""
+    return set(scope.split() if isinstance(scope, str) else scope)
 
 
 def _bearer_token(context: grpc.ServicerContext) -> str:
@@ -192,10 +207,10 @@ def _bearer_token(context: grpc.ServicerContext) -> str:
     return token
 
 
-def _name(name: str) -> str:
-    """A name that logs and PostgreSQL take. Raises: UnauthenticatedError."""
-    if not (0 < len(name) <= _MAX_NAME_CHARACTERS and name.isprintable()):
-        raise UnauthenticatedError
+def _checked(name: str) -> str:
+    """The name, if a principal may have it. Raises: UnauthenticatedError."""
+    if problem := name_problem(name):
+        raise UnauthenticatedError(problem)
     return name
 
 

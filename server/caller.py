@@ -1,7 +1,10 @@
-"""Who calls, what he may do, and in which trace."""
+"""Who calls, what it may do, and in which trace."""
 
 from __future__ import annotations
 
+import math
+import re
+import unicodedata
 from typing import Literal, NamedTuple, TypeAlias
 
 from opentelemetry.trace import format_trace_id, get_current_span
@@ -12,14 +15,45 @@ Scope: TypeAlias = Literal["tasks:read", "tasks:write", "tasks:admin"]
 
 
 class Principal(NamedTuple):
-    """Who calls, and the scopes of what he may do."""
+    """Who calls, and the scopes of what it may do."""
 
     name: str
     scopes: frozenset[Scope] = frozenset()
+    expires: float = math.inf
+    """When its credentials stop being accepted, in seconds since 1970."""
 
 
-# Who calls, as long as nothing is known of him: he may do nothing.
+# A caller of which nothing is known: it may do nothing.
 ANONYMOUS = Principal("anonymous")
+
+_MAX_NAME_CHARACTERS = 200
+# Shown as nothing or as a blank, although `str.isprintable` takes them: the letters and marks among
+# Unicode's Default_Ignorable_Code_Point, and the empty pattern of Braille.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0000-\U000e0fff]"
+)
+
+
+def name_problem(name: str) -> str:
+    """What is wrong with the name of a principal; empty when nothing is.
+
+    A name stands in logs, events and limits, and is compared exactly: two that look alike must not
+    differ in what is not shown.
+    """
+    if not name.strip():
+        return "the name is blank"
+    if name != name.strip():
+        return "the name begins or ends with white space"
+    if len(name) > _MAX_NAME_CHARACTERS:
+        return f"the name has more than {_MAX_NAME_CHARACTERS} characters"
+    if not name.isprintable() or _INVISIBLE.search(name):
+        return "the name has characters that are not shown"
+    if not unicodedata.is_normalized("NFC", name):
+        return "the name is not in Unicode's normal form C"
+    if unicodedata.normalize("NFKC", name).casefold() == ANONYMOUS.name:
+        return "the name is reserved"
+    return ""
 
 
 def origin(principal: Principal) -> Origin:

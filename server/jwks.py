@@ -1,11 +1,12 @@
-"""The public keys of whoever issues tokens: a JWKS (RFC 7517), in a file or behind a URL.
+"""The public keys of an issuer of tokens: a JWKS (RFC 7517), in a file or behind a URL.
 
 A thread reads it again and again, and a call never does: PyJWT's own client fetches when a token
-names a key that it does not know, so that whoever sends such tokens decides what we ask, and when.
+names a key that it does not know, so that the sender of such tokens decides what we ask, and when.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import socket
 import threading
@@ -19,7 +20,9 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from jwt import PyJWK, PyJWKSet, PyJWKSetError
+from jwt import PyJWK
+
+from server.settings import ED25519, EDDSA
 
 log = structlog.get_logger()
 
@@ -27,9 +30,15 @@ _TIMEOUT_SECONDS = 5.0
 _DEADLINE_SECONDS = 10.0
 _RETRY_SECONDS = 5.0
 _MAX_BYTES = 1024 * 1024
+_LOGGED = 20
+_LOGGED_CHARACTERS = 100
 
 # By algorithm and kid, as a token's header names them.
 Keys: TypeAlias = Mapping[tuple[str, str | None], PyJWK]
+
+
+class _LeftOutError(Exception):
+    """A key of a set is not taken."""
 
 
 class KeySet:
@@ -77,26 +86,37 @@ class KeySet:
         source = self._source
         document = _read_file(source) if isinstance(source, Path) else _fetch(source)
         if document != self._known:
-            keys = public_keys(document, self._algorithms)
+            keys, left_out = public_keys(document, self._algorithms)
             self._on_change(keys)
             self._known = document
-            write = log.info if keys else log.warning  # Without keys nobody gets in.
-            write("new keys", kids=sorted(str(kid) for _, kid in keys))
+            write = log.info if keys else log.warning  # Without keys no call gets in.
+            write("new keys", kids=sorted({str(kid) for _, kid in keys}))
+            if left_out:
+                log.warning("keys are left out", count=len(left_out), why=left_out[:_LOGGED])
 
 
-def public_keys(document: bytes, algorithms: Set[str]) -> Keys:
-    """The keys of a JWKS that can verify a signature of these algorithms.
+def public_keys(document: bytes, algorithms: Set[str]) -> tuple[Keys, list[str]]:
+    """The keys of a JWKS that can verify a signature of these algorithms; and which it has beside
+    them, and why these are left out.
 
-    Each is good for one algorithm, its own. There may be none: an issuer who takes back his last
-    key means it. Raises: ValueError, when it is no JWKS.
+    Each is good for one algorithm, its own, by all names of it. There may be none: an issuer that
+    takes back its last key means it. Raises: ValueError, when it is no JWKS.
     """
-    content = json.loads(document)
-    try:
-        found = PyJWKSet(_listed(content))
-    except PyJWKSetError:  # None of them is a key that it knows.
-        return {}
-    keys = {(key.algorithm_name, key.key_id): key for key in found if _is_public(key)}
-    return {name: key for name, key in keys.items() if name[0] in algorithms}
+    keys: dict[tuple[str, str | None], PyJWK] = {}
+    left_out = []
+    for jwk in _listed(json.loads(document)):
+        try:
+            key = _public_key(jwk, algorithms)
+        except _LeftOutError as error:
+            kid = jwk.get("kid") if isinstance(jwk, dict) else None
+            left_out.append(f"{str(kid)[:_LOGGED_CHARACTERS]}: {error}")
+        else:
+            keys[key.algorithm_name, key.key_id] = key
+            if key.algorithm_name == EDDSA:
+                other = copy.copy(key)
+                other.algorithm_name = ED25519  # PyJWT does not know the name.
+                keys[ED25519, key.key_id] = other
+    return keys, left_out
 
 
 def _listed(content: Any) -> list[Any]:
@@ -106,14 +126,26 @@ def _listed(content: Any) -> list[Any]:
     raise ValueError("this is no set of keys")
 
 
-def _is_public(key: PyJWK) -> bool:
-    """Whether it is a named key for signatures, public and strong; a secret is never taken."""
-    return (
-        isinstance(key.key, RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey)
-        and isinstance(key.key_id, str)
-        and key.public_key_use in (None, "sig")
-        and not key.Algorithm.check_key_length(key.key)
-    )
+def _public_key(jwk: Any, algorithms: Set[str]) -> PyJWK:
+    """A named key for signatures, public and strong; a secret is never taken.
+
+    Raises: _LeftOutError, whose text has nothing of the key: it may be a secret.
+    """
+    try:
+        key = PyJWK(jwk, EDDSA if jwk.get("alg") == ED25519 else None)
+    except Exception:  # A parser that stumbles over a key has refused it.
+        raise _LeftOutError("it is incomplete, or of a kind that is not known") from None
+    if not isinstance(key.key, RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey):
+        raise _LeftOutError("it is no public key for signatures")
+    if not isinstance(key.key_id, str):
+        raise _LeftOutError("it has no kid")
+    if key.public_key_use not in (None, "sig"):
+        raise _LeftOutError("its use is not sig")
+    if key.algorithm_name not in algorithms:
+        raise _LeftOutError(f"its algorithm, {key.algorithm_name}, is not one of ALGORITHM")
+    if key.Algorithm.check_key_length(key.key):
+        raise _LeftOutError("it is too short")
+    return key
 
 
 class _NoRedirects(HTTPRedirectHandler):

@@ -88,21 +88,23 @@ def listen_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
-def reserve_port(host: str, port: int, setting: str = "GRPC_PORT", *, share: bool) -> socket.socket:
-    """Binds the port that a setting names, without listening on it; for port 0, one that is free.
+def reserve_port(
+    host: str, port: int, settings: str = "GRPC_HOST or GRPC_PORT", *, share: bool
+) -> socket.socket:
+    """Binds the port that these settings name, without listening on it; for port 0, a free one.
 
     With `share` processes of ours may listen on it beside each other (SO_REUSEPORT). Raises:
     AddressError when somebody listens on it, even somebody who would share.
     """
-    bound = _bind(host, port, setting, share=False)
+    bound = _bind(host, port, settings, share=False)
     if not share:
         return bound
     port = bound.getsockname()[1]
     bound.close()
-    return _bind(host, port, setting, share=True)
+    return _bind(host, port, settings, share=True)
 
 
-def _bind(host: str, port: int, setting: str, *, share: bool) -> socket.socket:
+def _bind(host: str, port: int, settings: str, *, share: bool) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -120,6 +122,5 @@ def _bind(host: str, port: int, setting: str, *, share: bool) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "this is no host name"
         raise AddressError(
-            f"cannot listen on {listen_address(host, port)}: {reason}; "
-            f"choose another GRPC_HOST or {setting}"
+            f"cannot listen on {listen_address(host, port)}: {reason}; choose another {settings}"
         ) from error

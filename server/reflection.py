@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from taskservice.v1 import task_service_pb2
 
-_FILES: tuple[FileDescriptor, ...] = (
+_FILES: tuple[Any, ...] = (
     task_service_pb2.DESCRIPTOR,
     health_pb2.DESCRIPTOR,
     error_details_pb2.DESCRIPTOR,

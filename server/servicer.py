@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -93,7 +93,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         repository: TaskRepository,
         events: EventLog,
         watches: Watches,
-        key: bytes,
+        keys: Sequence[bytes],
         limits: Limits,
         *,
         deleted_retention: dt.timedelta,
@@ -102,8 +102,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self._repository = repository
         self._events = events
         self._watches = watches
-        self._page_tokens = Tokens(key, "page")
-        self._resume_tokens = Tokens(key, "resume")
+        self._page_tokens = Tokens(keys, "page")
+        self._resume_tokens = Tokens(keys, "resume")
         self._limits = limits
         self._filter = partial(parse_filter, limits=limits)
         self._watch_filter = partial(parse_watch_filter, limits=limits)

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,18 +33,22 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from server.caller import Scope
+from server.caller import Scope, name_problem
 from server.limits import CONTRACT, Limits
 
 _SECRET_KEY_CHARACTERS = 32
 _DAY_SECONDS = 24 * 3600
 _YEAR_SECONDS = 365 * _DAY_SECONDS
+MAX_TOKEN_MINUTES = 24 * 60
 _DRIVER = "postgresql+psycopg2"
 _MAX_PORT = 65535
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 _MAX_UNREAD_BYTES = 16 * 1024**3
 SYMMETRIC = "HS256"
-_ALGORITHMS = frozenset({SYMMETRIC, "RS256", "ES256", "EdDSA"})
+EDDSA, ED25519 = "EdDSA", "Ed25519"
+"""Two names of one algorithm: RFC 8037's, and RFC 9864's."""
+_ALGORITHMS = frozenset({SYMMETRIC, "RS256", "ES256", EDDSA, ED25519})
+_NAME_KINDS = "uri", "dns", "cn"
 _JWKS_URL = re.compile(r"https?://[^/\s@]+(/\S*)?")
 # Who uses the pool beside calls: readiness, maintenance (two), the census, the announcer, the one
 # reader of watches, its listener while it connects, and two watches that read for themselves.
@@ -88,6 +93,7 @@ class Settings(BaseSettings):
     health_check_interval_seconds: float = Field(2, gt=0, le=60)
     health_port: int | None = Field(None, ge=0, le=65535)
     admin_enabled: bool = False
+    metrics_host: str | None = None
     metrics_port: int | None = Field(None, ge=0, le=65535)
     reflection: Literal["on", "authenticated", "off"] | None = None
 
@@ -116,7 +122,7 @@ class Settings(BaseSettings):
     jwks_refresh_seconds: float = Field(60, gt=0, le=24 * 3600)
     jwt_issuer: str | None = Field(None, validate_default=True)
     jwt_audience: str | None = Field(None, validate_default=True)
-    access_token_expire_minutes: float = Field(30, gt=0, le=24 * 60)
+    access_token_expire_minutes: float = Field(30, gt=0, le=MAX_TOKEN_MINUTES)
     mtls_scopes: Json[dict[str, frozenset[Scope]]] = Field("{}")  # type: ignore[arg-type]
 
     max_concurrent_calls: int | None = Field(None, ge=1, le=100_000)
@@ -159,6 +165,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path(".data")
 
     secret_key: SecretStr | None = Field(None, validate_default=True)
+    secret_key_previous: SecretStr | None = None
     request_id_retention_hours: float = Field(24, gt=0, le=_YEAR_SECONDS / 3600)
     event_retention_days: float = Field(30, gt=0, le=100 * 365)
     deleted_retention_days: float = Field(30, gt=0, le=100 * 365)
@@ -243,6 +250,19 @@ class Settings(BaseSettings):
             raise ValueError("must be set with a JWKS: its issuer has tokens for others too")
         return expected
 
+    @field_validator("mtls_scopes")
+    @classmethod
+    def _check_names(cls, scopes: dict[str, frozenset[Scope]]) -> dict[str, frozenset[Scope]]:
+        for name in scopes.keys() - {"*"}:
+            kind, _, rest = name.partition(":")
+            if kind not in _NAME_KINDS:
+                raise ValueError(
+                    f'"{name}" does not say which kind of name it is; write {_spellings(name)}'
+                )
+            if problem := name_problem(rest):
+                raise ValueError(f"no certificate is taken by the name {name!r}: {problem}")
+        return scopes
+
     @field_validator("max_concurrent_calls")
     @classmethod
     def _check_calls(cls, calls: int | None, info: ValidationInfo) -> int | None:
@@ -282,18 +302,18 @@ class Settings(BaseSettings):
             raise ValueError(f"must be set (or DB_HOST) in {environment}")
         return url
 
-    @field_validator("secret_key")
+    @field_validator("secret_key", "secret_key_previous")
     @classmethod
     def _check_secret(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         environment = info.data.get("environment", "development")
-        if environment != "development" and len(key or "") < _SECRET_KEY_CHARACTERS:
-            raise ValueError(
-                f"must have {_SECRET_KEY_CHARACTERS} characters or more in {environment}"
-            )
-        if key and info.data.get("auth_mode") == "jwt" and len(key) < _SECRET_KEY_CHARACTERS:
-            raise ValueError(
-                f"must have {_SECRET_KEY_CHARACTERS} characters or more with AUTH_MODE=jwt"
-            )
+        if key is None and (info.field_name != "secret_key" or environment == "development"):
+            return key
+        if len(key or "") < _SECRET_KEY_CHARACTERS:
+            least = f"must have {_SECRET_KEY_CHARACTERS} characters or more"
+            if environment != "development":
+                raise ValueError(f"{least} in {environment}")
+            if info.data.get("auth_mode") == "jwt":
+                raise ValueError(f"{least} with AUTH_MODE=jwt")
         return key
 
     @classmethod
@@ -331,8 +351,8 @@ class Settings(BaseSettings):
 
     @property
     def algorithms(self) -> frozenset[str]:
-        """The algorithms by which a token may be signed."""
-        return _listed(self.algorithm)
+        """The algorithms by which a token may be signed, by the names that PyJWT gives them."""
+        return frozenset(EDDSA if it == ED25519 else it for it in _listed(self.algorithm))
 
     @property
     def call_limit(self) -> int:
@@ -381,6 +401,12 @@ class Settings(BaseSettings):
         return self.reflection or ("on" if self.environment == "development" else "authenticated")
 
     @property
+    def metrics_on(self) -> str:
+        """The host of the metrics port, which tells anybody: in development no other machine."""
+        local = "127.0.0.1" if self.environment == "development" else self.grpc_host
+        return self.metrics_host or local
+
+    @property
     def sampling_ratio(self) -> float:
         """The share of traces that a sampler by ratio takes."""
         if self.otel_traces_sampler_arg is not None:
@@ -399,7 +425,7 @@ class Settings(BaseSettings):
     def key(self) -> bytes:
         """The secret that keys are derived from; in development made once, kept in DATA_DIR.
 
-        Raises: SettingsError, when DATA_DIR cannot be written.
+        Raises: SettingsError, when DATA_DIR cannot be written, or the key is not ours alone.
         """
         if self.secret_key is not None:
             return self.secret_key.get_secret_value().encode()
@@ -407,6 +433,14 @@ class Settings(BaseSettings):
             return self._own_key()
         except OSError as error:
             raise SettingsError([f"DATA_DIR: cannot be used: {error}"]) from error
+
+    def accepted_keys(self) -> list[bytes]:
+        """The secrets that tokens are taken by, the one that new ones are made with first.
+
+        Raises: SettingsError, as `key`.
+        """
+        previous = self.secret_key_previous
+        return [self.key(), *([previous.get_secret_value().encode()] if previous else [])]
 
     def _own_key(self) -> bytes:
         path = self.data_dir / "secret_key"
@@ -417,7 +451,17 @@ class Settings(BaseSettings):
                 file.flush()
                 with suppress(FileExistsError):  # The first key stays, and nobody reads half of it.
                     os.link(file.name, path)
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise SettingsError(
+                [f"DATA_DIR: others may use {path}: remove it, and a new one is made; or chmod 600"]
+            )
         return path.read_bytes()
+
+
+def _spellings(name: str) -> str:
+    """How a name is written with the kind that it may be of."""
+    kinds = ["uri"] if "://" in name else ["dns", "cn"]
+    return " or ".join(f'"{kind}:{name}"' for kind in kinds)
 
 
 def _listed(names: str) -> frozenset[str]:

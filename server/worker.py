@@ -97,7 +97,7 @@ class Worker:
             TaskRepository(self._database, self._announcer.announce),
             EventLog(self._database),
             self._watches,
-            self._settings.key(),
+            self._settings.accepted_keys(),
             self._settings.limits,
             deleted_retention=dt.timedelta(days=self._settings.deleted_retention_days),
         )
@@ -296,7 +296,7 @@ def _scraping(settings: Settings, place: Place) -> Iterator[None]:
         yield
         return
     scraping = Scraping(place.number, place.folder)
-    scraping.start(settings.grpc_host, place.ports.metrics)
+    scraping.start(settings.metrics_on, place.ports.metrics)
     try:
         yield
     finally:

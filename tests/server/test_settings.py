@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import stat
 import subprocess
@@ -229,6 +231,7 @@ def test_the_error_reads_as_its_lines(load: Load) -> None:
     [
         {"DATABASE_URL": URL},
         {"SECRET_KEY": SECRET},
+        {"SECRET_KEY_PREVIOUS": SECRET},
         {"DB_HOST": "db.example", "DB_PASSWORD": SECRET},
     ],
     ids=lambda settings: list(settings)[-1],
@@ -249,6 +252,7 @@ def test_secrets_are_not_shown(
         {"DATABASE_URL": URL, "DB_HOST": "db.example"},
         {"DATABASE_URL": URL, "SECRET_KEY": SECRET[:31], "ENVIRONMENT": "staging"},
         {"DB_PASSWORD": SECRET, "SECRET_KEY": SECRET, "WORKERS": SECRET},
+        {"ENVIRONMENT": "staging", "SECRET_KEY_PREVIOUS": SECRET[:31]},
     ],
 )
 @pytest.mark.parametrize("construct", [Settings, Settings.load])
@@ -280,6 +284,19 @@ def test_an_environment_that_matters_needs_a_long_secret_key(
     ]
 
 
+@pytest.mark.parametrize("settings", [SAFE, {"AUTH_MODE": "jwt", "SECRET_KEY": SECRET}])
+def test_a_key_from_before_is_as_long_as_the_one_that_follows(
+    load: Load, settings: dict[str, str]
+) -> None:
+    """It still opens tokens, and verifies those that it has signed."""
+    (line,) = mistakes(load, **settings | {"SECRET_KEY_PREVIOUS": SECRET[:31]})
+    assert line.startswith("SECRET_KEY_PREVIOUS: must have 32 characters or more ")
+
+
+def test_no_key_from_before_is_needed(load: Load) -> None:
+    assert load(**SAFE, SECRET_KEY_PREVIOUS="").accepted_keys() == [SECRET.encode()]
+
+
 def test_a_secret_key_of_32_characters_is_long_enough(load: Load) -> None:
     assert load(**SAFE | {"SECRET_KEY": SECRET[:32]}).key() == SECRET[:32].encode()
 
@@ -301,6 +318,34 @@ def test_the_key_is_for_its_owner_only(tmp_path: Path) -> None:
     settings.key()
     modes = [stat.S_IMODE(path.stat().st_mode) for path in sorted(tmp_path.rglob("*"))]
     assert modes == [0o700, 0o600]
+
+
+@pytest.mark.parametrize("umask", [0, 0o077, 0o777])
+def test_the_key_is_for_its_owner_only_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        Settings(data_dir=tmp_path / "data").key()
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in sorted(tmp_path.rglob("*"))]
+    assert all(mode & 0o077 == 0 for mode in modes), modes
+    assert len(modes) == 2
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_key_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
+    """A copy of DATA_DIR, or one made by hand."""
+    settings = Settings(data_dir=tmp_path)
+    settings.key()
+    path = tmp_path / "secret_key"
+    path.chmod(mode)
+    with pytest.raises(SettingsError) as refused:
+        settings.key()
+    assert refused.value.lines == [
+        f"DATA_DIR: others may use {path}: remove it, and a new one is made; or chmod 600"
+    ]
+    path.chmod(0o600)
+    assert settings.key()
 
 
 def test_whoever_asks_at_the_same_time_gets_the_same_key(tmp_path: Path) -> None:
@@ -342,7 +387,7 @@ def test_certificates_name_callers_only_if_they_are_verified(load: Load) -> None
 )
 def test_an_algorithm_that_is_not_taken_is_refused(load: Load, names: str) -> None:
     assert mistakes(load, ALGORITHM=names) == [
-        "ALGORITHM: must be some of ES256, EdDSA, HS256, RS256"
+        "ALGORITHM: must be some of ES256, Ed25519, EdDSA, HS256, RS256"
     ]
 
 
@@ -410,14 +455,42 @@ def test_tokens_are_not_signed_with_a_short_secret(load: Load) -> None:
 
 
 def test_what_certificates_may_do_is_json(load: Load) -> None:
-    settings = load(MTLS_SCOPES='{"spiffe://x/billing": ["tasks:read", "tasks:write"], "*": []}')
+    settings = load(MTLS_SCOPES='{"uri:spiffe://x/bill": ["tasks:read", "tasks:write"], "*": []}')
     assert settings.mtls_scopes == {
-        "spiffe://x/billing": {"tasks:read", "tasks:write"},
+        "uri:spiffe://x/bill": {"tasks:read", "tasks:write"},
         "*": frozenset(),
     }
 
 
-@pytest.mark.parametrize("scopes", ["billing", '{"x": ["tasks:raed"]}', '{"x": "tasks:read"}'])
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        (
+            "spiffe://x/billing",
+            '"spiffe://x/billing" does not say which kind of name it is; '
+            'write "uri:spiffe://x/billing"',
+        ),
+        (
+            "billing.example",
+            '"billing.example" does not say which kind of name it is; '
+            'write "dns:billing.example" or "cn:billing.example"',
+        ),
+        ("cn:", "no certificate is taken by the name 'cn:': the name is blank"),
+        (
+            "dns: a.example",
+            "no certificate is taken by the name 'dns: a.example': "
+            "the name begins or ends with white space",
+        ),
+    ],
+)
+def test_a_name_of_certificates_has_its_kind(load: Load, name: str, mistake: str) -> None:
+    """Else a common name that somebody chose could be another's URI."""
+    assert mistakes(load, MTLS_SCOPES=json.dumps({name: ["tasks:read"], "*": []})) == [
+        f"MTLS_SCOPES: {mistake}"
+    ]
+
+
+@pytest.mark.parametrize("scopes", ["billing", '{"cn:x": ["x:read"]}', '{"cn:x": "tasks:read"}'])
 def test_scopes_that_there_are_not_are_refused(load: Load, scopes: str) -> None:
     assert [line.partition(":")[0] for line in mistakes(load, MTLS_SCOPES=scopes)] == [
         "MTLS_SCOPES"
@@ -502,6 +575,21 @@ def test_other_ports_are_off_unless_they_are_named(load: Load, setting: str) -> 
     assert mistakes(load, **{setting: "65536"}) == [
         f"{setting}: Input should be less than or equal to 65535"
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "host"),
+    [
+        ({}, "127.0.0.1"),
+        ({"GRPC_HOST": "10.0.0.1"}, "127.0.0.1"),
+        ({"GRPC_HOST": "10.0.0.1", "METRICS_HOST": "::"}, "::"),
+        (SAFE | {"GRPC_HOST": "10.0.0.1"}, "10.0.0.1"),
+        (SAFE | {"GRPC_HOST": "10.0.0.1", "METRICS_HOST": "10.0.0.7"}, "10.0.0.7"),
+    ],
+)
+def test_metrics_have_a_host_of_their_own(load: Load, settings: dict[str, str], host: str) -> None:
+    """They tell anybody: in development nobody of another machine, unless it is said."""
+    assert load(**settings).metrics_on == host
 
 
 def test_channelz_needs_the_port_that_it_is_on(load: Load) -> None:
