@@ -7,6 +7,7 @@ people and details for programs: an ErrorInfo always, and what else fits.
     TransitionNotAllowedError    the status does not lead to the new one
     BatchItemError               an item of a batch failed, for a reason that has a row of its own
     UnauthenticatedError         the call bears no credentials that are good here
+    CredentialsExpiredError      those of a stream are not good any more: it outlived its token
     PermissionDeniedError        the caller's scopes are not those of the call
     KeysUnavailableError         the keys that tokens are verified with are not there yet
     RequestTooLargeError         the request has more bytes than any that keeps the rules
@@ -90,10 +91,14 @@ class UnauthenticatedError(Exception):
 
 
 class PermissionDeniedError(Exception):
-    """The caller does not have the scope that the call needs."""
+    """The caller does not have the scopes that the call needs; these are missing."""
 
-    def __init__(self, scope: str) -> None:
-        super().__init__(f"the scope {scope} is needed")
+    def __init__(self, *scopes: str) -> None:
+        super().__init__("; ".join(f"the scope {scope} is needed" for scope in scopes))
+
+
+class CredentialsExpiredError(Exception):
+    """The credentials that a stream was begun with are not accepted any more."""
 
 
 class KeysUnavailableError(Exception):
@@ -264,6 +269,11 @@ TABLE: dict[type[Exception], _Row] = {
     ),
     UnauthenticatedError: _Row(
         code_pb2.UNAUTHENTICATED, "UNAUTHENTICATED", _says("valid credentials are needed")
+    ),
+    CredentialsExpiredError: _Row(
+        code_pb2.UNAUTHENTICATED,
+        "CREDENTIALS_EXPIRED",
+        _says("the credentials are not good any more; resume with new ones"),
     ),
     PermissionDeniedError: _Row(code_pb2.PERMISSION_DENIED, "PERMISSION_DENIED", str),
     KeysUnavailableError: _Row(code_pb2.UNAVAILABLE, "KEYS_UNAVAILABLE", str, _retry),

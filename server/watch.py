@@ -11,15 +11,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import grpc
 import structlog
 
 from server.call import current_call
-from server.errors import ShuttingDownError, TooManyWatchesError
+from server.errors import (
+    CredentialsExpiredError,
+    ShuttingDownError,
+    TooManyWatchesError,
+    UnauthenticatedError,
+)
 from server.telemetry import add_span_event
 from storage.errors import DatabaseUnavailableError, StatementCancelledError
 from storage.events import Batch, Event, EventLog, InitialPages, Position
@@ -52,16 +58,47 @@ class Notice(NamedTuple):
     position: Position | None
 
 
+class _Credentials:
+    """What a watch was begun with: checked when they expire, and every so often before, for their
+    key may have been removed."""
+
+    def __init__(self, authenticate: Callable[[], object], every_seconds: float) -> None:
+        self._authenticate = authenticate
+        self._every_seconds = every_seconds
+        self._expires = current_call().principal.expires
+        self._plan()
+
+    def _plan(self) -> None:
+        self._next = min(time.time() + self._every_seconds, self._expires)
+
+    def seconds_left(self) -> float:
+        """Until the next check."""
+        return max(0.0, self._next - time.time())
+
+    def check(self) -> None:
+        """Raises: CredentialsExpiredError."""
+        if time.time() < self._next:
+            return
+        try:
+            self._authenticate()
+        except UnauthenticatedError:
+            raise CredentialsExpiredError from None
+        self._plan()
+
+
 class Watch:
     """An open watch: the notices that were delivered to it, and how it is to end."""
 
-    def __init__(self, filter_: Filter | None, context: grpc.ServicerContext) -> None:
+    def __init__(
+        self, filter_: Filter | None, context: grpc.ServicerContext, credentials: _Credentials
+    ) -> None:
         self.principal = current_call().principal.name
         self.filter_ = filter_
         self.context = context
         self.sending_since: float | None = None
         self.delivered = Position(0, 0)
         self.taken = Position(0, 0)
+        self._credentials = credentials
         self._changed = threading.Condition()
         self._notices: deque[Notice] = deque()
         self._heard = False
@@ -100,9 +137,10 @@ class Watch:
             self._changed.notify()
 
     def check(self) -> None:
-        """Raises: what the watch was ended with, if it was."""
+        """Raises: what the watch was ended with, if it was; CredentialsExpiredError."""
         if self._end:
             raise self._end
+        self._credentials.check()
 
     def pause(self, seconds: float) -> None:
         """Waits. Raises: as `check`."""
@@ -118,7 +156,8 @@ class Watch:
     def _take(self, bookmark_seconds: float) -> list[Notice] | None:
         with self._changed:
             self._changed.wait_for(
-                lambda: self._notices or self._behind or self._end, bookmark_seconds
+                lambda: self._notices or self._behind or self._end,
+                min(bookmark_seconds, self._credentials.seconds_left()),
             )
             self.check()
             if self._behind:
@@ -139,6 +178,7 @@ class Watches:
         self,
         events: EventLog,
         listener: Listener,
+        authenticate: Callable[[grpc.ServicerContext], object],
         *,
         limit: int,
         limit_per_principal: int,
@@ -147,6 +187,7 @@ class Watches:
     ) -> None:
         self._events = events
         self._listener = listener
+        self._authenticate = authenticate
         self._limit = limit
         self._limit_per_principal = limit_per_principal
         self._bookmark_seconds = bookmark_seconds
@@ -186,8 +227,8 @@ class Watches:
     ) -> Iterator[Notice]:
         """What a watch tells, from a position or from now on, for as long as the call lasts.
 
-        Raises: TooManyWatchesError, ShuttingDownError, EventsRemovedError, and what the database
-            raises.
+        Raises: TooManyWatchesError, ShuttingDownError, CredentialsExpiredError, EventsRemovedError,
+            and what the database raises.
         """
         with self._opened(filter_, context) as watch:
             for notice in self._follow(watch, position, initial=initial):
@@ -213,7 +254,8 @@ class Watches:
 
     @contextmanager
     def _opened(self, filter_: Filter | None, context: grpc.ServicerContext) -> Iterator[Watch]:
-        watch = Watch(filter_, context)
+        again = partial(self._authenticate, context)
+        watch = Watch(filter_, context, _Credentials(again, self._bookmark_seconds))
         with self._lock:
             if self._stopped:
                 raise ShuttingDownError

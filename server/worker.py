@@ -58,9 +58,11 @@ class Worker:
         self._place = place
         self._database = _database(settings, database_url)
         self._announcer = Announcer(self._database)
+        self._authenticator = authenticator(settings)
         self._watches = Watches(
             EventLog(self._database),
             Listener(self._database),
+            self._authenticator.authenticate,
             limit=settings.max_watches_per_worker,
             limit_per_principal=settings.watches_per_principal,
             bookmark_seconds=settings.watch_bookmark_interval_seconds,
@@ -78,7 +80,6 @@ class Worker:
             on_ready,
             interval_seconds=settings.health_check_interval_seconds,
         )
-        self._authenticator = authenticator(settings)
         self._calls = CallPool(
             settings.threads_per_worker,
             limit=settings.call_limit,

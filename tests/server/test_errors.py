@@ -145,6 +145,12 @@ ROWS: list[tuple[Exception, int, str, set[str]]] = [
         "PERMISSION_DENIED",
         set(),
     ),
+    (
+        errors.CredentialsExpiredError("secret"),
+        code_pb2.UNAUTHENTICATED,
+        "CREDENTIALS_EXPIRED",
+        set(),
+    ),
     (errors.KeysUnavailableError(), code_pb2.UNAVAILABLE, "KEYS_UNAVAILABLE", {"RetryInfo"}),
     (storage.StatementTimeoutError(), code_pb2.DEADLINE_EXCEEDED, "STATEMENT_TIMEOUT", set()),
     (storage.StatementCancelledError(), code_pb2.CANCELLED, "CALL_CANCELLED", set()),
