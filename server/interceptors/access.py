@@ -1,4 +1,4 @@
-"""Nothing of a call is looked at before it is known who calls, not too often, and that he may."""
+"""Authenticate the caller, check its rate and its scopes; and hold back what these do not show."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 
 from server.authentication import Authenticator
-from server.authorization import authorize
+from server.authorization import authorize, is_for_readers, shown
 from server.call import current_call
-from server.interceptors.base import CallInterceptor
+from server.interceptors.base import Behavior, CallInterceptor, Handler
 from server.rate import RateLimiter
 
 _REFLECTION = "/grpc.reflection."
@@ -44,3 +44,14 @@ class AccessInterceptor(CallInterceptor):
         if isinstance(request, Exception):  # What the error interceptor could not read.
             raise request
         yield
+
+    def unary(self, method: str, handler: Handler) -> Behavior:
+        behavior = super().unary(method, handler)
+        if is_for_readers(method):
+            return behavior
+
+        def unary(request: Any, context: grpc.ServicerContext) -> Any:
+            answer = behavior(request, context)
+            return shown(current_call().principal, answer)
+
+        return unary

@@ -7,9 +7,14 @@ Every error carries a google.rpc.ErrorInfo whose domain is "taskservice" and
 whose reason is named in the README's table of errors.
 
 Where the operator asks who calls, a call without good credentials is
-UNAUTHENTICATED and one without the scope that it needs PERMISSION_DENIED, before
+UNAUTHENTICATED and one without the scopes that it needs PERMISSION_DENIED, before
 anything of its request is looked at. tasks:read is for Get, List, BatchGet and Watch,
-tasks:write for calls that change tasks, tasks:admin for PurgeTasks.
+and shows the tasks of all clients: there are no tenants. tasks:write is for calls that
+change tasks. Where a caller has it without tasks:read, every Task in an answer has only
+its id and its etag; what it is told beyond that is why a write is refused, a task's
+status among it, and, by an etag that stays, that a field had the value it was given.
+tasks:admin and tasks:read together are for PurgeTasks, whose filter tests what tasks
+hold.
 
 After UNAVAILABLE or DEADLINE_EXCEEDED a write may have taken place. It is safe
 to repeat with a request_id; an update or a deletion also with an etag, a

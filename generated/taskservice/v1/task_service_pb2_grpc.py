@@ -233,10 +233,14 @@ class TaskServiceServicer:
         no ErrorInfo) - a new call with the token goes on where it ended, on any server.
         Without a token the stream begins now.
 
-        INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
-        follows it is no longer kept, or the database was restored or failed over to a state
-        without the event that the token names; begin anew with send_initial_tasks;
-        RESOURCE_EXHAUSTED: this server has as many watches as it takes.
+        INVALID_ARGUMENT: the resume_token is not one of this watch (its violation has the
+        reason RESUME_TOKEN_INVALID), or was made with a key that the service does not have
+        any more; OUT_OF_RANGE: what follows it is no longer kept, or the database was restored
+        or failed over to a state without the event that the token names; in these cases begin
+        anew with send_initial_tasks. UNAUTHENTICATED with the reason CREDENTIALS_EXPIRED: the
+        caller's token has expired or its key was removed; go on with another token of the same
+        caller and the resume_token. RESOURCE_EXHAUSTED: this server has as many watches as it
+        takes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,6 +251,7 @@ class TaskServiceServicer:
 
         For operators: deleted tasks are removed by themselves once they have been
         deleted for as long as the operator says, 30 days by default. Their events stay.
+        Needs tasks:admin and tasks:read.
         Tasks are removed in small groups; a call that is cut short has removed some.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

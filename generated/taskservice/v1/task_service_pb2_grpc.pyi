@@ -7,9 +7,14 @@ Every error carries a google.rpc.ErrorInfo whose domain is "taskservice" and
 whose reason is named in the README's table of errors.
 
 Where the operator asks who calls, a call without good credentials is
-UNAUTHENTICATED and one without the scope that it needs PERMISSION_DENIED, before
+UNAUTHENTICATED and one without the scopes that it needs PERMISSION_DENIED, before
 anything of its request is looked at. tasks:read is for Get, List, BatchGet and Watch,
-tasks:write for calls that change tasks, tasks:admin for PurgeTasks.
+and shows the tasks of all clients: there are no tenants. tasks:write is for calls that
+change tasks. Where a caller has it without tasks:read, every Task in an answer has only
+its id and its etag; what it is told beyond that is why a write is refused, a task's
+status among it, and, by an etag that stays, that a field had the value it was given.
+tasks:admin and tasks:read together are for PurgeTasks, whose filter tests what tasks
+hold.
 
 After UNAVAILABLE or DEADLINE_EXCEEDED a write may have taken place. It is safe
 to repeat with a request_id; an update or a deletion also with an etag, a
@@ -122,16 +127,21 @@ class TaskServiceStub:
     no ErrorInfo) - a new call with the token goes on where it ended, on any server.
     Without a token the stream begins now.
 
-    INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
-    follows it is no longer kept, or the database was restored or failed over to a state
-    without the event that the token names; begin anew with send_initial_tasks;
-    RESOURCE_EXHAUSTED: this server has as many watches as it takes.
+    INVALID_ARGUMENT: the resume_token is not one of this watch (its violation has the
+    reason RESUME_TOKEN_INVALID), or was made with a key that the service does not have
+    any more; OUT_OF_RANGE: what follows it is no longer kept, or the database was restored
+    or failed over to a state without the event that the token names; in these cases begin
+    anew with send_initial_tasks. UNAUTHENTICATED with the reason CREDENTIALS_EXPIRED: the
+    caller's token has expired or its key was removed; go on with another token of the same
+    caller and the resume_token. RESOURCE_EXHAUSTED: this server has as many watches as it
+    takes.
     """
     PurgeTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.PurgeTasksRequest, _task_service_pb2.PurgeTasksResponse]
     """Removes deleted tasks for good; counts them only, unless it is forced (AIP-165).
 
     For operators: deleted tasks are removed by themselves once they have been
     deleted for as long as the operator says, 30 days by default. Their events stay.
+    Needs tasks:admin and tasks:read.
     Tasks are removed in small groups; a call that is cut short has removed some.
     """
 
@@ -209,16 +219,21 @@ class TaskServiceAsyncStub(TaskServiceStub):
     no ErrorInfo) - a new call with the token goes on where it ended, on any server.
     Without a token the stream begins now.
 
-    INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
-    follows it is no longer kept, or the database was restored or failed over to a state
-    without the event that the token names; begin anew with send_initial_tasks;
-    RESOURCE_EXHAUSTED: this server has as many watches as it takes.
+    INVALID_ARGUMENT: the resume_token is not one of this watch (its violation has the
+    reason RESUME_TOKEN_INVALID), or was made with a key that the service does not have
+    any more; OUT_OF_RANGE: what follows it is no longer kept, or the database was restored
+    or failed over to a state without the event that the token names; in these cases begin
+    anew with send_initial_tasks. UNAUTHENTICATED with the reason CREDENTIALS_EXPIRED: the
+    caller's token has expired or its key was removed; go on with another token of the same
+    caller and the resume_token. RESOURCE_EXHAUSTED: this server has as many watches as it
+    takes.
     """
     PurgeTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.PurgeTasksRequest, _task_service_pb2.PurgeTasksResponse]  # type: ignore[assignment]
     """Removes deleted tasks for good; counts them only, unless it is forced (AIP-165).
 
     For operators: deleted tasks are removed by themselves once they have been
     deleted for as long as the operator says, 30 days by default. Their events stay.
+    Needs tasks:admin and tasks:read.
     Tasks are removed in small groups; a call that is cut short has removed some.
     """
 
@@ -371,10 +386,14 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         no ErrorInfo) - a new call with the token goes on where it ended, on any server.
         Without a token the stream begins now.
 
-        INVALID_ARGUMENT: the resume_token is not one of this watch; OUT_OF_RANGE: what
-        follows it is no longer kept, or the database was restored or failed over to a state
-        without the event that the token names; begin anew with send_initial_tasks;
-        RESOURCE_EXHAUSTED: this server has as many watches as it takes.
+        INVALID_ARGUMENT: the resume_token is not one of this watch (its violation has the
+        reason RESUME_TOKEN_INVALID), or was made with a key that the service does not have
+        any more; OUT_OF_RANGE: what follows it is no longer kept, or the database was restored
+        or failed over to a state without the event that the token names; in these cases begin
+        anew with send_initial_tasks. UNAUTHENTICATED with the reason CREDENTIALS_EXPIRED: the
+        caller's token has expired or its key was removed; go on with another token of the same
+        caller and the resume_token. RESOURCE_EXHAUSTED: this server has as many watches as it
+        takes.
         """
 
     @_abc_1.abstractmethod
@@ -387,6 +406,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
 
         For operators: deleted tasks are removed by themselves once they have been
         deleted for as long as the operator says, 30 days by default. Their events stay.
+        Needs tasks:admin and tasks:read.
         Tasks are removed in small groups; a call that is cut short has removed some.
         """
 
