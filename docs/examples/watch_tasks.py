@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 import grpc
+from google.rpc.error_details_pb2 import BadRequest
+from grpc_status import rpc_status
 
 from taskservice.v1.task_service_pb2 import WatchTasksRequest, WatchTasksResponse
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
@@ -54,12 +56,27 @@ def follow(stub: TaskServiceStub, filter_: str, token_file: Path) -> None:
                 if change.resume_token:
                     keep(token_file, change.resume_token)
         except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.OUT_OF_RANGE:
-                token_file.unlink()  # Away for too long: the tasks as they are, once more.
+            if token and is_no_longer_good(error):
+                token_file.unlink()  # Begin anew: with the tasks as they are, once more.
             elif error.code() not in RESUMABLE:
                 raise
         failures += 1
         time.sleep(random.uniform(0, min(LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(failures, 7))))  # noqa: S311
+
+
+def is_no_longer_good(error: grpc.RpcError) -> bool:
+    """Whether the token does not go on: away for too long, or sealed with a key that was rotated.
+
+    Whatever else is wrong with a request, a filter for instance, stays wrong.
+    """
+    if error.code() is grpc.StatusCode.OUT_OF_RANGE:
+        return True
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    bad_request = BadRequest()
+    for detail in status.details if status else ():
+        if detail.Unpack(bad_request):
+            return all(it.field == "resume_token" for it in bad_request.field_violations)
+    return False
 
 
 def keep(token_file: Path, token: str) -> None:

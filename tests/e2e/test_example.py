@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from storage.database import Database
 from storage.events import EventLog
 from taskservice.v1.task_pb2 import Task
@@ -19,12 +21,17 @@ from tests.e2e.service import PATIENCE_SECONDS, ServiceProcess, wait_until
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "watch_tasks.py"
 
 
+def command(port: int, token_file: Path, filter_: str) -> list[str]:
+    return [sys.executable, str(EXAMPLE), f"127.0.0.1:{port}", str(token_file), filter_]
+
+
 @contextmanager
 def watcher(port: int, token_file: Path, filter_: str = "") -> Iterator[list[str]]:
     """The example, and the titles that it has told of so far; killed at the end."""
-    arguments = [sys.executable, str(EXAMPLE), f"127.0.0.1:{port}", str(token_file), filter_]
     titles: list[str] = []
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command(port, token_file, filter_), stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         output = process.stdout
         reader = threading.Thread(
@@ -94,3 +101,73 @@ def test_the_example_begins_anew_when_it_was_away_for_too_long(
     with watcher(service.port, token_file) as told:
         wait_until(lambda: len(told) >= 2, "both tasks are told")
         assert sorted(told) == ["a task", "another"]
+
+
+@pytest.mark.parametrize("change", ["rotated", "another filter's", "damaged"])
+def test_the_example_begins_anew_when_its_token_is_good_no_longer(
+    start_service: Callable[..., ServiceProcess],
+    own_database_url: str,
+    tmp_path: Path,
+    change: str,
+) -> None:
+    settings = {"DATABASE_URL": own_database_url}
+    rotated = {"SECRET_KEY": "another key of 32 characters, yes"}
+    service = start_service(**settings)
+    port, token_file = service.port, tmp_path / "token"
+    create(service, "a task")
+    with watcher(port, token_file, "priority = MEDIUM") as told:
+        await_titles(told, "a task")
+        wait_until(token_file.exists, "a token is kept")
+    if change == "rotated":
+        service.stop()
+        start_service(**settings, **rotated, GRPC_PORT=str(port))
+    if change == "damaged":
+        token_file.write_text(token_file.read_text()[:-1])
+    filter_ = "priority = MEDIUM" if change != "another filter's" else "status = PENDING"
+    with watcher(port, token_file, filter_) as told:
+        await_titles(told, "a task")
+
+
+def test_the_example_goes_on_after_a_rotation_that_keeps_the_key_from_before(
+    start_service: Callable[..., ServiceProcess], own_database_url: str, tmp_path: Path
+) -> None:
+    keys = "the first key has 32 characters.", "the second key has as many as it."
+    settings = {"DATABASE_URL": own_database_url}
+    service = start_service(**settings, SECRET_KEY=keys[0])
+    port, token_file = service.port, tmp_path / "token"
+    create(service, "before")
+    with watcher(port, token_file) as told:
+        await_titles(told, "before")
+        wait_until(token_file.exists, "a token is kept")
+        service.stop()
+        rotated = {"SECRET_KEY": keys[1], "SECRET_KEY_PREVIOUS": keys[0]}
+        service = start_service(**settings, **rotated, GRPC_PORT=str(port))
+        create(service, "after")
+        await_titles(told, "before", "after")
+
+
+@pytest.mark.parametrize("has_token", [False, True])
+def test_the_example_ends_when_its_filter_is_wrong(
+    start_service: Callable[..., ServiceProcess],
+    own_database_url: str,
+    tmp_path: Path,
+    has_token: bool,
+) -> None:
+    """Asking the same again would go on for ever; and the token may be good for the right one."""
+    service = start_service(DATABASE_URL=own_database_url)
+    token_file = tmp_path / "token"
+    if has_token:
+        create(service, "a task")
+        with watcher(service.port, token_file) as told:
+            await_titles(told, "a task")
+            wait_until(token_file.exists, "a token is kept")
+    done = subprocess.run(
+        command(service.port, token_file, "priority = NONE"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "filter: " in done.stderr
+    assert token_file.exists() == has_token

@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from server.settings import Settings
+from storage.database import Database
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksRequest,
@@ -139,3 +140,48 @@ def test_a_token_is_refused_once_the_secret_key_is_another(
     own = token_settings.model_copy(update={"secret_key": SecretStr(key)})
     with running_worker(own, database_url) as channel:
         refuse(token, stub_of("ann", READ, at=(channel, key)), token.text)
+
+
+@pytest.fixture
+def rotated_channel(
+    token_settings: Settings, database_url: str, database: Database
+) -> Iterator[grpc.Channel]:
+    """A channel to a service whose key is another, and was SECRET_KEY before."""
+    keys = {
+        "secret_key": SecretStr(SECRET_KEY[::-1]),
+        "secret_key_previous": SecretStr(SECRET_KEY),
+    }
+    with running_worker(token_settings.model_copy(update=keys), database_url) as channel:
+        yield channel
+
+
+@pytest.mark.parametrize("key", [SECRET_KEY, SECRET_KEY[::-1]], ids=["before", "now"])
+def test_a_token_stays_good_while_its_key_is_the_one_from_before(
+    stub_of: StubOf, rotated_channel: grpc.Channel, token: Token, key: str
+) -> None:
+    """The caller's own token may be signed with either."""
+    assert token.go_on(stub_of("ann", READ, at=(rotated_channel, key)), token.text)
+
+
+def test_a_new_token_is_made_with_the_new_key(
+    stub_of: StubOf, rotated_channel: grpc.Channel, tasks: list[Task]
+) -> None:
+    """So that the old key can be given up once old tokens are gone."""
+    rotated = stub_of("ann", READ, at=(rotated_channel, SECRET_KEY))
+    made = list_tasks(rotated).next_page_token
+    assert list_tasks(rotated, made)
+    with fails(INVALID, "INVALID_REQUEST"):
+        list_tasks(stub_of("ann", READ), made)
+
+
+def test_a_caller_whose_token_is_of_neither_key_is_refused(
+    stub_of: StubOf, rotated_channel: grpc.Channel
+) -> None:
+    with fails(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
+        list_tasks(stub_of("ann", READ, at=(rotated_channel, "a key that the service never had")))
+
+
+def test_a_token_from_before_the_rotation_is_bound_to_its_caller(
+    stub_of: StubOf, rotated_channel: grpc.Channel, token: Token
+) -> None:
+    refuse(token, stub_of("bob", READ, at=(rotated_channel, SECRET_KEY)), token.text)
