@@ -188,14 +188,21 @@ def _principal(claims: dict[str, Any]) -> Principal:
     expires = int(claims["exp"])
     if expires - int(claims["iat"]) > MAX_TOKEN_MINUTES * 60:
         raise UnauthenticatedError(f"the token lives longer than {MAX_TOKEN_MINUTES} minutes")
-    scopes = ALL_SCOPES & (_listed(claims.get("scope", "")) | _listed(claims.get("scp", "")))
+    scopes = ALL_SCOPES & (_listed(claims.get("scope")) | _listed(claims.get("scp")))
     return Principal(_checked(claims["sub"]), scopes, expires + _LEEWAY_SECONDS)
 
 
-def _listed(scope: str | list[str]) -> set[str]:
-    """The scopes of a claim: words with spaces between (`scope` in RFC 8693), or a list (`scp` of
-    some issuers). Scopes that are not ours are ignored."""
-    return set(scope.split() if isinstance(scope, str) else scope)
+def _listed(scope: object) -> set[str]:
+    """The scopes of a claim: words with spaces between (`scope` in RFC 8693), or a list of them
+    (`scp` of some issuers). Those that are not ours are ignored. Raises: UnauthenticatedError."""
+    match scope:
+        case None:
+            return set()
+        case str():
+            return set(scope.split())
+        case list():
+            return set(scope)
+    raise UnauthenticatedError("the scopes are neither text nor a list")
 
 
 def _bearer_token(context: grpc.ServicerContext) -> str:
