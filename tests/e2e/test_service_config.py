@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from server.health import READINESS, HealthServicer
+from server.process import reserve_port
 from taskservice.v1 import task_service_pb2
 from taskservice.v1.task_service_pb2 import (
     GetTaskRequest,
@@ -47,7 +48,7 @@ EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 class FailingServer(grpc.GenericRpcHandler):
     """A server that fails as often as it is told, then answers every call with nothing in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.failures = 0
         self.code = UNAVAILABLE
         self.pushback = ""
@@ -57,7 +58,7 @@ class FailingServer(grpc.GenericRpcHandler):
         self._server = grpc.server(ThreadPoolExecutor(4))
         self.health.add_to(self._server)
         self._server.add_generic_rpc_handlers((self,))  # All that is not health.
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self._server.start()
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
@@ -75,6 +76,14 @@ class FailingServer(grpc.GenericRpcHandler):
     def stop(self) -> None:
         self.health.end_watches()
         self._server.stop(0).wait()
+
+
+@contextmanager
+def closing_server(server: FailingServer) -> Iterator[FailingServer]:
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
@@ -179,14 +188,33 @@ def test_what_is_wrong_with_a_request_is_not_repeated(server: FailingServer) -> 
 
 
 def test_a_storm_of_retries_is_throttled(server: FailingServer) -> None:
-    """Four attempts for each call are what a server that fails needs least."""
+    """Four attempts for each call are what a server that fails needs least. As many are repeated as
+    break off with a connection that is full of calls, and few of those that follow."""
     server.failures = 10**6
     with client(PLAIN, server.port) as stub:
         calls: list[Any] = [
-            stub.GetTask.future(GetTaskRequest(), wait_for_ready=True) for _ in range(500)
+            stub.GetTask.future(GetTaskRequest(), wait_for_ready=True) for _ in range(1000)
         ]
         assert {call.code() for call in calls} == {UNAVAILABLE}
-    assert 500 < server.attempts["GetTask"] < 700
+    assert 1000 < server.attempts["GetTask"] < 1400
+
+
+# What waits.
+
+
+@pytest.mark.parametrize("config", [PLAIN, WITH_REQUEST_IDS])
+@pytest.mark.parametrize("method", READS + WITH_REQUEST_ID + OTHER_WRITES)
+def test_a_call_waits_for_a_connection(config: str, method: str) -> None:
+    """A write, too: nothing of it was sent. Reconnecting takes gRPC a second and more."""
+    with closing(reserve_port("127.0.0.1", 0, share=True)) as reserved:
+        port = reserved.getsockname()[1]
+        with client(config, port) as stub:
+            request: type[Message] = GetMessageClass(SERVICE.methods_by_name[method].input_type)
+            failed = getattr(stub, method).future(request(), wait_for_ready=False)
+            assert failed.code() is UNAVAILABLE  # The connection has failed by now.
+            waiting: Any = getattr(stub, method).future(request())
+            with closing_server(FailingServer(port)):
+                assert waiting.code() is grpc.StatusCode.OK
 
 
 # Where to.
