@@ -13,7 +13,7 @@ import random
 import select
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -63,6 +63,7 @@ _UUID_AS_TEXT = new_type((2950,), "UUID", lambda value, _cursor: value)
 _CONFLICT_ATTEMPTS = 4
 _IDLE_SECONDS_TRUSTED = 30.0
 _CANCEL_THREADS = 4
+_CLOCK_SECONDS = 0.1
 # How long a statement gets to end before the next cancel request; then statement_timeout ends it.
 _CANCEL_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
@@ -109,6 +110,7 @@ class Cancellation:
         self._deadline = time.monotonic() + seconds
         self._changed = threading.Condition()
         self._running: _CancelRequest | None = None
+        self._statement_ends = math.inf
         self.cancelled = False
         self.ended = False
 
@@ -132,11 +134,32 @@ class Cancellation:
         """
         with self._changed:
             self.cancelled = True
-            for pause_seconds in _CANCEL_PAUSES_SECONDS:
-                if self._running is None:
-                    return
-                self._running.send()
-                self._changed.wait(pause_seconds)
+            self._end_running(lambda: True)
+
+    def end_overdue(self) -> None:
+        """Ends the running statement if it has taken longer than it may; may block."""
+        with self._changed:
+            self._end_running(lambda: self.is_overdue)
+
+    def _end_running(self, is_to_end: Callable[[], bool]) -> None:
+        for pause_seconds in _CANCEL_PAUSES_SECONDS:
+            if self._running is None or not is_to_end():
+                return
+            self._running.send()
+            self._changed.wait(pause_seconds)
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """What runs in here becomes overdue so many seconds from now."""
+        self._statement_ends = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._statement_ends = math.inf
+
+    @property
+    def is_overdue(self) -> bool:
+        return time.monotonic() >= self._statement_ends
 
     def statement(self, cancel_request: _CancelRequest) -> _Cancellable:
         """Within, a statement runs that can be cancelled. Raises: StatementCancelledError."""
@@ -199,6 +222,7 @@ class Database:
         pool_recycle_seconds: float = 3600,
         pool_timeout_seconds: float = 5,
         statement_timeout_seconds: float = 30,
+        read_timeout_seconds: float = 5,
         application_name: str = "task-service",
         trace_comments: bool = False,
     ) -> None:
@@ -234,6 +258,10 @@ class Database:
         if trace_comments:
             event.listen(self._engine, "before_cursor_execute", _add_comment, retval=True)
         self._cancellers = ThreadPoolExecutor(_CANCEL_THREADS, thread_name_prefix="cancel")
+        self._read_timeout_seconds = read_timeout_seconds
+        self._reading: set[Cancellation] = set()
+        self._closed = threading.Event()
+        threading.Thread(target=self._keep_time, name="reads-clock", daemon=True).start()
         self._waiting: set[int] = set()
         self._limit = pool_size + max_overflow
         self._clock = dt.datetime.now(dt.UTC), -math.inf
@@ -247,12 +275,31 @@ class Database:
         pool: Any = self._engine.pool
         return PoolUsage(pool.checkedout(), pool.checkedin(), len(self._waiting), self._limit)
 
-    def read(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
+    def read(
+        self,
+        statement: Executable,
+        parameters: Parameters | None = None,
+        *,
+        seconds: float = math.inf,
+    ) -> Rows:
         """Runs a statement that changes nothing; once more when the connection was lost.
+
+        For a call it takes no longer than so many seconds, or than any read of a call may.
 
         Raises: DatabaseUnavailableError, StatementTimeoutError, StatementCancelledError,
             TransactionConflictError.
         """
+        call = _cancellation.get()
+        if call is None:
+            return self._read(statement, parameters)
+        with call.within(min(seconds, self._read_timeout_seconds)):
+            self._reading.add(call)
+            try:
+                return self._read(statement, parameters)
+            finally:
+                self._reading.discard(call)
+
+    def _read(self, statement: Executable, parameters: Parameters | None) -> Rows:
         try:
             return self._repeated(statement, parameters)
         except DatabaseUnavailableError as error:
@@ -342,7 +389,16 @@ class Database:
         if not cancellation.ended:
             self._cancellers.submit(cancellation.cancel)
 
+    def _keep_time(self) -> None:
+        """Ends reads that are overdue, until the database is closed."""
+        while not self._closed.wait(_CLOCK_SECONDS):
+            for call in tuple(self._reading):
+                if call.is_overdue:
+                    self._reading.discard(call)
+                    self._cancellers.submit(call.end_overdue)
+
     def close(self) -> None:
+        self._closed.set()
         self._cancellers.shutdown()
         self._engine.dispose()
 

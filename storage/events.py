@@ -17,6 +17,7 @@ get the same xid and id, and a position of the lost timeline must not be resumed
 from __future__ import annotations
 
 import datetime as dt
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -66,6 +67,8 @@ from storage.tables import (
 # So many filters are asked about in one statement: it is large, and is kept for the next time.
 _GROUP = 16
 _KEPT_STATEMENTS = 32
+
+_LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
 class Position(NamedTuple):
@@ -173,6 +176,14 @@ class InitialPages:
         return self._snapshots[page].sees(event.written_by)
 
 
+class InitialPage(NamedTuple):
+    """A page of tasks, the id that it ends with (None when nothing is left), and what it saw."""
+
+    tasks: list[TaskRow]
+    last_id: str | None
+    snapshot: Snapshot
+
+
 class EventLog:
     """The events of one database."""
 
@@ -238,21 +249,34 @@ class EventLog:
             known.add(row)
 
     def tasks_as_they_stand(
-        self, filter_: Filter | None, *, after: str | None, limit: int
-    ) -> tuple[list[TaskRow], Snapshot]:
-        """Returns the next tasks that match, in the order of their ids, and what was seen then."""
-        matching = select(*TASK_COLUMNS).where(tasks.c.deleted_at.is_(None))
-        if filter_ is not None:
-            matching = matching.where(condition(filter_))
-        if after is not None:
-            matching = matching.where(tasks.c.id > after)
-        page = matching.order_by(tasks.c.id).limit(limit).lateral("page")
-        snapshot = select(func.pg_current_snapshot().cast(Text).label("seen")).subquery("snapshot")
-        statement = select(snapshot.c.seen, *page.c)
-        statement = statement.select_from(snapshot.outerjoin(page, true())).order_by(page.c.id)
-        rows = self._database.read(named("initial page", statement))
+        self,
+        filter_: Filter | None,
+        *,
+        after: str | None,
+        limit: int,
+        seconds: float = math.inf,
+    ) -> InitialPage:
+        """Returns the next tasks that match, in the order of their ids.
+
+        Raises: StatementTimeoutError, when so many take too long to find.
+        """
+        page = _standing(filter_, after).limit(limit)
+        rows = self._database.read(named("initial page", _with_snapshot(page)), seconds=seconds)
         found = [TaskRow._make(row[1:]) for row in rows if row.id is not None]
-        return found, Snapshot(rows[0].seen)
+        last_id = found[-1].id if len(found) == limit else None
+        return InitialPage(found, last_id, Snapshot(rows[0].seen))
+
+    def tasks_among(self, filter_: Filter | None, *, after: str | None, ids: int) -> InitialPage:
+        """Returns those tasks of the next so many that match: it takes no longer if none does."""
+        beyond = select(tasks.c.id).order_by(tasks.c.id).offset(ids - 1).limit(1)
+        if after is not None:
+            beyond = beyond.where(tasks.c.id > after)
+        last = beyond.scalar_subquery()
+        page = _standing(filter_, after).where(tasks.c.id <= func.coalesce(last, _LAST_ID))
+        statement = _with_snapshot(page).add_columns(last.label("last_id"))
+        rows = self._database.read(named("initial tasks", statement))
+        found = [TaskRow._make(row[1:-1]) for row in rows if row.id is not None]
+        return InitialPage(found, rows[0].last_id, Snapshot(rows[0].seen))
 
     def lag_seconds(self) -> float:
         """Returns how old the oldest event is that no reader gets yet; 0 when there is none.
@@ -264,6 +288,24 @@ class EventLog:
     def trim(self, *, older_than: dt.timedelta, limit: int = 1000) -> int:
         """Removes up to `limit` old events, the first ones of the stream."""
         return len(self._database.write(_TRIM, {"age": older_than, "most": limit}))
+
+
+def _standing(filter_: Filter | None, after: str | None) -> Select[Any]:
+    statement = select(*TASK_COLUMNS).where(tasks.c.deleted_at.is_(None)).order_by(tasks.c.id)
+    if filter_ is not None:
+        statement = statement.where(condition(filter_))
+    return statement if after is None else statement.where(tasks.c.id > after)
+
+
+def _with_snapshot(page: Select[Any]) -> Select[Any]:
+    """One row for each task, or one without a task: it always says what was seen."""
+    rows = page.lateral("page")
+    snapshot = select(func.pg_current_snapshot().cast(Text).label("seen")).subquery("snapshot")
+    return (
+        select(snapshot.c.seen, *rows.c)
+        .select_from(snapshot.outerjoin(rows, true()))
+        .order_by(rows.c.id)
+    )
 
 
 class _Answers:

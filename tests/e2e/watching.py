@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +87,13 @@ class _OneTransaction(Database):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def read(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
+    def read(
+        self,
+        statement: Executable,
+        parameters: Parameters | None = None,
+        *,
+        seconds: float = math.inf,
+    ) -> Rows:
         return self._connection.execute(statement, parameters).all()
 
     def write(

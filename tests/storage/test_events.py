@@ -942,12 +942,23 @@ def test_without_filters_nothing_is_answered(
 
 
 def as_they_stand(log: EventLog, filter_: Filter | None = None, limit: int = 10) -> list[TaskRow]:
-    page, after = log.tasks_as_they_stand(filter_, after=None, limit=limit)[0], list[TaskRow]()
-    while page:
-        assert len(page) <= limit
-        after += page
-        page, _ = log.tasks_as_they_stand(filter_, after=page[-1].id, limit=limit)
-    return after
+    page = log.tasks_as_they_stand(filter_, after=None, limit=limit)
+    found = page.tasks
+    while page.last_id:
+        assert len(page.tasks) == limit
+        page = log.tasks_as_they_stand(filter_, after=page.last_id, limit=limit)
+        found += page.tasks
+    return found
+
+
+def in_steps(log: EventLog, filter_: Filter | None, ids: int) -> list[list[TaskRow]]:
+    """The same, so many ids at a time."""
+    page = log.tasks_among(filter_, after=None, ids=ids)
+    steps = [page.tasks]
+    while page.last_id:
+        page = log.tasks_among(filter_, after=page.last_id, ids=ids)
+        steps.append(page.tasks)
+    return steps
 
 
 @pytest.mark.parametrize("limit", range(1, 7))
@@ -964,6 +975,19 @@ def test_deleted_tasks_do_not_stand(repository: TaskRepository, log: EventLog) -
     assert as_they_stand(log) == [living]
 
 
+@pytest.mark.parametrize("ids", range(1, 9))
+def test_steps_by_ids_find_what_pages_find_and_none_looks_at_more(
+    repository: TaskRepository, log: EventLog, ids: int
+) -> None:
+    """Also when a step, or all of them, has nothing that matches, or only deleted tasks."""
+    rows = [create(repository, title=f"t {n}", assigned_to="ann" * (n > 3))[0] for n in range(7)]
+    delete(repository, rows[5:6])
+    for filter_ in (None, Comparison("assigned_to", "=", "ann"), HasTag("none")):
+        steps = in_steps(log, filter_, ids)
+        assert [row for step in steps for row in step] == as_they_stand(log, filter_)
+        assert len(steps) == len(rows) // ids + 1
+
+
 def test_only_tasks_that_match_stand(repository: TaskRepository, log: EventLog) -> None:
     create(repository, title="rent")
     rows = create(repository, title="bill")
@@ -976,9 +1000,10 @@ def test_a_page_without_tasks_says_what_it_saw(
 ) -> None:
     if exists:
         create(repository)
-    tasks, snapshot = log.tasks_as_they_stand(HasTag("none"), after=None, limit=10)
-    assert tasks == []
-    assert snapshot.sees(start.xid)
+    page = log.tasks_as_they_stand(HasTag("none"), after=None, limit=10)
+    assert page.tasks == []
+    assert page.snapshot.sees(start.xid)
+    assert log.tasks_among(HasTag("none"), after=None, ids=10).snapshot.sees(start.xid)
 
 
 def test_a_page_sees_exactly_what_was_committed_before_it(
@@ -989,12 +1014,14 @@ def test_a_page_sees_exactly_what_was_committed_before_it(
     slow = begin()
     (open_,) = create(slow)
     (committed,) = create(repository)
-    rows, snapshot = log.tasks_as_they_stand(None, after=None, limit=10)
+    page = log.tasks_as_they_stand(None, after=None, limit=10)
     (later,) = create(repository)
     slow.commit()
-    seen = {event.task_id: snapshot.sees(event.written_by) for event in read_all(database, start)}
+    seen = {
+        event.task_id: page.snapshot.sees(event.written_by) for event in read_all(database, start)
+    }
     assert seen == {open_.id: False, committed.id: True, later.id: False}
-    assert rows == [committed]
+    assert page.tasks == [committed]
 
 
 @pytest.mark.parametrize(

@@ -454,6 +454,12 @@ def test_tasks_as_they_stand_are_read_in_the_order_of_their_ids(
     assert (plan.indexes, plan.scanned) == ({"pk_tasks"}, set())
 
 
+def test_a_step_among_tasks_looks_at_its_ids_only(planner: Planner, middle: TaskRow) -> None:
+    """Whatever the filter: one that another index serves might look at every task."""
+    plan = planner.explain(lambda: planner.events.tasks_among(Not(WORDS), after=middle.id, ids=100))
+    assert (plan.indexes, plan.scanned) == ({"pk_tasks"}, set())
+
+
 # Events
 
 
