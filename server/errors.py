@@ -14,12 +14,14 @@ people and details for programs: an ErrorInfo always, and what else fits.
     AnswerTooLargeError          the answer would have more bytes than clients take
     TooManyCallsError            this process has as many calls in flight as it takes
     TooManyOwnCallsError         … as it takes of one caller
+    TooManyBytesError            … or as many bytes of requests, in all or of one caller
     TooManyWaitingError          as many calls wait for their requests as this process takes
     RequestTimeoutError          the request did not arrive in time
     RequestMissingError          the caller said all he had to say, without a request
     NoThreadError                the system gives this process no thread for the call
     RateLimitedError             the principal calls more often than it may
     TooManyWatchesError          this process, or the principal, has as many watches as it may
+    TooManyFiltersError          the caller watches by as many different filters as it may
     ShuttingDownError            this process ends its streams; others go on
 """
 
@@ -135,6 +137,10 @@ class TooManyOwnCallsError(RefusedError):
     """This process has as many calls of this caller in flight as it takes of one."""
 
 
+class TooManyBytesError(RefusedError):
+    """The requests that wait here, or those of this caller, have as many bytes as is taken."""
+
+
 class TooManyWaitingError(RefusedError):
     """As many calls wait for their requests as this process takes: the oldest give way."""
 
@@ -166,6 +172,16 @@ class TooManyWatchesError(Exception):
     def __init__(self, principal: str = "") -> None:
         whose = "a principal may have here" if principal else "this server takes"
         super().__init__(f"there are as many watches as {whose}")
+        self.subject = principal
+
+
+class TooManyFiltersError(Exception):
+    """The caller has watches with as many different filters here as it may."""
+
+    def __init__(self, principal: str, limit: int) -> None:
+        super().__init__(
+            f"a caller may watch by {limit} different filters here; watch by a wider one"
+        )
         self.subject = principal
 
 
@@ -291,6 +307,12 @@ TABLE: dict[type[Exception], _Row] = {
         _says("this server has as many calls as it takes of one caller; try again"),
         _retry,
     ),
+    TooManyBytesError: _Row(
+        code_pb2.RESOURCE_EXHAUSTED,
+        "TOO_MANY_BYTES",
+        _says("this server has as many bytes of requests as it takes; try again"),
+        _retry,
+    ),
     TooManyWaitingError: _Row(
         code_pb2.RESOURCE_EXHAUSTED,
         "TOO_MANY_WAITING",
@@ -308,6 +330,7 @@ TABLE: dict[type[Exception], _Row] = {
     ),
     RateLimitedError: _Row(code_pb2.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED", str, _quota),
     TooManyWatchesError: _Row(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHES", str, _quota),
+    TooManyFiltersError: _Row(code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_WATCH_FILTERS", str, _quota),
     ShuttingDownError: _Row(
         code_pb2.UNAVAILABLE, "SHUTTING_DOWN", _says("this server stops; resume elsewhere"), _retry
     ),

@@ -105,6 +105,13 @@ ROWS: list[tuple[Exception, int, str, set[str]]] = [
         "TOO_MANY_CALLS_OF_CALLER",
         {"RetryInfo"},
     ),
+    (errors.TooManyBytesError(), code_pb2.RESOURCE_EXHAUSTED, "TOO_MANY_BYTES", {"RetryInfo"}),
+    (
+        errors.TooManyFiltersError("secret", 20),
+        code_pb2.RESOURCE_EXHAUSTED,
+        "TOO_MANY_WATCH_FILTERS",
+        {"RetryInfo", "QuotaFailure"},
+    ),
     (
         errors.TooManyWaitingError(),
         code_pb2.RESOURCE_EXHAUSTED,

@@ -680,8 +680,10 @@ _NUMBERS = [str(number) for number in range(200)]
 
 
 def test_more_filters_than_one_statement_asks_about_are_answered(
-    stub: TaskServiceStub, watch: OpenWatch
+    stub: TaskServiceStub, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """One connection opens them all here; else they are those of several callers."""
+    monkeypatch.setattr("server.watch._FILTERS_PER_CALLER", 80)
     numbers = range(40)
     watches = [joined(watch, filter=f"assigned_to = person{n} OR id:*") for n in numbers]
     own = [joined(watch, filter=f"assigned_to = person{n}") for n in numbers]
