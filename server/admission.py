@@ -1,4 +1,4 @@
-"""Who gets a thread, and when: a call whose request is there, while there are not too many.
+"""Who gets a thread, and when: a call whose request is there, in the turn of its caller.
 
 grpcio gives a call a thread when its headers are there, on which it then waits for the request: as
 many callers as there are threads, who send headers and nothing else, would stop the process. Here
@@ -11,31 +11,37 @@ What is raised there ends the thread, and with it the server: nothing is.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
+import grpc
 import structlog
 from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
-from server.call import is_ours, requested
+from server.call import current_call, is_ours, requested
+from server.caller import Principal
 from server.errors import (
     NoThreadError,
     RefusedError,
     RequestMissingError,
     RequestTimeoutError,
+    TooManyBytesError,
     TooManyCallsError,
     TooManyOwnCallsError,
     TooManyWaitingError,
     status_of,
 )
+from server.turns import Turns
 from storage.errors import StatementCancelledError
 
 log = structlog.get_logger()
@@ -43,6 +49,13 @@ log = structlog.get_logger()
 # Calls without a request hold a few kilobytes each, and a client may open them by the thousand.
 _MOST_AWAITED = 1000
 _CLOCK_SECONDS = 1.0
+# Connections and credentials that were good: about 200 bytes each.
+_REMEMBERED = 4096
+
+Authenticate: TypeAlias = Callable[[grpc.ServicerContext], Principal]
+
+_ALL = None
+_CONNECTION, _PRINCIPAL = "connection", "principal"
 
 # grpcio asks when a call is over only to enforce a limit of its own, which is not set.
 _DONE: Future[None] = Future()
@@ -60,7 +73,9 @@ class _Call:
     behavior: Any
     codecs: tuple[Any, Any]
     request: object = None
-    claim: object = None
+    caller: Hashable = None
+    is_identified: bool = False
+    has_had_turn: bool = False
 
     def serve(self, request: object) -> None:
         """Answers the request, on this thread. None is never answered."""
@@ -80,6 +95,21 @@ class _Call:
                 _server._abort(self.state, self.event.call, code, message.encode())
 
     @property
+    def size(self) -> int:
+        """The bytes of the request, as long as nobody has decoded it."""
+        return len(self.request) if isinstance(self.request, bytes) else 0
+
+    @property
+    def connection(self) -> Hashable:
+        return _CONNECTION, self.event.call.peer()
+
+    @property
+    def claim(self) -> int:
+        """The credentials that it shows, and where: others with the same are not meant."""
+        shown = [value for key, value in self.event.invocation_metadata if key == "authorization"]
+        return hash((self.event.call.peer(), *shown))
+
+    @property
     def is_active(self) -> bool:
         is_active: bool = _server._is_rpc_state_active(self.state)
         return is_active
@@ -90,23 +120,74 @@ class _Call:
         return self.is_active and time.time() < self.event.call_details.deadline
 
 
+class Limit(NamedTuple):
+    """The most calls that wait or run at once, and the most bytes of their requests."""
+
+    calls: float = math.inf
+    bytes: float = math.inf
+
+
+class _Places:
+    """What waits or runs in a pool, in all and of each caller."""
+
+    def __init__(self, total: Limit, of_caller: Limit) -> None:
+        self._limits = {True: total, False: of_caller}
+        self._calls: Counter[Hashable] = Counter()
+        self._bytes: Counter[Hashable] = Counter()
+
+    def enter(self, call: _Call) -> None:
+        """Raises: RefusedError."""
+        for whose in (_ALL, call.caller):
+            limit = self._limits[whose is _ALL]
+            if self._calls[whose] >= limit.calls:
+                raise TooManyCallsError if whose is _ALL else TooManyOwnCallsError
+            if self._bytes[whose] + call.size > limit.bytes:
+                raise TooManyBytesError
+        for whose in (_ALL, call.caller):
+            self._calls[whose] += 1
+            self._bytes[whose] += call.size
+
+    def leave(self, call: _Call) -> None:
+        for whose in (_ALL, call.caller):
+            self._calls[whose] -= 1
+            self._bytes[whose] -= call.size
+            if not self._calls[whose]:
+                del self._calls[whose], self._bytes[whose]
+
+
 class RequestPool(ThreadPoolExecutor):
     """Threads for calls with one request each, that hold none until the request is there.
 
-    A call whose request takes longer than `request_timeout_seconds` is ended.
+    Callers take turns; a caller is a connection, and has no more than `share` threads at once. A
+    call whose request takes longer than `request_timeout_seconds` is ended, and one beyond a limit
+    is refused, on the polling thread.
     """
 
-    def __init__(self, threads: int, name: str, request_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        threads: int,
+        name: str,
+        request_timeout_seconds: float,
+        total: Limit = Limit(),  # noqa: B008
+        of_caller: Limit = Limit(),  # noqa: B008
+        *,
+        share: int | None = None,
+    ) -> None:
         super().__init__(threads, thread_name_prefix=name)
         self._request_timeout_seconds = request_timeout_seconds
         self._lock = threading.Lock()  # Never held while a call is answered.
         self._awaited: dict[_Call, float] = {}  # Until when, the oldest first.
         self._empty: list[_Call] = []  # Over, or without a request: that is not known at once.
-        self._queued: set[_Call] = set()
-        self._running = 0
+        self._turns = Turns[_Call](share or threads)
+        self._places = _Places(total, of_caller)
         threading.Thread(
             target=_keep_time, args=(weakref.ref(self),), name=f"{name}-clock", daemon=True
         ).start()
+
+    def counts(self) -> dict[str, int]:
+        """How many calls have a thread, and how many wait for one."""
+        with self._lock:
+            return self._turns.counts
 
     def submit(self, run: Any, /, *work: Any, **_: Any) -> Future[Any]:
         """Takes over a call from grpcio, which has its headers."""
@@ -155,52 +236,60 @@ class RequestPool(ThreadPoolExecutor):
 
     def _admit(self, call: _Call) -> None:
         try:
+            call.caller = self._caller(call)
             with self._lock:
-                self._enter(call)
-                self._queued.add(call)
+                self._places.enter(call)
+                self._turns.add(call.caller, call)
             self._start(call)
         except RefusedError as error:
             call.refuse(error)
 
     def _start(self, call: _Call) -> None:
-        """Raises NoThreadError. The executor keeps the call even then, and comes to it one day."""
+        """A thread will look whose turn it is. Raises: NoThreadError."""
         try:
-            super().submit(self._work, call)
+            super().submit(self._work)
         except RuntimeError as error:
-            if self._take(call):
-                self._over(call)
+            with self._lock:
+                waited = self._turns.remove(call.caller, call)
+                if waited:
+                    self._places.leave(call)
+            if waited:
                 raise NoThreadError from error
 
-    def _work(self, call: _Call) -> None:
-        if not self._take(call):
-            return
-        try:
-            if call.is_awaited:
-                call.serve(call.request)
-            else:
-                call.refuse(StatementCancelledError())
-        finally:
-            self._over(call)
+    def _work(self) -> None:
+        """Serves those whose turn it is, until none is left that may run: what a call that has
+        ended leaves is taken by its thread."""
+        while (call := self._next()) is not None:
+            if self._may_run(call):
+                try:
+                    if call.is_awaited:
+                        call.serve(call.request)
+                    else:
+                        call.refuse(StatementCancelledError())
+                finally:
+                    self._over(call)
 
-    def _take(self, call: _Call) -> bool:
-        """Takes the call out of the queue; whether it was there."""
+    def _next(self) -> _Call | None:
         with self._lock:
-            if call not in self._queued:
-                return False
-            self._queued.remove(call)
-            self._running += 1
-            return True
+            return self._turns.next()
 
     def _over(self, call: _Call) -> None:
         with self._lock:
-            self._running -= 1
-            self._leave(call)
+            self._end_turn(call)
+            self._places.leave(call)
 
-    def _enter(self, call: _Call) -> None:
-        """The call is about to be queued. Raises RefusedError: it is not."""
+    def _end_turn(self, call: _Call) -> None:
+        if not call.has_had_turn:
+            call.has_had_turn = True
+            self._turns.done(call.caller)
 
-    def _leave(self, call: _Call) -> None:
-        """The call that was queued is over."""
+    def _caller(self, call: _Call) -> Hashable:
+        """Whose call it is, as far as that is known before it has a thread."""
+        return call.connection
+
+    def _may_run(self, call: _Call) -> bool:
+        """Whether the call goes on, on this thread. If not, it waits again, or was refused."""
+        return True
 
     def end_silent(self) -> None:
         """Ends the calls whose request has not come in time, or will not come."""
@@ -217,47 +306,114 @@ class RequestPool(ThreadPoolExecutor):
                         call.refuse(error)
 
 
-class CallPool(RequestPool):
-    """The threads for unary calls, with no more than `limit` in flight: at work or in the queue.
+class StreamPool(RequestPool):
+    """The threads for streams of answers, which keep them; a caller opens one at a time.
 
-    No caller has more than half of these places, or than there are threads: by what he claims to
-    be, for nobody has looked at his credentials yet.
-
-    What is over a limit is refused at once, on the polling thread: as a call whose request is an
-    error, it takes the way through the interceptors that all calls take, and needs no thread.
+    Else a thousand that come at once, as after a restart, would be a thousand threads that all have
+    work to do, and a call that has a thread would wait for its turn among them.
     """
 
-    def __init__(self, threads: int, *, limit: int, request_timeout_seconds: float) -> None:
-        super().__init__(threads, "call", request_timeout_seconds)
-        self._limit = limit
-        self._share = max(threads, limit // 2)
-        self._claims: Counter[object] = Counter()
+    def __init__(self, threads: int, *, bytes_limit: float, request_timeout_seconds: float) -> None:
+        super().__init__(
+            threads,
+            "stream",
+            request_timeout_seconds,
+            Limit(bytes=bytes_limit),
+            Limit(bytes=bytes_limit / 2),
+            share=1,
+        )
 
-    def counts(self) -> dict[str, int]:
-        """How many calls have a thread, and how many wait for one."""
+    def _may_run(self, call: _Call) -> bool:
+        call.run(self._note, call)
+        return True
+
+    def _note(self, call: _Call) -> None:
+        current_call().opened = partial(self._opened, call)
+
+    def _opened(self, call: _Call) -> None:
+        """The next stream of the caller may be opened, by another thread."""
         with self._lock:
-            return {"running": self._running, "queued": len(self._queued)}
-
-    def _enter(self, call: _Call) -> None:
-        call.claim = _claim(call.event)
-        if len(self._queued) + self._running >= self._limit:
-            raise TooManyCallsError
-        if self._claims[call.claim] >= self._share:
-            raise TooManyOwnCallsError
-        self._claims[call.claim] += 1
-
-    def _leave(self, call: _Call) -> None:
-        self._claims[call.claim] -= 1
-        if not self._claims[call.claim]:
-            del self._claims[call.claim]
+            self._end_turn(call)
+        with suppress(RuntimeError):
+            ThreadPoolExecutor.submit(self, self._work)
 
 
-def _claim(event: Any) -> object:
-    """Who a caller says he is: his credentials as they came, or else his connection."""
-    for key, value in event.invocation_metadata:
-        if key == "authorization":
-            return value
-    return event.call.peer()
+class CallPool(RequestPool):
+    """The threads for unary calls, with no more than `limit` calls and bytes in flight: at work or
+    in the queue.
+
+    A caller has no more than half of the places, or than there are threads, and never all threads.
+    The caller is the principal, whatever credentials it shows. Credentials are verified on a
+    thread: until they have been on this connection the caller is the connection, as it is where
+    nothing is authenticated (`authenticate` is None).
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        *,
+        limit: Limit,
+        request_timeout_seconds: float,
+        authenticate: Authenticate | None = None,
+    ) -> None:
+        super().__init__(
+            threads,
+            "call",
+            request_timeout_seconds,
+            total=limit,
+            of_caller=Limit(max(threads, limit.calls // 2), limit.bytes / 2),
+            share=max(1, threads - 1),
+        )
+        self._authenticate = authenticate
+        self._known: dict[int, Hashable] = {}  # By connection and credentials, as hashes.
+
+    def _caller(self, call: _Call) -> Hashable:
+        return self._known.get(call.claim, call.connection)
+
+    def _may_run(self, call: _Call) -> bool:
+        if self._authenticate is None or not call.is_awaited or call.is_identified:
+            return True
+        call.is_identified = True
+        name = call.run(self._identify, call, self._authenticate)
+        if name is None or call.caller == (caller := (_PRINCIPAL, name)):
+            return True
+        return self._moved(call, caller)
+
+    def _identify(self, call: _Call, authenticate: Authenticate) -> str | None:
+        """The name of the principal; None if the call is not authenticated. It is noted for the
+        interceptors, so that nothing is verified twice."""
+        try:
+            principal = authenticate(_server._Context(call.event, call.state, None))
+        except Exception as error:
+            current_call().identity = error
+            self._known.pop(call.claim, None)
+            return None
+        current_call().identity = principal
+        return principal.name
+
+    def _moved(self, call: _Call, caller: Hashable) -> bool:
+        """From now on it is a call of this caller; whether it may run at once."""
+        try:
+            with self._lock:
+                self._remember(call.claim, caller)
+                self._turns.done(call.caller)
+                self._places.leave(call)
+                call.caller = caller
+                self._places.enter(call)
+                may_run = self._turns.take(caller)
+                if not may_run:
+                    self._turns.add(caller, call)
+        except RefusedError as error:
+            call.refuse(error)
+            may_run = False
+        with suppress(RuntimeError):  # Another call of that connection may run now.
+            ThreadPoolExecutor.submit(self, self._work)
+        return may_run
+
+    def _remember(self, claim: int, caller: Hashable) -> None:
+        self._known[claim] = caller
+        if len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
 
 
 @contextmanager

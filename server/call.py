@@ -6,6 +6,7 @@ grpcio gives each call a context (contextvars) of its own, from its arrival to i
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 
 import grpc
@@ -25,7 +26,11 @@ class Call:
         self.code = ""
         self.seconds = 0.0
         self.request_id = ""
+        self.identity: Principal | Exception | None = None
+        """Who calls, or why that cannot be said; None as long as nobody has looked."""
         self.principal: Principal = ANONYMOUS
+        self.opened: Callable[[], None] = lambda: None
+        """To be called when a stream has only its answers left to send."""
         self.reason = ""
         """The reason in its ErrorInfo; empty when the call goes well."""
         self.received_bytes = 0

@@ -24,7 +24,7 @@ from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from grpc_health.v1 import health_pb2
 
-from server.admission import RequestPool
+from server.admission import Limit, RequestPool
 from taskservice.v1 import task_service_pb2
 
 log = structlog.get_logger()
@@ -43,6 +43,12 @@ _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _FAILURES_BELIEVED = 2
 
 _PER_CONNECTION = 16
+
+# A check takes a tenth of a millisecond.
+_WAITING, _WAITING_OF_CONNECTION = Limit(64), Limit(16)
+
+# The name of a service is shorter; what is longer is answered as an unknown one, and not kept.
+_REQUEST_BYTES = 1024
 
 # For those who watch to read that it is over.
 _FAREWELL_SECONDS = 1.0
@@ -129,22 +135,24 @@ class HealthServicer:
         self._changed = threading.Condition()  # Nothing is sent while it is held.
         self._is_draining = self._is_ended = False
 
-    def add_to(self, server: grpc.Server) -> None:
+    def add_to(self, server: grpc.Server, *, for_probes: bool = False) -> None:
         """Serves health there, with a thread of its own: probes never wait behind calls.
+
+        But on the port for probes alone, few calls may wait, and fewer of a connection.
 
         It has places of its own for Watches, too: what strangers do on one port is not felt on
         another.
         """
-        pool = RequestPool(1, "health", self._request_timeout_seconds)
+        waiting = (Limit(), Limit()) if for_probes else (_WAITING, _WAITING_OF_CONNECTION)
+        pool = RequestPool(1, "health", self._request_timeout_seconds, *waiting)
         watch = _on(pool, partial(self._watch, _Places(self._watch_limit)))
         watch.experimental_non_blocking = True
         response = health_pb2.HealthCheckResponse.SerializeToString
-        check_request = health_pb2.HealthCheckRequest.FromString
         handlers = {
             "Check": grpc.unary_unary_rpc_method_handler(
-                _on(pool, self._check), check_request, response
+                _on(pool, self._check), _check_request, response
             ),
-            "Watch": grpc.unary_stream_rpc_method_handler(watch, check_request, response),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, _check_request, response),
             "List": grpc.unary_unary_rpc_method_handler(
                 _on(pool, self._list),
                 health_pb2.HealthListRequest.FromString,  # type: ignore[attr-defined]
@@ -232,6 +240,12 @@ class HealthServicer:
         watch.tell()
         if is_ended:
             watch.end()
+
+
+def _check_request(data: bytes) -> Any:
+    if len(data) > _REQUEST_BYTES:
+        return health_pb2.HealthCheckRequest(service="?")
+    return health_pb2.HealthCheckRequest.FromString(data)
 
 
 def _on(pool: RequestPool, behavior: Callable[..., Any]) -> Any:

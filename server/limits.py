@@ -15,3 +15,6 @@ class Limits(NamedTuple):
 
 
 CONTRACT = Limits()
+
+LARGEST_VALID_BYTES = 16 * 1024
+"""A message with more, but for the batches, breaks rules, maybe a million times."""

@@ -7,7 +7,7 @@ error's details in words. Nothing else that this process has loaded is served.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -80,7 +80,7 @@ def add_reflection(server: grpc.Server) -> Callable[[], None]:
     def reflect(requests: Any, context: grpc.ServicerContext) -> Any:
         streams.add(context)
         with suppress(grpc.RpcError):  # Who hangs up has heard enough.
-            yield from servicer.ServerReflectionInfo(_readable(requests), context)
+            yield from servicer.ServerReflectionInfo(requests, context)
 
     # A stream holds its thread for as long as the client likes: none of those that calls need.
     reflect.experimental_thread_pool = ThreadPoolExecutor(  # type: ignore[attr-defined]
@@ -97,14 +97,6 @@ def add_reflection(server: grpc.Server) -> Callable[[], None]:
         )
         server.add_generic_rpc_handlers((service,))
     return streams.end_all
-
-
-def _readable(requests: Iterator[Any]) -> Iterator[Any]:
-    """The requests. Raises: what the error interceptor put in the place of one."""
-    for request in requests:
-        if isinstance(request, Exception):
-            raise request
-        yield request
 
 
 def _add_file(pool: DescriptorPool, file: FileDescriptor) -> None:

@@ -43,6 +43,7 @@ MAX_TOKEN_MINUTES = 24 * 60
 _DRIVER = "postgresql+psycopg2"
 _MAX_PORT = 65535
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+_QUEUED_BYTES = 32 * 1024 * 1024
 _MAX_UNREAD_BYTES = 16 * 1024**3
 SYMMETRIC = "HS256"
 EDDSA, ED25519 = "EdDSA", "Ed25519"
@@ -358,6 +359,12 @@ class Settings(BaseSettings):
     def call_limit(self) -> int:
         """How many calls a process has in flight: at work, or waiting for a thread."""
         return self.max_concurrent_calls or 16 * self.threads_per_worker
+
+    @property
+    def max_queued_bytes(self) -> int:
+        """The bytes of all requests in flight in a process; half of them of one caller."""
+        largest = max(self.max_request_bytes, self.max_batch_request_bytes)
+        return max(_QUEUED_BYTES, 4 * largest)
 
     @property
     def calls_per_second(self) -> int | None:

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from server.conversions import masked, version_of
 from server.errors import FieldViolation, InvalidRequestError, TransitionNotAllowedError, violation
+from server.limits import LARGEST_VALID_BYTES
 from storage.errors import TaskDeletedError, VersionMismatchError
 from storage.tables import TaskRow
 from taskservice.v1.task_pb2 import (
@@ -53,9 +54,6 @@ TRANSITIONS: dict[int, set[TaskStatus.ValueType]] = {
 
 # More than a caller wants to read, and than is worth the time to write down.
 _MOST_VIOLATIONS = 100
-
-# A message with more bytes breaks rules, maybe a million times: the first one is told.
-_LARGEST_VALID_BYTES = 16 * 1024
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -253,7 +251,7 @@ def _violations(
     message: Message, prefix: str = "", *, fail_fast: bool | None = None
 ) -> list[FieldViolation]:
     if fail_fast is None:
-        fail_fast = message.ByteSize() > _LARGEST_VALID_BYTES
+        fail_fast = message.ByteSize() > LARGEST_VALID_BYTES
     return [
         violation(
             prefix + _path(found),

@@ -14,7 +14,7 @@ import structlog
 from grpc_channelz.v1 import channelz
 
 from server import connections, logs
-from server.admission import CallPool, RequestPool
+from server.admission import CallPool, Limit, StreamPool
 from server.authentication import Authenticator, authenticator
 from server.census import Census
 from server.health import HealthServicer, ReadinessMonitor
@@ -40,6 +40,8 @@ log = structlog.get_logger()
 
 # Threads on which one watch too many hears that it is one.
 _SPARE_STREAMS = 16
+# The longest that a statement of a call may read.
+_READ_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
 
@@ -82,8 +84,11 @@ class Worker:
         )
         self._calls = CallPool(
             settings.threads_per_worker,
-            limit=settings.call_limit,
+            limit=Limit(settings.call_limit, settings.max_queued_bytes),
             request_timeout_seconds=settings.request_timeout_seconds,
+            authenticate=None
+            if settings.auth_mode in {"none", None}
+            else self._authenticator.authenticate,
         )
         self._server = _server(
             settings, self._authenticator, self._database, self._calls, share=place.is_shared
@@ -200,6 +205,7 @@ def _database(settings: Settings, url: str) -> Database:
         pool_timeout_seconds=settings.db_pool_timeout_seconds,
         pool_recycle_seconds=settings.db_pool_recycle_seconds,
         statement_timeout_seconds=settings.db_statement_timeout_seconds,
+        read_timeout_seconds=min(_READ_SECONDS, settings.db_statement_timeout_seconds),
         application_name=settings.app_name,
         trace_comments=settings.db_trace_comments,
     )
@@ -213,10 +219,10 @@ def _server(
     *,
     share: bool,
 ) -> grpc.Server:
-    streams = RequestPool(
+    streams = StreamPool(
         settings.max_watches_per_worker + _SPARE_STREAMS,
-        "stream",
-        settings.request_timeout_seconds,
+        bytes_limit=settings.max_queued_bytes,
+        request_timeout_seconds=settings.request_timeout_seconds,
     )
     return grpc.server(
         calls,
@@ -235,7 +241,7 @@ def _probe_server(settings: Settings, health: HealthServicer, *, share: bool) ->
     """
     threads = ThreadPoolExecutor(1, thread_name_prefix="probe")
     server = grpc.server(threads, options=connections.options(settings, share=share))
-    health.add_to(server)
+    health.add_to(server, for_probes=True)
     if settings.admin_enabled:
         channelz.add_channelz_servicer(server)
     return server

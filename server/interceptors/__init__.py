@@ -15,6 +15,7 @@ from server.interceptors.access import AccessInterceptor
 from server.interceptors.accounting import AccountingInterceptor, account_for_unknown
 from server.interceptors.base import CallInterceptor, Handler
 from server.interceptors.cancellation import CancellationInterceptor
+from server.interceptors.decoding import DecodingInterceptor
 from server.interceptors.errors import ErrorInterceptor
 from server.interceptors.tracing import TracingInterceptor
 from server.rate import RateLimiter
@@ -36,15 +37,17 @@ def interceptors(
         # Outside of errors, so that it sees the code a caller sees.
         AccountingInterceptor(settings.slow_call_seconds, UnreadAnswers(settings.max_unread_bytes)),
         # Whatever is raised below becomes a status here.
-        ErrorInterceptor(
-            max_request_bytes=settings.max_request_bytes,
-            max_batch_request_bytes=settings.max_batch_request_bytes,
-        ),
+        ErrorInterceptor(),
         # Nothing below it is for strangers, nor for who calls too often.
         AccessInterceptor(
             authenticator,
             RateLimiter(rate, burst or 2 * rate) if rate else None,
             reflection_is_open=settings.reflection_for == "on",
+        ),
+        # Until here a request is bytes: what they become may be a hundred times as large.
+        DecodingInterceptor(
+            max_request_bytes=settings.max_request_bytes,
+            max_batch_request_bytes=settings.max_batch_request_bytes,
         ),
         # Innermost: it covers the statements and no more.
         CancellationInterceptor(database),

@@ -11,10 +11,13 @@ import grpc
 from server.authentication import Authenticator
 from server.authorization import authorize, is_for_readers, shown
 from server.call import current_call
+from server.caller import ANONYMOUS, Principal
 from server.interceptors.base import Behavior, CallInterceptor, Handler
 from server.rate import RateLimiter
 
 _REFLECTION = "/grpc.reflection."
+# An answer with all files costs ten times as much as a call; a client asks twenty at most.
+_QUESTIONS_PER_SECOND, _QUESTIONS_AT_ONCE = 50, 100
 
 
 class AccessInterceptor(CallInterceptor):
@@ -30,19 +33,17 @@ class AccessInterceptor(CallInterceptor):
         self._authenticator = authenticator
         self._rate_limiter = rate_limiter
         self._reflection_is_open = reflection_is_open
+        self._question_limiter = RateLimiter(_QUESTIONS_PER_SECOND, _QUESTIONS_AT_ONCE)
 
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
         is_reflection = method.startswith(_REFLECTION)
         if not (is_reflection and self._reflection_is_open):
-            principal = self._authenticator.authenticate(context)
-            current_call().principal = principal
+            principal = current_call().principal = self._authenticated(context)
             if self._rate_limiter:
-                self._rate_limiter.check(principal)
+                self._rate_limiter.check(principal.name)
             if not is_reflection:  # It needs no scope.
                 authorize(principal, method)
-        if isinstance(request, Exception):  # What the error interceptor could not read.
-            raise request
         yield
 
     def unary(self, method: str, handler: Handler) -> Behavior:
@@ -55,3 +56,30 @@ class AccessInterceptor(CallInterceptor):
             return shown(current_call().principal, answer)
 
         return unary
+
+    def stream(self, method: str, handler: Handler) -> Behavior:
+        """Each message of a stream of requests counts as a call does."""
+        behavior = super().stream(method, handler)
+        if not handler.request_streaming:
+            return behavior
+
+        def counting(requests: Any, context: grpc.ServicerContext) -> Any:
+            return behavior(self._counted(requests, context), context)
+
+        return counting
+
+    def _authenticated(self, context: grpc.ServicerContext) -> Principal:
+        identity = current_call().identity or self._authenticator.authenticate(context)
+        if isinstance(identity, Exception):
+            raise identity
+        return identity
+
+    def _counted(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+        """Raises: RateLimitedError."""
+        for request in requests:
+            principal = current_call().principal
+            caller = context.peer() if principal.name == ANONYMOUS.name else principal.name
+            self._question_limiter.check(caller)
+            if self._rate_limiter:
+                self._rate_limiter.check(caller)
+            yield request

@@ -10,7 +10,6 @@ from typing import Any
 
 import grpc
 import structlog
-from google.protobuf.message import Message
 from opentelemetry.trace import get_current_span
 
 from server import logs, metrics
@@ -114,8 +113,8 @@ _unknown = logs.Pace()
 
 
 def _size(request: Any) -> int:
-    """The bytes of a request; grpcio reads it on a thread that does not know the call."""
-    return request.ByteSize() if isinstance(request, Message) else getattr(request, "size", 0)
+    """The bytes of a request, which nobody has decoded yet."""
+    return len(request) if isinstance(request, bytes) else getattr(request, "size", 0)
 
 
 def _attributes(call: Call) -> dict[str, str | float]:

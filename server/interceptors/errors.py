@@ -8,29 +8,18 @@ from typing import Any
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, status_pb2
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
 from server import metrics
 from server.call import current_call
-from server.errors import (
-    InvalidRequestError,
-    RefusedError,
-    RequestTooLargeError,
-    internal_status,
-    reason_of,
-    status_of,
-    violation,
-)
+from server.errors import RefusedError, internal_status, reason_of, status_of
 from server.interceptors.base import CallInterceptor, is_out_of_time
 from server.telemetry import add_span_attributes, set_span_error, stack_of
 from storage.errors import StatementCancelledError
 
 log = structlog.get_logger()
-
-_LARGE = ("/BatchCreateTasks", "/BatchUpdateTasks")
 
 # The codes that make a server's span an error (OpenTelemetry's conventions for gRPC): the others
 # are the caller's mistakes, or his wish.
@@ -47,10 +36,6 @@ _SERVER_ERRORS = {
 class ErrorInterceptor(CallInterceptor):
     """Turns what a call raises into a status with details; what is unknown into INTERNAL."""
 
-    def __init__(self, *, max_request_bytes: int, max_batch_request_bytes: int) -> None:
-        self._max_request_bytes = max_request_bytes
-        self._max_batch_request_bytes = max_batch_request_bytes
-
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
         try:
@@ -59,28 +44,6 @@ class ErrorInterceptor(CallInterceptor):
             yield
         except Exception as error:
             context.abort_with_status(_on_the_wire(_answer(error, context)))
-
-    def deserializer(self, method: str, deserialize: Any) -> Any:
-        """What arrives may be no message, or one too large to look at: the caller's mistakes.
-
-        grpcio answers the first with INTERNAL, and knows one limit for all methods. What is wrong
-        takes the request's place, until it is known that the caller may hear of it.
-        """
-        is_large = method.endswith(_LARGE)
-        limit = self._max_batch_request_bytes if is_large else self._max_request_bytes
-
-        def lenient(data: bytes) -> Any:
-            if len(data) > limit:
-                return RequestTooLargeError(len(data), limit)
-            try:
-                return deserialize(data)
-            except DecodeError:
-                return InvalidRequestError([_UNREADABLE])
-
-        return lenient
-
-
-_UNREADABLE = violation("", "the request is not a message of this method", "MALFORMED")
 
 
 def _answer(error: Exception, context: grpc.ServicerContext) -> status_pb2.Status:

@@ -193,7 +193,8 @@ def test_open_watches_are_shown(pair: ServiceProcess, stub: TaskServiceStub) -> 
 def test_calls_in_flight_are_shown_those_that_run_and_those_that_wait(
     pair: ServiceProcess, stub: TaskServiceStub, task: Task, shared_database_url: str
 ) -> None:
-    """A channel has one connection, and so one worker; that one has two threads."""
+    """A channel has one connection, and so one worker; that one has two threads, and gives one
+    caller one of them."""
     update = UpdateTaskRequest(task=Task(id=task.id, title="new"))
 
     def in_flight(seen: Scrape) -> tuple[float, float]:
@@ -202,8 +203,8 @@ def test_calls_in_flight_are_shown_those_that_run_and_those_that_wait(
 
     with locked_task(shared_database_url, task.id):
         calls: list[Any] = [stub.UpdateTask.future(update) for _ in range(5)]
-        await_waiting(shared_database_url, 2)
-        await_scrape(pair, lambda seen: in_flight(seen) == (2, 3), "two run, three wait")
+        await_waiting(shared_database_url)
+        await_scrape(pair, lambda seen: in_flight(seen) == (1, 4), "one runs, four wait")
     assert [call.exception() for call in calls] == [None] * 5
     await_scrape(pair, lambda seen: in_flight(seen) == (0, 0), "none is in flight")
 

@@ -94,12 +94,12 @@ def test_probes_are_answered_while_every_thread_is_busy_and_calls_queue(
 ) -> None:
     """A service under load is not dead; killing it for that would make the load worse."""
     service = start(THREADS_PER_WORKER="2")
-    stub = service.stub()
+    stubs = [service.stub(), service.stub()]  # One caller never has all threads.
     await_ready(service.channel())
-    task = stub.CreateTask(CreateTaskRequest(task=Task(title="old")))
+    task = stubs[0].CreateTask(CreateTaskRequest(task=Task(title="old")))
     update = UpdateTaskRequest(task=Task(id=task.id, title="new"))
     with locked_task(postgres.url, task.id):
-        calls = [stub.UpdateTask.future(update) for _ in range(200)]
+        calls = [stub.UpdateTask.future(update) for stub in stubs * 100]
         await_waiting(postgres.url, 2)
         assert probes(service, times=10) == {
             "liveness": {SERVING},

@@ -24,13 +24,13 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.conftest import running_worker
+from tests.conftest import connection, served_port
 from tests.e2e.postgres import await_waiting, locked_task
 from tests.e2e.service import PATIENCE_SECONDS, SERVING, health, health_stub, wait_until
 from tests.e2e.watching import Watch
 from tests.server.errors import Failure, fails
 
-Serve = Callable[..., grpc.Channel]
+Serve = Callable[..., Any]
 
 OURS = "/taskservice.v1.TaskService/"
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -38,12 +38,15 @@ EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 @pytest.fixture
 def serve(settings: Settings, database: Database, database_url: str) -> Iterator[Serve]:
-    """Starts a service with settings of its own, on the shared database, which is empty."""
+    """Starts a service with settings of its own, on the shared database, which is empty; returns
+    so many connections to it, or the only one."""
     with ExitStack() as running:
 
-        def serve(**changes: object) -> grpc.Channel:
+        def serve(connections: int = 1, **changes: object) -> Any:
             own = settings.model_copy(update=changes)
-            return running.enter_context(running_worker(own, database_url))
+            port = running.enter_context(served_port(own, database_url))
+            all_ = [running.enter_context(connection(port)) for _ in range(connections)]
+            return all_ if connections > 1 else all_[0]
 
         yield serve
 
@@ -68,27 +71,18 @@ def silent_calls(channel: grpc.Channel, method: str, count: int) -> Iterator[lis
 
 
 @contextmanager
-def busy(
-    channel: grpc.Channel, database_url: str, count: int, *, callers: int = 0
-) -> Iterator[list[Any]]:
-    """So many writes of one task, none of which gets on while this holds; each of another caller,
-    or in turns of so many."""
-    stub = TaskServiceStub(channel)
-    task = stub.CreateTask(CreateTaskRequest(task=Task(title="old")))
+def busy(channels: list[grpc.Channel], database_url: str, count: int) -> Iterator[list[Any]]:
+    """So many writes of one task, by the channels in turns; none gets on while this holds."""
+    stubs = [TaskServiceStub(channel) for channel in channels]
+    task = stubs[0].CreateTask(CreateTaskRequest(task=Task(title="old")))
     with locked_task(database_url, task.id):
         request = UpdateTaskRequest(task=Task(id=task.id, title="new"))
         calls = [
-            stub.UpdateTask.future(
-                request, timeout=PATIENCE_SECONDS, metadata=claim(n % (callers or count))
-            )
+            stubs[n % len(stubs)].UpdateTask.future(request, timeout=PATIENCE_SECONDS)
             for n in range(count)
         ]
         await_waiting(database_url)
         yield calls
-
-
-def claim(caller: int) -> tuple[tuple[str, str | bytes], ...]:
-    return (("authorization", f"Bearer {caller}"),)
 
 
 def refused(calls: list[Any]) -> list[Any]:
@@ -241,8 +235,8 @@ def test_a_health_watch_is_served(serve: Serve) -> None:
 def test_calls_over_the_limit_are_refused_while_every_thread_is_busy(
     serve: Serve, database_url: str
 ) -> None:
-    channel = serve(threads_per_worker=2, max_concurrent_calls=5)
-    with busy(channel, database_url, 12) as calls:
+    channels = serve(6, threads_per_worker=2, max_concurrent_calls=5)
+    with busy(channels, database_url, 12) as calls:
         await_refused(calls, 7)
         for call in refused(calls):
             failure_of(call, EXHAUSTED, "TOO_MANY_CALLS")
@@ -251,37 +245,19 @@ def test_calls_over_the_limit_are_refused_while_every_thread_is_busy(
 
 
 def test_no_caller_has_more_than_half_of_the_places(serve: Serve, database_url: str) -> None:
-    channel = serve(threads_per_worker=1, max_concurrent_calls=6)
-    with busy(channel, database_url, 10, callers=1) as calls:
+    greedy, modest = serve(2, threads_per_worker=1, max_concurrent_calls=6)
+    with busy([greedy], database_url, 10) as calls:
         await_refused(calls, 7)
         for call in refused(calls):
             failure_of(call, EXHAUSTED, "TOO_MANY_CALLS_OF_CALLER")
-        stub = TaskServiceStub(channel)
-        other: Any = stub.GetTaskStats.future(GetTaskStatsRequest(), metadata=claim(1))
+        other: Any = TaskServiceStub(modest).GetTaskStats.future(GetTaskStatsRequest())
     assert other.result().total == 1
-
-
-def test_who_shows_no_credentials_is_one_caller_on_his_connection(
-    serve: Serve, database_url: str
-) -> None:
-    channel = serve(threads_per_worker=1, max_concurrent_calls=6)
-    stub = TaskServiceStub(channel)
-    with busy(channel, database_url, 1):
-        calls: list[Any] = [stub.GetTaskStats.future(GetTaskStatsRequest()) for _ in range(8)]
-        await_refused(calls, 5)
-
-
-def test_a_sole_caller_may_use_all_threads(serve: Serve, database_url: str) -> None:
-    channel = serve(threads_per_worker=3, max_concurrent_calls=4)
-    with busy(channel, database_url, 4, callers=1) as calls:
-        await_waiting(database_url, 3)
-        await_refused(calls, 1)
 
 
 def test_a_refused_call_says_when_to_come_back(serve: Serve, database_url: str) -> None:
     """For people's programs, and for gRPC's own retries."""
     channel = serve(threads_per_worker=1, max_concurrent_calls=1)
-    with busy(channel, database_url, 1):
+    with busy([channel], database_url, 1):
         call: Any = TaskServiceStub(channel).GetTaskStats.future(GetTaskStatsRequest())
         failure = failure_of(call, EXHAUSTED, "TOO_MANY_CALLS")
     delay = failure.detail(error_details_pb2.RetryInfo).retry_delay
@@ -291,9 +267,9 @@ def test_a_refused_call_says_when_to_come_back(serve: Serve, database_url: str) 
 
 def test_those_who_come_back_are_served(serve: Serve, database_url: str) -> None:
     """Again and again: neither those served nor those refused stay in the count."""
-    channel = serve(threads_per_worker=1, max_concurrent_calls=2)
+    channels = serve(2, threads_per_worker=1, max_concurrent_calls=2)
     for _ in range(3):
-        with busy(channel, database_url, 4, callers=2) as calls:
+        with busy(channels, database_url, 4) as calls:
             await_refused(calls, 2)
         for call in calls:
             assert call.exception() is None or call.code() is EXHAUSTED
@@ -303,7 +279,7 @@ def test_refused_calls_get_a_line_in_a_second_and_it_says_how_many(
     serve: Serve, database_url: str
 ) -> None:
     channel = serve(threads_per_worker=1, max_concurrent_calls=1)
-    with capture_logs() as logs, busy(channel, database_url, 1):
+    with capture_logs() as logs, busy([channel], database_url, 1):
         for _ in range(20):
             call: Any = TaskServiceStub(channel).GetTaskStats.future(GetTaskStatsRequest())
             failure_of(call, EXHAUSTED, "TOO_MANY_CALLS")
@@ -319,7 +295,7 @@ def test_a_call_that_nobody_waits_for_any_more_is_not_worked_on(
     channel = serve(threads_per_worker=1)
     stub = TaskServiceStub(channel)
     with capture_logs() as logs:
-        with busy(channel, database_url, 1):
+        with busy([channel], database_url, 1):
             with pytest.raises(grpc.RpcError) as raised:
                 stub.CreateTask(CreateTaskRequest(task=Task(title="late")), timeout=0.2)
             assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -363,7 +339,7 @@ def test_a_call_that_admission_fails_at_is_ended_and_the_next_is_served(
 ) -> None:
     stub = TaskServiceStub(serve())
     with monkeypatch.context() as patch, capture_logs() as logs:
-        patch.setattr("server.admission._claim", {}.__getitem__)
+        patch.setattr("server.admission._Call.connection", property({}.__getitem__))
         with pytest.raises(grpc.RpcError) as raised:
             stub.GetTaskStats(GetTaskStatsRequest(), timeout=PATIENCE_SECONDS)
     assert raised.value.code() is grpc.StatusCode.INTERNAL

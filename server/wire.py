@@ -1,0 +1,111 @@
+"""How many items an encoded message has, counted before anything is parsed.
+
+An item of two bytes becomes an object of 200 when it is parsed, and 3 MiB of them, which compress
+to 3 KB, 160 MB. So a large message is scanned first, which stops at the first item too many.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from server.errors import InvalidRequestError, violation
+from server.limits import CONTRACT, LARGEST_VALID_BYTES
+
+# A varint has ten bytes at most, of seven bits each.
+_LAST_SHIFT = 63
+
+MALFORMED = violation("", "the request is not a message of this method", "MALFORMED")
+
+
+class _Span(NamedTuple):
+    """A part of the encoded message."""
+
+    begin: int
+    end: int
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it breaks rules; what is smaller holds little, whatever it is."""
+        return self.end - self.begin > LARGEST_VALID_BYTES
+
+
+def check_item_counts(data: bytes, kind: Descriptor) -> None:
+    """Holds every repeated field, at every depth, to what any of them may have.
+
+    Raises: InvalidRequestError.
+    """
+    whole = _Span(0, len(data))
+    if whole.is_large:
+        try:
+            _check(data, whole, kind, "")
+        except IndexError:
+            raise InvalidRequestError([MALFORMED]) from None
+
+
+def _check(data: bytes, span: _Span, kind: Descriptor, prefix: str) -> None:
+    known, counts = _fields_of(kind), Counter[int]()
+    for number, value in _length_delimited(data, span):
+        field = known.get(number)
+        if field is None:
+            continue
+        count = counts[number] = counts[number] + 1
+        if field.is_repeated and count > CONTRACT.batch_items:
+            description = f"has more than {CONTRACT.batch_items} items"
+            violated = violation(prefix + field.name, description, "REPEATED_MAX_ITEMS")
+            raise InvalidRequestError([violated])
+        if field.message_type and not field.is_repeated and count > 1:
+            raise InvalidRequestError([MALFORMED])  # Legal, and merged; no library writes it.
+        if field.message_type and value.is_large:
+            item = f"[{count - 1}]" if field.is_repeated else ""
+            _check(data, value, field.message_type, f"{prefix}{field.name}{item}.")
+
+
+@cache
+def _fields_of(kind: Descriptor) -> dict[int, FieldDescriptor]:
+    return {field.number: field for field in kind.fields}
+
+
+def _length_delimited(data: bytes, span: _Span) -> Iterator[tuple[int, _Span]]:
+    """The number and the value of each field that has a length.
+
+    Raises: IndexError, where the data end too early; InvalidRequestError.
+    """
+    at = span.begin
+    while at < span.end:
+        tag, at = _varint(data, at)
+        begin = at
+        match tag & 7:
+            case 0:
+                _, at = _varint(data, at)
+            case 1:
+                at += 8
+            case 2:
+                size, begin = _varint(data, at)
+                at = begin + size
+            case 5:
+                at += 4
+            case _:  # Groups, which the contract does not have.
+                raise InvalidRequestError([MALFORMED])
+        if at > span.end:
+            raise InvalidRequestError([MALFORMED])
+        if tag & 7 == 2:
+            yield tag >> 3, _Span(begin, at)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins there, and where it ends."""
+    byte = data[at]
+    value, shift = byte & 0x7F, 7
+    while byte & 0x80:
+        if shift > _LAST_SHIFT:
+            raise InvalidRequestError([MALFORMED])
+        at += 1
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        shift += 7
+    return value, at + 1
