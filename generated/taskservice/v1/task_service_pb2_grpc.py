@@ -240,7 +240,7 @@ class TaskServiceServicer:
         anew with send_initial_tasks. UNAUTHENTICATED with the reason CREDENTIALS_EXPIRED: the
         caller's token has expired or its key was removed; go on with another token of the same
         caller and the resume_token. RESOURCE_EXHAUSTED: this server has as many watches as it
-        takes.
+        takes, or the caller watches by as many different filters, 20, as one may on a server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -134,7 +134,7 @@ class TaskServiceStub:
     anew with send_initial_tasks. UNAUTHENTICATED with the reason CREDENTIALS_EXPIRED: the
     caller's token has expired or its key was removed; go on with another token of the same
     caller and the resume_token. RESOURCE_EXHAUSTED: this server has as many watches as it
-    takes.
+    takes, or the caller watches by as many different filters, 20, as one may on a server.
     """
     PurgeTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.PurgeTasksRequest, _task_service_pb2.PurgeTasksResponse]
     """Removes deleted tasks for good; counts them only, unless it is forced (AIP-165).
@@ -226,7 +226,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     anew with send_initial_tasks. UNAUTHENTICATED with the reason CREDENTIALS_EXPIRED: the
     caller's token has expired or its key was removed; go on with another token of the same
     caller and the resume_token. RESOURCE_EXHAUSTED: this server has as many watches as it
-    takes.
+    takes, or the caller watches by as many different filters, 20, as one may on a server.
     """
     PurgeTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.PurgeTasksRequest, _task_service_pb2.PurgeTasksResponse]  # type: ignore[assignment]
     """Removes deleted tasks for good; counts them only, unless it is forced (AIP-165).
@@ -393,7 +393,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         anew with send_initial_tasks. UNAUTHENTICATED with the reason CREDENTIALS_EXPIRED: the
         caller's token has expired or its key was removed; go on with another token of the same
         caller and the resume_token. RESOURCE_EXHAUSTED: this server has as many watches as it
-        takes.
+        takes, or the caller watches by as many different filters, 20, as one may on a server.
         """
 
     @_abc_1.abstractmethod
