@@ -11,17 +11,15 @@ What is raised there ends the thread, and with it the server: nothing is.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import structlog
@@ -35,12 +33,10 @@ from server.errors import (
     RefusedError,
     RequestMissingError,
     RequestTimeoutError,
-    TooManyBytesError,
-    TooManyCallsError,
-    TooManyOwnCallsError,
     TooManyWaitingError,
     status_of,
 )
+from server.places import Limit, Places
 from server.turns import Turns
 from storage.errors import StatementCancelledError
 
@@ -54,7 +50,6 @@ _REMEMBERED = 4096
 
 Authenticate: TypeAlias = Callable[[grpc.ServicerContext], Principal]
 
-_ALL = None
 _CONNECTION, _PRINCIPAL = "connection", "principal"
 
 # grpcio asks when a call is over only to enforce a limit of its own, which is not set.
@@ -96,16 +91,17 @@ class _Call:
 
     @property
     def size(self) -> int:
-        """The bytes of the request, as long as nobody has decoded it."""
+        """The bytes of the request, which is not decoded yet."""
         return len(self.request) if isinstance(self.request, bytes) else 0
 
     @property
     def connection(self) -> Hashable:
+        """The caller, as far as that is known of any call."""
         return _CONNECTION, self.event.call.peer()
 
     @property
     def claim(self) -> int:
-        """The credentials that it shows, and where: others with the same are not meant."""
+        """The credentials that it shows, on its connection; the same on another are others."""
         shown = [value for key, value in self.event.invocation_metadata if key == "authorization"]
         return hash((self.event.call.peer(), *shown))
 
@@ -116,43 +112,8 @@ class _Call:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether there is still somebody who waits for the answer."""
+        """Whether the caller still waits for the answer."""
         return self.is_active and time.time() < self.event.call_details.deadline
-
-
-class Limit(NamedTuple):
-    """The most calls that wait or run at once, and the most bytes of their requests."""
-
-    calls: float = math.inf
-    bytes: float = math.inf
-
-
-class _Places:
-    """What waits or runs in a pool, in all and of each caller."""
-
-    def __init__(self, total: Limit, of_caller: Limit) -> None:
-        self._limits = {True: total, False: of_caller}
-        self._calls: Counter[Hashable] = Counter()
-        self._bytes: Counter[Hashable] = Counter()
-
-    def enter(self, call: _Call) -> None:
-        """Raises: RefusedError."""
-        for whose in (_ALL, call.caller):
-            limit = self._limits[whose is _ALL]
-            if self._calls[whose] >= limit.calls:
-                raise TooManyCallsError if whose is _ALL else TooManyOwnCallsError
-            if self._bytes[whose] + call.size > limit.bytes:
-                raise TooManyBytesError
-        for whose in (_ALL, call.caller):
-            self._calls[whose] += 1
-            self._bytes[whose] += call.size
-
-    def leave(self, call: _Call) -> None:
-        for whose in (_ALL, call.caller):
-            self._calls[whose] -= 1
-            self._bytes[whose] -= call.size
-            if not self._calls[whose]:
-                del self._calls[whose], self._bytes[whose]
 
 
 class RequestPool(ThreadPoolExecutor):
@@ -179,7 +140,7 @@ class RequestPool(ThreadPoolExecutor):
         self._awaited: dict[_Call, float] = {}  # Until when, the oldest first.
         self._empty: list[_Call] = []  # Over, or without a request: that is not known at once.
         self._turns = Turns[_Call](share or threads)
-        self._places = _Places(total, of_caller)
+        self._places = Places(total, of_caller)
         threading.Thread(
             target=_keep_time, args=(weakref.ref(self),), name=f"{name}-clock", daemon=True
         ).start()
@@ -238,7 +199,7 @@ class RequestPool(ThreadPoolExecutor):
         try:
             call.caller = self._caller(call)
             with self._lock:
-                self._places.enter(call)
+                self._places.enter(call.caller, call.size)
                 self._turns.add(call.caller, call)
             self._start(call)
         except RefusedError as error:
@@ -252,7 +213,7 @@ class RequestPool(ThreadPoolExecutor):
             with self._lock:
                 waited = self._turns.remove(call.caller, call)
                 if waited:
-                    self._places.leave(call)
+                    self._places.leave(call.caller, call.size)
             if waited:
                 raise NoThreadError from error
 
@@ -276,7 +237,7 @@ class RequestPool(ThreadPoolExecutor):
     def _over(self, call: _Call) -> None:
         with self._lock:
             self._end_turn(call)
-            self._places.leave(call)
+            self._places.leave(call.caller, call.size)
 
     def _end_turn(self, call: _Call) -> None:
         if not call.has_had_turn:
@@ -368,7 +329,8 @@ class CallPool(RequestPool):
         self._known: dict[int, Hashable] = {}  # By connection and credentials, as hashes.
 
     def _caller(self, call: _Call) -> Hashable:
-        return self._known.get(call.claim, call.connection)
+        known = self._known.get(call.claim) if self._authenticate else None
+        return known or call.connection
 
     def _may_run(self, call: _Call) -> bool:
         if self._authenticate is None or not call.is_awaited or call.is_identified:
@@ -397,9 +359,9 @@ class CallPool(RequestPool):
             with self._lock:
                 self._remember(call.claim, caller)
                 self._turns.done(call.caller)
-                self._places.leave(call)
+                self._places.leave(call.caller, call.size)
                 call.caller = caller
-                self._places.enter(call)
+                self._places.enter(call.caller, call.size)
                 may_run = self._turns.take(caller)
                 if not may_run:
                     self._turns.add(caller, call)

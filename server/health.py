@@ -24,7 +24,8 @@ from grpc import _server
 from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from grpc_health.v1 import health_pb2
 
-from server.admission import Limit, RequestPool
+from server.admission import RequestPool
+from server.places import Limit
 from taskservice.v1 import task_service_pb2
 
 log = structlog.get_logger()

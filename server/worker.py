@@ -14,7 +14,7 @@ import structlog
 from grpc_channelz.v1 import channelz
 
 from server import connections, logs
-from server.admission import CallPool, Limit, StreamPool
+from server.admission import CallPool, StreamPool
 from server.authentication import Authenticator, authenticator
 from server.census import Census
 from server.health import HealthServicer, ReadinessMonitor
@@ -22,6 +22,7 @@ from server.interceptors import Pipeline, interceptors
 from server.maintenance import Maintenance
 from server.metric_push import MetricPush
 from server.metrics import State, tell_origin
+from server.places import Limit
 from server.process import ANYWHERE, AddressError, Place, Ports, Signals, listen_address
 from server.reflection import add_reflection
 from server.scraping import Scraping
