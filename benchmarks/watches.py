@@ -139,7 +139,7 @@ def report(name: str, turns: list[list[float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--watches", type=int, default=1000)
-    parser.add_argument("--filters", type=int, default=0, help="how many different ones, 20 at most")
+    parser.add_argument("--filters", type=int, default=0, help="how many, 20 at most")
     parser.add_argument("--seconds", type=float, default=4)
     arguments = parser.parse_args()
     # Each matches every change, so that all of them are told.
