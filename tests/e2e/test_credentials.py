@@ -128,7 +128,16 @@ def test_no_token_is_made_where_none_should_be(
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("--sub", "ann", "--scope", "tasks:all"), ("--sub", "ann", "--minutes", "x")]
+    "arguments",
+    [
+        (),
+        ("--sub", "ann", "--scope", "tasks:all"),
+        ("--sub", "ann", "--minutes", "x"),
+        ("--sub", "ann", "--minutes", "1441"),
+        ("--sub", "ann", "--minutes", "0"),
+        ("--sub", " ann"),
+        ("--sub", "Anonymous"),
+    ],
 )
 def test_a_token_that_nobody_could_use_is_not_made(
     tmp_path: Path, arguments: tuple[str, ...]
@@ -153,7 +162,7 @@ def test_a_certificate_names_the_caller_who_may_do_what_the_settings_say(
         (tmp_path / setting).write_bytes(content)
     service = start_service(
         AUTH_MODE="mtls",
-        MTLS_SCOPES=json.dumps({name: ["tasks:write"]}),
+        MTLS_SCOPES=json.dumps({f"uri:{name}": ["tasks:read", "tasks:write"]}),
         **{setting: str(tmp_path / setting) for setting in files},
     )
     credentials = grpc.ssl_channel_credentials(authority.pem, client.key_pem, client.pem)
@@ -161,10 +170,20 @@ def test_a_certificate_names_the_caller_who_may_do_what_the_settings_say(
     with grpc.secure_channel(f"127.0.0.1:{service.port}", credentials, options) as channel:
         stub = TaskServiceStub(channel)
         task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")), wait_for_ready=True)
-        assert task.created_by == name
+        assert task.created_by == f"uri:{name}"
         with pytest.raises(grpc.RpcError) as raised:
-            stub.GetTaskStats(GetTaskStatsRequest())
+            stub.PurgeTasks(PurgeTasksRequest(filter="deleted_at:*"))
         assert raised.value.code() == DENIED
+
+
+def test_a_name_of_certificates_without_its_kind_ends_the_start(tmp_path: Path) -> None:
+    """The line says how it is written."""
+    ran = run_command(tmp_path, "serve", MTLS_SCOPES='{"spiffe://example/billing": []}')
+    assert (ran.returncode, ran.stderr) == (
+        2,
+        'MTLS_SCOPES: "spiffe://example/billing" does not say which kind of name it is; '
+        'write "uri:spiffe://example/billing"\n',
+    )
 
 
 # --- What is written down -------------------------------------------------------------------------
