@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
@@ -21,7 +21,7 @@ import jwt
 import structlog
 from sqlalchemy import make_url
 
-from server import logs
+from server import logs, otel
 from server.caller import Scope, name_problem
 from server.certificates import certificates
 from server.process import AddressError, Place, Ports, listen_address, reserve_port
@@ -116,10 +116,12 @@ def _minutes(text: str) -> int:
 def serve(settings: Settings) -> bool:
     """Serve until SIGTERM or SIGINT."""
     log.info("starting", version=settings.version, environment=settings.environment)
+    for line in otel.ignored(settings):
+        log.warning(line)
     settings.key()  # Made here once, not by every worker.
     _prepare_connections(settings)
     with _database(settings) as url:
-        _check_schema(url)
+        _check_database(settings, url)
         serve_here = _serve_alone if settings.worker_count == 1 else _serve_supervised
         in_order = serve_here(settings, url)
     # Python would join threads, and one may wait for a database that never answers.
@@ -141,7 +143,7 @@ def _prepare_connections(settings: Settings) -> None:
 def migrate(settings: Settings) -> bool:
     """Bring the database's schema to the newest revision."""
     with _database(settings) as url:
-        schema.upgrade(url)
+        schema.upgrade(settings.direct_database_url or url)
     log.info("the schema is at the newest revision")
     return True
 
@@ -178,10 +180,13 @@ def _database(settings: Settings) -> Iterator[str]:
         yield embedded.url
 
 
-def _check_schema(url: str) -> None:
+def _check_database(settings: Settings, url: str) -> None:
     """Raises SchemaError; a database that is away may come back, and is not waited for."""
     try:
-        schema.check(url)
+        for advice in schema.check(
+            url, settings.direct_database_url, connections=settings.database_connections
+        ):
+            log.warning(advice)
     except DatabaseUnavailableError as error:
         log.warning("the database is away; serving once it is back", why=str(error))
 
@@ -196,12 +201,12 @@ def _serve_alone(settings: Settings, url: str) -> bool:
 
 
 def _serve_supervised(settings: Settings, url: str) -> bool:
-    with _reserved(settings, share=True) as ports, TemporaryDirectory(prefix="tasks-") as folder:
+    with _reserved(settings, share=True) as ports, _scrape_folder(settings) as folder:
 
         def serve_shared(number: int, parent: int, tell: Callable[[bytes], object]) -> bool:
             from server.worker import serve as serve_calls  # noqa: PLC0415
 
-            place = Place(ports, number, Path(folder), (parent,))
+            place = Place(ports, number, folder, (parent,))
             return serve_calls(
                 settings,
                 url,
@@ -216,6 +221,28 @@ def _serve_supervised(settings: Settings, url: str) -> bool:
             on_serving=lambda: _announce(settings, ports),
             stop_within_seconds=settings.drain_delay_seconds + settings.shutdown_grace_seconds + 10,
         ).run()
+
+
+@contextmanager
+def _scrape_folder(settings: Settings) -> Iterator[Path | None]:
+    """A private folder where workers tell each other their metrics, if these are scraped.
+
+    A container's shared memory is writable where its root file system is not.
+    Raises: SettingsError.
+    """
+    if settings.metrics_port is None:
+        yield None
+        return
+    with ExitStack() as kept:
+        for parent in (None, "/dev/shm"):  # noqa: S108
+            with suppress(OSError):
+                folder = kept.enter_context(TemporaryDirectory(prefix="tasks-", dir=parent))
+                break
+        else:
+            raise SettingsError(
+                ["TMPDIR: must be a folder that can be written, for METRICS_PORT with WORKERS > 1"]
+            )
+        yield Path(folder)
 
 
 @contextmanager

@@ -277,6 +277,7 @@ class ReadinessMonitor:
         self._answers: queue.Queue[Exception | None] = queue.Queue()
         self._stopped = threading.Event()
         self._ready = False
+        self._why = ""
 
     def start(self) -> None:
         for target in (self._ask, self._judge):
@@ -313,10 +314,12 @@ class ReadinessMonitor:
                 self._become(ready=False, why=str(problem))
 
     def _become(self, *, ready: bool, why: str = "") -> None:
-        if ready == self._ready or self._stopped.is_set():
+        if (ready, why) == (self._ready, self._why) or self._stopped.is_set():
             return
-        self._ready = ready
-        self._servicer.set(READINESS, SERVING if ready else NOT_SERVING)
+        changed = ready != self._ready
+        self._ready, self._why = ready, why
+        if changed:
+            self._servicer.set(READINESS, SERVING if ready else NOT_SERVING)
         if ready:
             self._servicer.set(STARTUP, SERVING)
             log.info("ready")

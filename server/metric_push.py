@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import Exemplar
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -21,6 +20,7 @@ from opentelemetry.sdk.metrics.export import (
     Histogram,
     HistogramDataPoint,
     Metric,
+    MetricExporter,
     MetricsData,
     NumberDataPoint,
     ResourceMetrics,
@@ -34,6 +34,7 @@ from prometheus_client import Metric as Family
 from prometheus_client.samples import Exemplar as FamilyExemplar
 from prometheus_client.samples import Sample
 
+from server.otel import Target
 from server.telemetry import FLUSH_SECONDS, within
 
 # Of the family whose lines are written seldom.
@@ -70,6 +71,7 @@ NAMES = {
     "taskservice_server_calls": _Name("taskservice.server.calls", "{call}"),
     "taskservice_watches": _Name("taskservice.watches", "{watch}"),
     "taskservice_events_lag_seconds": _Name("taskservice.events.lag", "s"),
+    "taskservice_events_unreadable": _Name("taskservice.events.unreadable", "{event}"),
     "taskservice_tasks": _Name("taskservice.tasks", "{task}"),
     "taskservice_tasks_overdue": _Name("taskservice.tasks.overdue", "{task}"),
     "taskservice_ready": _Name("taskservice.ready", "{worker}"),
@@ -96,9 +98,9 @@ Labels = tuple[tuple[str, str], ...]
 class MetricPush:
     """Pushes every OTEL_METRIC_EXPORT_INTERVAL milliseconds, and once more at the end."""
 
-    def __init__(self, resource: Resource, endpoint: str) -> None:
+    def __init__(self, resource: Resource, target: Target) -> None:
         self._resource = resource
-        self._exporter = OTLPMetricExporter(endpoint)
+        self._exporter = _exporter(target)
         self._stopped = threading.Event()
 
     def start(self) -> None:
@@ -117,6 +119,16 @@ class MetricPush:
             self._exporter.export(metrics_data(REGISTRY.collect(), self._resource))
         except Exception:
             log.exception("metrics were not pushed")
+
+
+def _exporter(target: Target) -> MetricExporter:
+    if target.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc import metric_exporter  # noqa: PLC0415
+
+        return metric_exporter.OTLPMetricExporter(target.endpoint)
+    from opentelemetry.exporter.otlp.proto.http import metric_exporter as http  # noqa: PLC0415
+
+    return http.OTLPMetricExporter(target.endpoint)
 
 
 def _interval_seconds() -> float:

@@ -31,13 +31,13 @@ class Place(NamedTuple):
     number: int = 0
     """Its own while it lives; the one that replaces it takes it over."""
     folder: Path | None = None
-    """Where workers find each other; None for one that is alone."""
+    """Where workers tell each other their metrics; None without METRICS_PORT, or for one alone."""
     parent: tuple[int, ...] = ()
     """The descriptor that closes when the supervisor is gone."""
 
     @property
     def is_shared(self) -> bool:
-        return self.folder is not None
+        return bool(self.parent)
 
 
 ANYWHERE = Place(Ports(grpc=0))

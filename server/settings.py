@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from psycopg2 import ProgrammingError
-from psycopg2.extensions import make_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import (
     Field,
     FilePath,
@@ -54,6 +54,7 @@ _JWKS_URL = re.compile(r"https?://[^/\s@]+(/\S*)?")
 # Who uses the pool beside calls: readiness, maintenance (two), the census, the announcer, the one
 # reader of watches, its listener while it connects, and two watches that read for themselves.
 _OWN_CONNECTIONS = 9
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
 _ENDPOINT = re.compile(r"https?://[^/\s@]+:\d{1,5}/?")
 
 
@@ -141,19 +142,13 @@ class Settings(BaseSettings):
     otel_enabled: bool = True
     otel_service_name: str | None = None
     otel_exporter_endpoint: str | None = None
-    otel_traces_sampler: Literal[
-        "always_on",
-        "always_off",
-        "traceidratio",
-        "parentbased_always_on",
-        "parentbased_always_off",
-        "parentbased_traceidratio",
-    ] = "parentbased_traceidratio"
-    otel_traces_sampler_arg: float | None = Field(None, ge=0, le=1)
+    otel_traces_sampler: str = "parentbased_traceidratio"
+    otel_traces_sampler_arg: str | None = None
     db_trace_comments: bool = False
 
     db_host: str | None = None
     database_url: SecretStr | None = Field(None, validate_default=True)
+    database_direct_url: SecretStr | None = None
     db_port: int = Field(5432, ge=1, le=65535)
     db_name: str = "tasks"
     db_user: str = "tasks"
@@ -303,6 +298,17 @@ class Settings(BaseSettings):
             raise ValueError(f"must be set (or DB_HOST) in {environment}")
         return url
 
+    @field_validator("database_direct_url")
+    @classmethod
+    def _check_direct_database(
+        cls, url: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        if url and _parsed(url) is None:
+            raise ValueError("must be a URL such as postgresql://user:password@host/name")
+        if url and not (info.data.get("database_url", True) or info.data.get("db_host")):
+            raise ValueError("needs DATABASE_URL (or DB_HOST), which may lead to a pooler")
+        return url
+
     @field_validator("secret_key", "secret_key_previous")
     @classmethod
     def _check_secret(cls, key: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
@@ -344,6 +350,19 @@ class Settings(BaseSettings):
         else:
             return None
         return url.render_as_string(hide_password=False) if url else None
+
+    @property
+    def direct_database_url(self) -> str | None:
+        """PostgreSQL itself, where the explicit database is reached by way of a pooler."""
+        url = _parsed(self.database_direct_url) if self.database_direct_url else None
+        return url.render_as_string(hide_password=False) if url else None
+
+    @property
+    def database_connections(self) -> int:
+        """How many connections the workers may open to PostgreSQL itself."""
+        own = 1  # It listens.
+        pool = 0 if self.direct_database_url else self.pool_size + self.db_max_overflow
+        return self.worker_count * (pool + own)
 
     @property
     def worker_count(self) -> int:
@@ -413,22 +432,6 @@ class Settings(BaseSettings):
         local = "127.0.0.1" if self.environment == "development" else self.grpc_host
         return self.metrics_host or local
 
-    @property
-    def sampling_ratio(self) -> float:
-        """The share of traces that a sampler by ratio takes."""
-        if self.otel_traces_sampler_arg is not None:
-            return self.otel_traces_sampler_arg
-        return 1 if self.environment == "development" else 0.1
-
-    @property
-    def otlp_endpoint(self) -> str | None:
-        """Where spans and metrics are pushed to; None for nowhere."""
-        if not self.otel_enabled:
-            return None
-        standard = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-        default = "http://localhost:4317" if self.environment == "production" else None
-        return self.otel_exporter_endpoint or standard or default
-
     def key(self) -> bytes:
         """The secret that keys are derived from; in development made once, kept in DATA_DIR.
 
@@ -476,28 +479,48 @@ def _listed(names: str) -> frozenset[str]:
 
 
 def _parsed(secret: SecretStr) -> URL | None:
+    """The URL as SQLAlchemy has it; also of several hosts, as libpq writes them: h1:5432,h2."""
+    given = secret.get_secret_value()
+    scheme, _, rest = given.partition("://")
+    if scheme not in {"postgres", "postgresql", _DRIVER}:
+        return None
     try:
-        url = make_url(secret.get_secret_value())
+        if "," in rest.partition("?")[0].rpartition("@")[2]:
+            return _of_many_hosts(parse_dsn(f"postgresql://{rest}"))
+        url = make_url(given)
         make_dsn(**dict.fromkeys(url.query, ""))  # Knows the options that libpq knows.
     except (ArgumentError, ValueError, ProgrammingError):
         return None
-    port_exists = url.port is None or 0 < url.port <= _MAX_PORT
-    if url.drivername not in {"postgres", "postgresql", _DRIVER} or not port_exists:
+    if not (url.port is None or 0 < url.port <= _MAX_PORT):
         return None
     return url.set(drivername=_DRIVER)
 
 
+def _of_many_hosts(parts: dict[str, str]) -> URL | None:
+    hosts = parts["host"]
+    parts.setdefault("port", "," * hosts.count(","))
+    if not all(0 < int(port or 1) <= _MAX_PORT for port in parts["port"].split(",")):
+        return None
+    user, password, name = (parts.pop(it, None) for it in ("user", "password", "dbname"))
+    return URL.create(_DRIVER, username=user, password=password, database=name, query=parts)
+
+
 def _readable(error: ValidationError) -> list[str]:
-    return sorted(
-        _line(mistake) for mistake in error.errors(include_url=False, include_input=False)
-    )
+    return sorted(_line(mistake) for mistake in error.errors(include_url=False))
 
 
 def _line(mistake: ErrorDetails) -> str:
     message = mistake["msg"].removeprefix("Value error, ")
     if mistake["type"] == "extra_forbidden":
         message = "there is no such setting; see .env.example"
-    return f"{str(mistake['loc'][0]).upper()}: {message}"
+    name = str(mistake["loc"][0]).upper()
+    if name.endswith("_PORT") and _SERVICE_LINK.match(str(mistake["input"])):
+        service = name.removesuffix("_PORT").lower()
+        message = (
+            f"is a link to a Service named {service!r}, which Kubernetes puts into the environment "
+            "of its pods: set enableServiceLinks: false in the pod's spec, or this variable"
+        )
+    return f"{name}: {message}"
 
 
 def usable_cores(

@@ -18,7 +18,6 @@ from contextvars import ContextVar
 import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context, attach
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.propagate import set_global_textmap
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -26,6 +25,7 @@ from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
     ConsoleSpanExporter,
     SimpleSpanProcessor,
+    SpanExporter,
 )
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
@@ -40,6 +40,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import Attributes, AttributeValue
 
+from server import otel
 from server.settings import Settings
 
 log = structlog.get_logger()
@@ -175,9 +176,9 @@ def sampler(settings: Settings) -> Sampler:
     """What decides which calls are traced: OTEL_TRACES_SAMPLER, with its standard meaning."""
     if not settings.otel_enabled:
         return ALWAYS_OFF
-    name = settings.otel_traces_sampler
+    name = otel.sampler_name(settings)
     root: Sampler = {"always_on": ALWAYS_ON, "always_off": ALWAYS_OFF}.get(
-        name.removeprefix("parentbased_"), TraceIdRatioBased(settings.sampling_ratio)
+        name.removeprefix("parentbased_"), TraceIdRatioBased(otel.sampling_ratio(settings))
     )
     return ParentBased(root) if name.startswith("parentbased_") else root
 
@@ -194,11 +195,22 @@ def set_up_tracing(settings: Settings, origin: Resource) -> Callable[[], None]:
     )
     if settings.debug:
         provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=_one_line)))
-    if endpoint := settings.otlp_endpoint:
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+    if target := otel.target(settings, "traces"):
+        provider.add_span_processor(BatchSpanProcessor(_span_exporter(target)))
     trace.set_tracer_provider(provider)
     set_global_textmap(_PROPAGATOR)
     return lambda: within(FLUSH_SECONDS, provider.shutdown)
+
+
+def _span_exporter(target: otel.Target) -> SpanExporter:
+    """Only the protocol that is used is imported: each brings libraries of its own."""
+    if target.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # noqa: PLC0415
+
+        return trace_exporter.OTLPSpanExporter(target.endpoint)
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http  # noqa: PLC0415
+
+    return http.OTLPSpanExporter(target.endpoint)
 
 
 def _one_line(span: ReadableSpan) -> str:

@@ -13,7 +13,7 @@ import grpc
 import structlog
 from grpc_channelz.v1 import channelz
 
-from server import connections, logs
+from server import connections, logs, otel
 from server.admission import CallPool, StreamPool
 from server.authentication import Authenticator, authenticator
 from server.census import Census
@@ -30,10 +30,10 @@ from server.servicer import TaskServicer
 from server.settings import Settings
 from server.telemetry import resource, sampler, set_up_tracing, within
 from server.watch import Watches
+from storage import schema
 from storage.database import Database
 from storage.events import EventLog
 from storage.repository import TaskRepository
-from storage.schema import check_revision
 from storage.wakeups import Announcer, Listener
 from taskservice.v1 import task_service_pb2_grpc
 
@@ -194,8 +194,16 @@ class Worker:
 
     def _check_ready(self) -> None:
         self._authenticator.check()
-        with self._database.engine.connect() as connection:
-            check_revision(connection)
+        needs_direct = self._settings.direct_database_url is None
+        try:
+            with self._database.engine.connect() as connection:
+                schema.check_fit(connection, needs_direct=needs_direct)
+                schema.check_revision(connection)
+                schema.check_writable(connection)
+        except schema.ReadOnlyError:
+            # Sessions keep the default_transaction_read_only that they began with.
+            self._database.forget_connections()
+            raise
 
 
 def _database(settings: Settings, url: str) -> Database:
@@ -209,6 +217,7 @@ def _database(settings: Settings, url: str) -> Database:
         read_timeout_seconds=min(_READ_SECONDS, settings.db_statement_timeout_seconds),
         application_name=settings.app_name,
         trace_comments=settings.db_trace_comments,
+        direct_url=settings.direct_database_url,
     )
 
 
@@ -286,7 +295,8 @@ def _telemetry(settings: Settings) -> Iterator[None]:
     origin = resource(settings)
     flush_spans = set_up_tracing(settings, origin)
     tell_origin(origin, settings.version)
-    push = MetricPush(origin, settings.otlp_endpoint) if settings.otlp_endpoint else None
+    target = otel.target(settings, "metrics")
+    push = MetricPush(origin, target) if target else None
     if push:
         push.start()
     try:

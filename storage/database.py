@@ -13,22 +13,21 @@ import random
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import psycopg2
 from opentelemetry.trace import get_current_span
-from psycopg2.extensions import new_type, register_type
 from sqlalchemy import (
     Connection,
     Engine,
     Executable,
+    NullPool,
     QueuePool,
     Row,
-    create_engine,
     event,
     func,
     text,
@@ -49,6 +48,7 @@ from storage.errors import (
     StorageError,
     TransactionConflictError,
 )
+from storage.session import APPLICATION_NAME, make_engine
 
 # SQLSTATE: a primary that became a replica; shutdown, crash, start-up, dropped database and idle
 # timeouts; too few connections or too little memory. Class 08 is "connection exception".
@@ -58,12 +58,9 @@ _SHORT_OF_RESOURCES = {"53000", "53100", "53200", "53400"}
 _CONFLICT = {"40001", "40P01"}
 _QUERY_CANCELED = "57014"
 
-_UUID_AS_TEXT = new_type((2950,), "UUID", lambda value, _cursor: value)
-
 _CONFLICT_ATTEMPTS = 4
 _IDLE_SECONDS_TRUSTED = 30.0
 _CANCEL_THREADS = 4
-_CLOCK_SECONDS = 0.1
 # How long a statement gets to end before the next cancel request; then statement_timeout ends it.
 _CANCEL_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
@@ -109,8 +106,7 @@ class Cancellation:
     def __init__(self, seconds: float = math.inf) -> None:
         self._deadline = time.monotonic() + seconds
         self._changed = threading.Condition()
-        self._running: _CancelRequest | None = None
-        self._statement_ends = math.inf
+        self._running: _Statement | None = None
         self.cancelled = False
         self.ended = False
 
@@ -127,61 +123,113 @@ class Cancellation:
         return max(0.0, self._deadline - time.monotonic())
 
     def cancel(self) -> None:
-        """Ends the running statement, if there is one, and lets none begin; may block.
-
-        PostgreSQL forgets a request that arrives before its statement does: so it is repeated
-        until the statement has ended.
-        """
+        """Ends the running statement, if there is one, and lets none begin; may block."""
         with self._changed:
             self.cancelled = True
-            self._end_running(lambda: True)
+            if self._running is not None:
+                self._end(self._running)
 
-    def end_overdue(self) -> None:
-        """Ends the running statement if it has taken longer than it may; may block."""
+    def end(self, statement: _Statement) -> None:
+        """Ends this statement, if it still runs; others may follow it. May block."""
         with self._changed:
-            self._end_running(lambda: self.is_overdue)
+            self._end(statement)
 
-    def _end_running(self, is_to_end: Callable[[], bool]) -> None:
+    def _end(self, statement: _Statement) -> None:
+        """PostgreSQL forgets a request that arrives before its statement does: so it is repeated
+        until the statement has ended."""
         for pause_seconds in _CANCEL_PAUSES_SECONDS:
-            if self._running is None or not is_to_end():
+            if self._running is not statement:
                 return
-            self._running.send()
+            statement.cancel_request.send()
             self._changed.wait(pause_seconds)
 
-    @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
-        """What runs in here becomes overdue so many seconds from now."""
-        self._statement_ends = time.monotonic() + seconds
-        try:
-            yield
-        finally:
-            self._statement_ends = math.inf
-
-    @property
-    def is_overdue(self) -> bool:
-        return time.monotonic() >= self._statement_ends
-
-    def statement(self, cancel_request: _CancelRequest) -> _Cancellable:
-        """Within, a statement runs that can be cancelled. Raises: StatementCancelledError."""
-        return _Cancellable(self, cancel_request)
-
-    def run(self, cancel_request: _CancelRequest | None) -> None:
+    def run(self, statement: _Statement | None) -> None:
+        """A statement begins, or has ended. Raises: StatementCancelledError."""
         with self._changed:
-            if self.cancelled and cancel_request is not None:
+            if self.cancelled and statement is not None:
                 raise StatementCancelledError
-            self._running = cancel_request
+            self._running = statement
             self._changed.notify()
 
 
-class _Cancellable(NamedTuple):
-    cancellation: Cancellation
-    cancel_request: _CancelRequest
+class _Statement:
+    """A statement that runs within this, and can be ended by its call or by the timer."""
+
+    def __init__(
+        self,
+        cancellation: Cancellation,
+        cancel_request: _CancelRequest,
+        timer: StatementTimer,
+        seconds: float,
+    ) -> None:
+        self._cancellation = cancellation
+        self._timer = timer
+        self._seconds = seconds
+        self.cancel_request = cancel_request
 
     def __enter__(self) -> None:
-        self.cancellation.run(self.cancel_request)
+        self._cancellation.run(self)
+        self._timer.add(self, self._seconds)
 
     def __exit__(self, *_: object) -> None:
-        self.cancellation.run(None)
+        self._timer.remove(self)
+        self._cancellation.run(None)
+
+    def end(self) -> None:
+        self._cancellation.end(self)
+
+
+class StatementTimer:
+    """Ends the statements that take too long, in whatever session they run.
+
+    PostgreSQL's statement_timeout cannot be relied upon: a pooler that gives each transaction
+    another session does not keep what was set. It still ends the statements of a process that
+    died.
+    """
+
+    def __init__(self, seconds: float, cancellers: ThreadPoolExecutor) -> None:
+        self._seconds = seconds
+        self._cancellers = cancellers
+        self._deadlines: dict[_Statement, float] = {}
+        self._next_look = math.inf
+        self._woken = threading.Event()
+        self._stopped = False
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="statement timer", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._woken.set()
+
+    def add(self, statement: _Statement, seconds: float) -> None:
+        """A statement begins that may take so many seconds, or as many as any may."""
+        deadline = time.monotonic() + min(seconds, self._seconds)
+        self._deadlines[statement] = deadline
+        if deadline < self._next_look:
+            self._woken.set()
+
+    def remove(self, statement: _Statement) -> None:
+        self._deadlines.pop(statement, None)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._await_deadline()
+            for statement, deadline in self._deadlines.copy().items():
+                if deadline <= time.monotonic():
+                    self.remove(statement)
+                    with suppress(RuntimeError):  # The database is being closed.
+                        self._cancellers.submit(statement.end)
+
+    def _await_deadline(self) -> None:
+        """Waits for the first deadline there is, or for a statement that has an earlier one."""
+        self._woken.clear()
+        self._next_look = math.inf  # A statement that begins while the first is looked for wakes.
+        first = min(self._deadlines.copy().values(), default=math.inf)
+        self._next_look = first
+        if not self._stopped:
+            pause_seconds = first - time.monotonic()
+            self._woken.wait(None if math.isinf(first) else max(0.0, pause_seconds))
 
 
 _cancellation: ContextVar[Cancellation | None] = ContextVar("cancellation", default=None)
@@ -223,12 +271,14 @@ class Database:
         pool_timeout_seconds: float = 5,
         statement_timeout_seconds: float = 30,
         read_timeout_seconds: float = 5,
-        application_name: str = "task-service",
+        application_name: str = APPLICATION_NAME,
         trace_comments: bool = False,
+        direct_url: str | None = None,
     ) -> None:
-        milliseconds = int(statement_timeout_seconds * 1000)
-        self._engine = create_engine(
+        self._engine = make_engine(
             url,
+            application_name=application_name,
+            statement_timeout_seconds=statement_timeout_seconds,
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,  # They are the callers' data.
             skip_autocommit_rollback=True,
@@ -239,29 +289,25 @@ class Database:
             pool_recycle=int(pool_recycle_seconds),
             pool_timeout=pool_timeout_seconds,
             pool_use_lifo=True,
-            connect_args={
-                "application_name": application_name,
-                "options": f"-c statement_timeout={milliseconds} -c timezone=UTC",
-                # A peer that vanishes without a word is noticed in seconds, not in hours.
-                "connect_timeout": 5,
-                "keepalives_idle": 20,
-                "keepalives_interval": 5,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 20_000,
-            },
         )
-        event.listen(self._engine, "connect", _prepare_cancel)
-        event.listen(self._engine, "connect", _leave_ids_as_text)
+        self._direct = self._engine
+        if direct_url is not None:
+            self._direct = make_engine(
+                direct_url,
+                application_name=application_name,
+                isolation_level="AUTOCOMMIT",
+                poolclass=NullPool,
+            )
+        self._cancellers = ThreadPoolExecutor(_CANCEL_THREADS, thread_name_prefix="cancel")
+        self._timer = StatementTimer(statement_timeout_seconds, self._cancellers)
+        self._timer.start()
+        self._read_timeout_seconds = read_timeout_seconds
+        event.listen(self._engine, "connect", self._prepare)
         event.listen(self._engine, "checkin", _remember_return)
         event.listen(self._engine, "checkout", _validate)
         event.listen(self._engine, "handle_error", _recognise_lost_connection)
         if trace_comments:
             event.listen(self._engine, "before_cursor_execute", _add_comment, retval=True)
-        self._cancellers = ThreadPoolExecutor(_CANCEL_THREADS, thread_name_prefix="cancel")
-        self._read_timeout_seconds = read_timeout_seconds
-        self._reading: set[Cancellation] = set()
-        self._closed = threading.Event()
-        threading.Thread(target=self._keep_time, name="reads-clock", daemon=True).start()
         self._waiting: set[int] = set()
         self._limit = pool_size + max_overflow
         self._clock = dt.datetime.now(dt.UTC), -math.inf
@@ -289,23 +335,14 @@ class Database:
         Raises: DatabaseUnavailableError, StatementTimeoutError, StatementCancelledError,
             TransactionConflictError.
         """
-        call = _cancellation.get()
-        if call is None:
-            return self._read(statement, parameters)
-        with call.within(min(seconds, self._read_timeout_seconds)):
-            self._reading.add(call)
-            try:
-                return self._read(statement, parameters)
-            finally:
-                self._reading.discard(call)
-
-    def _read(self, statement: Executable, parameters: Parameters | None) -> Rows:
+        if _cancellation.get() is not None:
+            seconds = min(seconds, self._read_timeout_seconds)
         try:
-            return self._repeated(statement, parameters)
+            return self._repeated(statement, parameters, seconds=seconds)
         except DatabaseUnavailableError as error:
             if isinstance(error.__cause__, PoolTimeoutError):
                 raise  # Nothing was lost, and the caller has waited long enough.
-            return self._repeated(statement, parameters)
+            return self._repeated(statement, parameters, seconds=seconds)
 
     def write(
         self, statement: Executable, parameters: Parameters | None = None, *, commit: bool = True
@@ -320,12 +357,17 @@ class Database:
         return self._repeated(statement, parameters, commit=commit)
 
     def _repeated(
-        self, statement: Executable, parameters: Parameters | None, *, commit: bool = True
+        self,
+        statement: Executable,
+        parameters: Parameters | None,
+        *,
+        commit: bool = True,
+        seconds: float = math.inf,
     ) -> Rows:
         """Runs a statement again when the database gave it up for another transaction."""
         for attempt in range(_CONFLICT_ATTEMPTS):
             try:
-                return self._run(statement, parameters, commit=commit)
+                return self._run(statement, parameters, commit=commit, seconds=seconds)
             except TransactionConflictError:
                 if attempt == _CONFLICT_ATTEMPTS - 1:
                     raise
@@ -362,10 +404,12 @@ class Database:
     def dedicated_connection(self, statement: str) -> Any:
         """A driver's connection that is not the pool's any more and has run the statement.
 
+        It is made by the direct URL, where there is one: what it needs is a session of its own.
+
         Raises: DatabaseUnavailableError.
         """
         with _StorageErrors(Cancellation()):
-            pooled = self._engine.raw_connection()
+            pooled = self._direct.raw_connection()
             connection: Any = pooled.driver_connection
             pooled.detach()
             connection.cursor().execute(statement)
@@ -389,27 +433,32 @@ class Database:
         if not cancellation.ended:
             self._cancellers.submit(cancellation.cancel)
 
-    def _keep_time(self) -> None:
-        """Ends reads that are overdue, until the database is closed."""
-        while not self._closed.wait(_CLOCK_SECONDS):
-            for call in tuple(self._reading):
-                if call.is_overdue:
-                    self._reading.discard(call)
-                    self._cancellers.submit(call.end_overdue)
+    def forget_connections(self) -> None:
+        """New connections are made from here on; those in use are closed when they come back."""
+        self._engine.dispose()
 
     def close(self) -> None:
-        self._closed.set()
+        self._timer.stop()
         self._cancellers.shutdown()
         self._engine.dispose()
 
+    def _prepare(self, connection: Any, record: Any) -> None:
+        record.info["cancel_request"] = _CancelRequest(connection)
+        record.info["timer"] = self._timer
+
     def _run(
-        self, statement: Executable, parameters: Parameters | None, *, commit: bool = True
+        self,
+        statement: Executable,
+        parameters: Parameters | None,
+        *,
+        commit: bool,
+        seconds: float,
     ) -> Rows:
         cancellation = _cancellation.get() or Cancellation()
         with _StorageErrors(cancellation), self._connected() as connection:
             if not commit:
                 connection.execution_options(isolation_level="READ COMMITTED")
-            rows = _execute(connection, cancellation, statement, parameters)
+            rows = _execute(connection, cancellation, statement, parameters, seconds)
             if not commit:
                 connection.rollback()
             return rows
@@ -459,9 +508,11 @@ def _execute(
     cancellation: Cancellation,
     statement: Executable,
     parameters: Parameters | None = None,
+    seconds: float = math.inf,
 ) -> Rows:
+    info = connection.info
     with (
-        cancellation.statement(connection.info["cancel_request"]),
+        _Statement(cancellation, info["cancel_request"], info["timer"], seconds),
         measures.StatementMeasured(statement) as measured,
     ):
         result = connection.execute(statement, parameters)
@@ -526,15 +577,6 @@ def _recognise_lost_connection(context: ExceptionContext) -> None:
         return  # The connection is well, and so are all others.
     if _means_unavailable(context.original_exception):
         context.is_disconnect = True
-
-
-def _prepare_cancel(connection: Any, record: Any) -> None:
-    record.info["cancel_request"] = _CancelRequest(connection)
-
-
-def _leave_ids_as_text(connection: Any, _record: object) -> None:
-    """A UUID object for each row, only to be written as text again, costs as much as the row."""
-    register_type(_UUID_AS_TEXT, connection)
 
 
 def _add_comment(

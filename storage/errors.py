@@ -9,7 +9,7 @@ StorageError
 ├── EventsRemovedError           what followed in the stream of events is no longer kept
 ├── RequestIdReusedError         the request id stands for another request
 ├── TransactionConflictError     serialization failures outlasted the retries
-├── StatementTimeoutError        the database ended a statement that took too long
+├── StatementTimeoutError        a statement took too long, and was ended
 ├── StatementCancelledError      the caller is gone: its statement was not run, or ended
 ├── DatabaseUnavailableError     the database is away, starting or failing over
 ├── ConstraintError              the schema refused the row, by the name of the constraint
@@ -69,7 +69,7 @@ class TransactionConflictError(StorageError):
 
 
 class StatementTimeoutError(StorageError):
-    """The database ended the statement at its statement_timeout."""
+    """The statement took longer than it may, and was ended."""
 
 
 class StatementCancelledError(StorageError):

@@ -17,6 +17,7 @@ get the same xid and id, and a position of the lost timeline must not be resumed
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -50,9 +51,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import array
 
 from storage.database import Database
-from storage.errors import EventsRemovedError
-from storage.measures import named
+from storage.errors import EventsRemovedError, StatementFailedError
+from storage.measures import count_unreadable_event, named
 from storage.query import Filter, condition
+from storage.session import parse_time
 from storage.tables import (
     TASK_COLUMNS,
     TIMES,
@@ -63,6 +65,8 @@ from storage.tables import (
     task_events,
     tasks,
 )
+
+log = logging.getLogger(__name__)
 
 # So many filters are asked about in one statement: it is large, and is kept for the next time.
 _GROUP = 16
@@ -203,13 +207,18 @@ class EventLog:
         statement = select(*_EVENT).where(task_events.c.aggregateid == task_id)
         if only_by is not None:
             statement = statement.where(task_events.c.principal == only_by)
-        if before is not None:
-            statement = statement.where(_place < _bound())
-        statement = named("history", statement.order_by(*map(desc, _place)).limit(limit))
-        rows = self._database.read(
-            statement, {"xid": before.xid, "id": before.id} if before else None
-        )
-        return [_event(row) for row in rows]
+        events: list[Event] = []
+        while (wanted := limit - len(events)) > 0:  # Once, unless an event cannot be read.
+            part = statement if before is None else statement.where(_place < _bound())
+            part = named("history", part.order_by(*map(desc, _place)).limit(wanted))
+            rows = self._database.read(
+                part, {"xid": before.xid, "id": before.id} if before else None
+            )
+            events += _events((row, (), None) for row in rows)
+            if len(rows) < wanted:
+                break
+            before = _position(rows[-1])
+        return events
 
     def head(self) -> Position:
         """Returns where the stream ends now."""
@@ -222,9 +231,24 @@ class EventLog:
     ) -> Batch:
         """Returns what follows a place in the stream, and what each filter says of it.
 
+        An event that PostgreSQL or we cannot read is left out.
         Raises: EventsRemovedError, when some of it is no longer there, or when the place is not
             one of this database's timeline.
         """
+        try:
+            return self._read(position, limit, filters)
+        except StatementFailedError:
+            if not any(filters):
+                raise
+        # A filter's condition cannot be asked about one of the events: which one is seen alone.
+        if limit > 1:
+            return self.read(position, limit=1, filters=filters)
+        batch = self._read(position, 1, ())
+        for event in batch.events:
+            _report_unreadable(event.position, StatementFailedError)
+        return batch._replace(events=[])
+
+    def _read(self, position: Position, limit: int, filters: tuple[Filter | None, ...]) -> Batch:
         groups = _groups(filters)
         rows = self._database.read(_reading(groups[0]), {**position._asdict(), "most": limit})
         if not rows[0].is_known:
@@ -234,7 +258,7 @@ class EventLog:
         answers = [_Answers(row) for row in found]
         for group in groups[1:] if found else ():
             self._ask(group, position, end, answers)
-        events = [_event(row, filters, it) for row, it in zip(found, answers, strict=True)]
+        events = _events((row, filters, it) for row, it in zip(found, answers, strict=True))
         return Batch(events, end, at_head=len(found) < limit, settled=rows[0].xmin)
 
     def _ask(
@@ -322,6 +346,26 @@ class _Answers:
         self.matches += row.matches
 
 
+def _events(
+    rows: Iterable[tuple[Row[Any], Sequence[Filter | None], _Answers | None]],
+) -> list[Event]:
+    """The events that can be read. One that cannot must not hide all others."""
+    events = []
+    for row, filters, answers in rows:
+        try:
+            events.append(_event(row, filters, answers))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            _report_unreadable(_position(row), type(error))
+    return events
+
+
+def _report_unreadable(position: Position, error_type: type[Exception]) -> None:
+    """Without the error's text, which may quote the task: the callers' data."""
+    place = position.xid, position.id
+    log.error("an event cannot be read: xid %d, id %d, %s", *place, error_type.__name__)
+    count_unreadable_event()
+
+
 def _event(
     row: Row[Any], filters: Sequence[Filter | None] = (), answers: _Answers | None = None
 ) -> Event:
@@ -344,7 +388,12 @@ def _event(
 
 
 def _position(row: Row[Any]) -> Position:
-    return Position(row.xid, row.id, row.payload["after"]["version"])
+    """Where an event is; its version is 0 if it has none that can be read, as `_version` says."""
+    try:
+        version = row.payload["after"]["version"]
+    except (KeyError, TypeError):
+        version = 0
+    return Position(row.xid, row.id, version)
 
 
 def _answered(
@@ -371,7 +420,7 @@ def _task_row(state: dict[str, Any] | None) -> TaskRow | None:
     values = {name: state[name] for name in TaskRow._fields}
     for name in TIMES:
         if values[name] is not None:
-            values[name] = dt.datetime.fromisoformat(values[name])
+            values[name] = parse_time(values[name])
     return TaskRow(**values)
 
 

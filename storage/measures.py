@@ -42,6 +42,10 @@ _timeouts = Counter(
     "db_client_connection_timeouts",
     "How often the wait for a connection was given up",
 )
+_unreadable_events = Counter(
+    "taskservice_events_unreadable",
+    "How often an event was left out of a watch or a history because it could not be read",
+)
 _tracer = get_tracer("storage")
 
 E = TypeVar("E", bound=Executable)
@@ -140,3 +144,8 @@ def waited(began: float) -> None:
 def gave_up() -> None:
     """A wait for a connection was in vain."""
     _timeouts.inc()
+
+
+def count_unreadable_event() -> None:
+    """An event was left out."""
+    _unreadable_events.inc()

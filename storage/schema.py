@@ -1,4 +1,5 @@
-"""The schema's revision: where the database is, where this build wants it, and the way there."""
+"""The schema's revision: where the database is, where this build wants it, and the way there; and
+whether the database is one that the service can work with."""
 
 from __future__ import annotations
 
@@ -6,15 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, NullPool, create_engine, text
+from psycopg2 import OperationalError as DriverOperationalError
+from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from storage.errors import DatabaseUnavailableError
 from storage.events import adopt_restored
+from storage.session import is_direct, make_engine
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -22,8 +26,39 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 0x7461736B
 
 
+# A pooler's words for a connection that asks for what it does not pass on.
+_REFUSED_BY_POOLER = "unsupported startup parameter"
+
+_CONNECTION_LIMIT = text("""
+    SELECT least(
+        current_setting('max_connections')::int
+            - current_setting('superuser_reserved_connections')::int
+            - coalesce(current_setting('reserved_connections', true), '0')::int,
+        nullif(datconnlimit, -1),
+        nullif(rolconnlimit, -1)
+    )
+    FROM pg_database, pg_roles
+    WHERE datname = current_database() AND rolname = current_user
+""")
+_READ_ONLY = text("""
+    SELECT CASE
+        WHEN pg_is_in_recovery() THEN 'it is a standby'
+        WHEN current_setting('transaction_read_only')::bool
+        THEN 'default_transaction_read_only is on'
+    END
+""")
+
+
 class SchemaError(Exception):
     """The database's schema is not the one that this build works with."""
+
+
+class UnfitDatabaseError(SchemaError):
+    """The service cannot work with this database, or not by this way to it."""
+
+
+class ReadOnlyError(SchemaError):
+    """The database takes no writes."""
 
 
 class SchemaBehindError(SchemaError):
@@ -48,14 +83,21 @@ def upgrade(url: str) -> None:
 
     A database that was restored from a dump is made one that goes on from there.
 
-    Raises: DatabaseUnavailableError, SchemaAheadError.
+    Raises: DatabaseUnavailableError, SchemaAheadError, UnfitDatabaseError.
     """
-    with _connection(url) as connection, _migration_lock(connection):
-        _refuse_unknown(current_revision(connection))
+    with _connection(url) as connection:
+        check_fit(connection, needs_direct=True)
         connection.commit()
-        command.upgrade(configuration(connection), "head")
-        adopt_restored(connection)
-        connection.commit()
+        with _migration_lock(connection):
+            _upgrade(connection)
+
+
+def _upgrade(connection: Connection) -> None:
+    _refuse_unknown(current_revision(connection))
+    connection.commit()
+    command.upgrade(configuration(connection), "head")
+    adopt_restored(connection)
+    connection.commit()
 
 
 def downgrade(url: str, revision: str) -> None:
@@ -64,10 +106,54 @@ def downgrade(url: str, revision: str) -> None:
         command.downgrade(configuration(connection), revision)
 
 
-def check(url: str) -> None:
-    """Raises DatabaseUnavailableError, and what `check_revision` raises."""
-    with _connection(url) as connection:
+def check(url: str, direct_url: str | None = None, *, connections: int = 0) -> list[str]:
+    """Returns what an operator should know of a database to which so many connections are made.
+
+    Raises: DatabaseUnavailableError, and what `check_fit` and `check_revision` raise.
+    """
+    if direct_url is not None:
+        with _connection(url) as connection:  # A pooler may refuse it.
+            check_fit(connection, needs_direct=False)
+    with _connection(direct_url or url) as connection:
+        check_fit(connection, needs_direct=True)
         check_revision(connection)
+        return list(_advice(connection, connections))
+
+
+def _advice(connection: Connection, connections: int) -> Iterator[str]:
+    if connection.scalar(text("SELECT lower('\u00dc')")) != "\u00fc":
+        yield (
+            "the database's locale knows the case of ASCII letters only: searches, filters and "
+            "tags tell \u00fc from \u00dc; make the database with another locale, such as C.UTF-8"
+        )
+    most = connection.scalar(_CONNECTION_LIMIT)
+    if connections > most:
+        yield (
+            f"the workers may open {connections} connections and the database takes {most}: "
+            "lower WORKERS, DB_POOL_SIZE or DB_MAX_OVERFLOW, or raise max_connections"
+        )
+
+
+def check_fit(connection: Connection, *, needs_direct: bool) -> None:
+    """Asks the server nothing. Raises: UnfitDatabaseError."""
+    driver: Any = connection.connection.driver_connection
+    encoding = driver.get_parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise UnfitDatabaseError(
+            f"the database's encoding is {encoding} and must be UTF8: make it with "
+            "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+        )
+    if needs_direct and not is_direct(connection.info):
+        raise UnfitDatabaseError(
+            "a pooler stands before the database: set DATABASE_DIRECT_URL to PostgreSQL itself, "
+            "where LISTEN and migrations have sessions of their own"
+        )
+
+
+def check_writable(connection: Connection) -> None:
+    """Raises: ReadOnlyError."""
+    if why := connection.scalar(_READ_ONLY):
+        raise ReadOnlyError(f"the database is read-only: {why}")
 
 
 def check_revision(connection: Connection) -> None:
@@ -102,12 +188,14 @@ def _refuse_unknown(current: str | None) -> None:
 @contextmanager
 def _connection(url: str) -> Iterator[Connection]:
     """A connection of our own, past any pool."""
-    engine = create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5})
     try:
-        with engine.connect() as connection:
+        with make_engine(url, poolclass=NullPool).connect() as connection:
             yield connection
-    except OperationalError as error:
-        raise DatabaseUnavailableError(str(error.orig).strip()) from error
+    except (OperationalError, DriverOperationalError) as error:
+        said = str(getattr(error, "orig", error)).strip()
+        if _REFUSED_BY_POOLER in said:
+            raise UnfitDatabaseError(f"the pooler before the database refuses: {said}") from error
+        raise DatabaseUnavailableError(said) from error
     except DBAPIError as error:
         raise SchemaError(f"the database refuses: {error.orig}".strip()) from error
 

@@ -1,7 +1,7 @@
 """Waking up those who wait for events, across processes: LISTEN and NOTIFY.
 
-A wake-up is a hint. It may be lost, come late, or not be possible at all (behind a pooler): who
-waits looks for himself every so often.
+A wake-up is a hint. It may be lost or come late: who waits looks for himself every so often.
+LISTEN needs a session of its own, which a pooler does not give: `Database.dedicated_connection`.
 """
 
 from __future__ import annotations

@@ -265,7 +265,14 @@ def _environment() -> dict[str, str]:
 def _socket_dir(data_dir: Path) -> Path:
     """A short folder of this user's for the socket: the address of a socket is limited."""
     name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()).resolve() / f"task-service-{os.geteuid()}-{name}"
+    try:
+        parent = Path(tempfile.gettempdir()).resolve()
+    except OSError as error:
+        raise EmbeddedPostgresError(
+            "The embedded database needs a folder that can be written: set TMPDIR to one, "
+            "or DATABASE_URL to a server."
+        ) from error
+    folder = parent / f"task-service-{os.geteuid()}-{name}"
     # A comma would part two hosts in a connection string.
     if len(os.fsencode(folder)) > _MAX_SOCKET_DIR_BYTES or "," in str(folder):
         return Path("/tmp").resolve() / folder.name  # noqa: S108 - made and checked as private

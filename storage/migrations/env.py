@@ -1,13 +1,14 @@
 """How Alembic reaches the database: by the connection that `storage.schema` hands it, or, from the
-`alembic` command line, by DATABASE_URL."""
+`alembic` command line, by DATABASE_DIRECT_URL or else DATABASE_URL."""
 
 from __future__ import annotations
 
 import os
 
 from alembic import context
-from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy import Connection, NullPool
 
+from storage.session import make_engine
 from storage.tables import metadata
 
 
@@ -27,5 +28,6 @@ given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    with create_engine(os.environ["DATABASE_URL"], poolclass=NullPool).connect() as own:
+    url = os.environ.get("DATABASE_DIRECT_URL") or os.environ["DATABASE_URL"]
+    with make_engine(url, poolclass=NullPool).connect() as own:
         run(own)

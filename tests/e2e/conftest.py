@@ -17,9 +17,11 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
     """Starts a service with these settings; what still runs at the end is killed."""
     with ExitStack() as services:
 
-        def start(folder: Path | None = None, **settings: str) -> ServiceProcess:
+        def start(
+            folder: Path | None = None, program: tuple[str, ...] = (), **settings: str
+        ) -> ServiceProcess:
             return services.enter_context(
-                running_service(folder or tmp_path / "service", **settings)
+                running_service(folder or tmp_path / "service", program, **settings)
             )
 
         yield start

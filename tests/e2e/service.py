@@ -75,7 +75,7 @@ def run_command(
 class ServiceProcess:
     """A running `task-service serve`; in a process group of its own, as a shell would have it."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, program: tuple[str, ...] = (), /, **settings: str) -> None:
         folder.mkdir(exist_ok=True)
         self.data_dir = folder / "data"
         defaults = {
@@ -87,7 +87,7 @@ class ServiceProcess:
             "TLS_TERMINATED_UPSTREAM": "true",
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve"],
+            [*program, sys.executable, "-m", "server", "serve"],
             env=environment(folder, defaults | settings),
             cwd=folder,
             stdout=subprocess.PIPE,
@@ -214,8 +214,11 @@ def kill_all(processes: Iterable[psutil.Process]) -> None:
 
 
 @contextmanager
-def running_service(folder: Path, **settings: str) -> Iterator[ServiceProcess]:
-    service = ServiceProcess(folder, **settings)
+def running_service(
+    folder: Path, program: tuple[str, ...] = (), /, **settings: str
+) -> Iterator[ServiceProcess]:
+    """A service; what stands in `program` is started, and starts it."""
+    service = ServiceProcess(folder, program, **settings)
     try:
         yield service
     finally:

@@ -1,75 +1,193 @@
-"""What other processes see of the service's secrets: nothing."""
+"""What the platform around the service puts into its environment, or takes away from it."""
 
 from __future__ import annotations
 
+import gzip
 import os
-import stat
-from collections.abc import Callable
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import psutil
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.e2e.service import ServiceProcess
+from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
+from tests.e2e.service import ServiceProcess, await_ready, run_command, wait_until
 
-SETTINGS = {
-    "SECRET_KEY": "a key that nobody else should see",
-    "SECRET_KEY_PREVIOUS": "a key that nobody should have seen",
-    "JWT_ISSUER": "https://issuer.example",
-    "OTEL_EXPORTER_OTLP_HEADERS": "authorization=a-token",
-    "AWS_SECRET_ACCESS_KEY": "another program's",
-}
+Start = Callable[..., ServiceProcess]
 
+SERVED = {"ENVIRONMENT": "staging", "WORKERS": "2", "METRICS_PORT": "0"}
 
-def others(service: ServiceProcess) -> list[psutil.Process]:
-    """The guard, PostgreSQL and what it forks."""
-    return [process for process in service.family()[1:] if "serve" not in process.cmdline()]
+# --- OpenTelemetry --------------------------------------------------------------------------------
 
 
-def test_postgresql_and_its_guard_get_no_settings(
-    start_service: Callable[..., ServiceProcess],
+@contextmanager
+def http_collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """Its endpoint, and what it gets: the path and the body of each request."""
+    received: list[tuple[str, bytes]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            is_packed = self.headers.get("Content-Encoding") == "gzip"
+            received.append((self.path, gzip.decompress(body) if is_packed else body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", received
+        server.shutdown()
+
+
+@pytest.mark.parametrize("endpoint", ["OTEL_EXPORTER_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+def test_spans_and_metrics_are_pushed_over_http(
+    own_database_url: str, start_service: Start, endpoint: str
 ) -> None:
-    service = start_service(ENVIRONMENT="development", WORKERS="2", **SETTINGS)
-    assert service.port
-    processes = others(service)
-    assert len(processes) > 2
-    for process in processes:
-        environment = process.environ()
-        assert environment.keys() <= {"PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "PWD"} | {
-            name for name in environment if name.startswith("PG")
-        }
-        assert not [value for value in environment.values() if value in SETTINGS.values()]
+    with http_collector() as (address, received):
+        service = start_service(
+            **{endpoint: address},
+            DATABASE_URL=own_database_url,
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+            OTEL_BSP_SCHEDULE_DELAY="100",
+            OTEL_METRIC_EXPORT_INTERVAL="100",
+        )
+        service.stub().GetTaskStats(GetTaskStatsRequest())
+        wait_until(lambda: {path for path, _ in received} >= {"/v1/traces", "/v1/metrics"}, "both")
+        traces = [ExportTraceServiceRequest.FromString(it) for at, it in received if "tra" in at]
+        metrics = [ExportMetricsServiceRequest.FromString(it) for at, it in received if "met" in at]
+        assert traces[0].resource_spans[0].scope_spans[0].spans
+        assert metrics[0].resource_metrics[0].scope_metrics[0].metrics
 
 
-@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_what_development_keeps_is_for_its_owner_only(
-    start_service: Callable[..., ServiceProcess], umask: int
+def test_spans_go_to_an_endpoint_of_their_own(own_database_url: str, start_service: Start) -> None:
+    with http_collector() as (address, received):
+        service = start_service(
+            DATABASE_URL=own_database_url,
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{address}/spans",
+            OTEL_EXPORTER_OTLP_TRACES_PROTOCOL="http/protobuf",
+            OTEL_BSP_SCHEDULE_DELAY="100",
+        )
+        service.stub().GetTaskStats(GetTaskStatsRequest())
+        wait_until(lambda: received, "spans are pushed")
+        assert {path for path, _ in received} == {"/spans"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        (
+            {"OTEL_TRACES_SAMPLER": "parentbased_jaeger_remote"},
+            "OTEL_TRACES_SAMPLER: 'parentbased_jaeger_remote' is not supported",
+        ),
+        ({"OTEL_TRACES_SAMPLER_ARG": "endpoint=http://a:1"}, "OTEL_TRACES_SAMPLER_ARG: it is not"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "thrift"}, "the protocol 'thrift' is not supported"),
+    ],
+)
+def test_a_variable_that_is_ignored_is_warned_of(
+    own_database_url: str, start_service: Start, variables: dict[str, str], line: str
 ) -> None:
-    before = os.umask(umask)
-    try:
-        service = start_service(ENVIRONMENT="development", AUTH_MODE="jwt", SECRET_KEY="")
-    finally:
-        os.umask(before)
-    assert service.port
-    assert mode(service.data_dir / "secret_key") == 0o600
-    # PostgreSQL of a service that root runs may pass through, to its own folder.
-    assert mode(service.data_dir) & ~0o010 == 0o700
+    service = start_service(DATABASE_URL=own_database_url, **variables)
+    await_ready(service.channel())
+    assert line in service.log
 
 
-def mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
+# --- Kubernetes -----------------------------------------------------------------------------------
 
 
-def test_a_key_that_others_may_use_ends_the_start(
-    start_service: Callable[..., ServiceProcess], tmp_path: Path
+@pytest.mark.parametrize("scheme", ["tcp", "udp", "sctp"])
+@pytest.mark.parametrize("service", ["db", "grpc", "health", "metrics"])
+def test_a_link_to_a_service_of_kubernetes_is_explained(
+    tmp_path: Path, service: str, scheme: str
 ) -> None:
-    data = tmp_path / "service" / "data"
-    data.mkdir(parents=True)
-    (data / "secret_key").write_text("somebody may have read this key already")
-    (data / "secret_key").chmod(0o644)
-    service = start_service(ENVIRONMENT="development", SECRET_KEY="")
+    name = f"{service.upper()}_PORT"
+    done = run_command(tmp_path, "serve", program=(), **{name: f"{scheme}://10.0.0.5:5432"})
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{name}: is a link to a Service named '{service}'")
+    assert "enableServiceLinks: false" in line
+    assert "10.0.0.5" not in line
+
+
+# --- File systems ---------------------------------------------------------------------------------
+
+READ_ONLY = """
+for folder in / /tmp /var/tmp {more}; do
+    mount --rbind $folder $folder && mount -o remount,bind,ro $folder || exit 99
+done
+exec "$@"
+"""
+
+
+def reading_only(*more: str) -> tuple[str, ...]:
+    """What a command is started by, so that it can write to none of these folders, nor to /tmp."""
+    script = READ_ONLY.format(more=" ".join(more))
+    root = () if os.geteuid() == 0 else ("--map-root-user",)
+    return ("unshare", *root, "--mount", "sh", "-c", script, "sh")
+
+
+@pytest.fixture
+def read_only_service(own_database_url: str, start_service: Start) -> Callable[..., ServiceProcess]:
+    def start(*more: str, **settings: str) -> ServiceProcess:
+        return start_service(
+            program=reading_only(*more), DATABASE_URL=own_database_url, **SERVED | settings
+        )
+
+    return start
+
+
+def test_a_service_that_can_write_nowhere_serves(
+    read_only_service: Callable[..., ServiceProcess],
+) -> None:
+    service = read_only_service("/dev/shm", METRICS_PORT="")  # noqa: S108
+    await_ready(service.channel())
+
+
+def test_workers_that_are_scraped_use_shared_memory_for_want_of_a_folder(
+    read_only_service: Callable[..., ServiceProcess],
+) -> None:
+    service = read_only_service()
+    await_ready(service.channel())
+
+
+def test_workers_that_are_scraped_and_can_write_nowhere_say_what_they_need(
+    read_only_service: Callable[..., ServiceProcess],
+) -> None:
+    service = read_only_service("/dev/shm")  # noqa: S108
     assert service.wait() == 2
-    assert service.log.endswith(
-        f"DATA_DIR: others may use {service.data_dir}/secret_key: "
-        "remove it, and a new one is made; or chmod 600\n"
+    assert service.lines[-1] == (
+        "TMPDIR: must be a folder that can be written, for METRICS_PORT with WORKERS > 1\n"
     )
+    assert "Traceback" not in service.log
+
+
+def test_a_tmpdir_that_cannot_be_written_is_passed_over(
+    own_database_url: str, start_service: Start
+) -> None:
+    service = start_service(DATABASE_URL=own_database_url, TMPDIR="/proc", **SERVED)
+    await_ready(service.channel())
+
+
+def test_an_embedded_database_that_can_be_written_nowhere_is_refused_in_a_line(
+    tmp_path: Path,
+) -> None:
+    program = (*reading_only("/dev/shm"), sys.executable, "-m", "server")  # noqa: S108
+    done = run_command(tmp_path, "serve", program=program)
+    assert done.returncode in {1, 2}
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "DATA_DIR" in done.stdout + done.stderr
+
+
+def test_mounts_can_be_made_read_only_here() -> None:
+    """Else the tests above would fail for another reason than theirs."""
+    command = [*reading_only(), "touch", "/var/tmp/written"]  # noqa: S108
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Read-only file system" in done.stderr) == (1, True)

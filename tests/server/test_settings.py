@@ -599,35 +599,9 @@ def test_channelz_needs_the_port_that_it_is_on(load: Load) -> None:
     assert load(HEALTH_PORT="0").admin_enabled
 
 
-@pytest.mark.parametrize(
-    ("settings", "endpoint"),
-    [
-        pytest.param({}, None, id="development: nowhere"),
-        pytest.param(SAFE | {"ENVIRONMENT": "staging"}, None, id="staging: nowhere"),
-        pytest.param(SAFE, "http://localhost:4317", id="production: a collector beside it"),
-        pytest.param({"OTEL_EXPORTER_ENDPOINT": "http://a:1"}, "http://a:1", id="ours"),
-        pytest.param({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://b:1"}, "http://b:1", id="standard"),
-        pytest.param(
-            {"OTEL_EXPORTER_ENDPOINT": "http://a:1", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://b:1"},
-            "http://a:1",
-            id="ours goes first",
-        ),
-        pytest.param(
-            {"OTEL_EXPORTER_ENDPOINT": "http://a:1", "OTEL_ENABLED": "false"},
-            None,
-            id="switched off",
-        ),
-    ],
-)
-def test_telemetry_is_pushed_where_the_settings_say(
-    load: Load, settings: dict[str, str], endpoint: str | None
-) -> None:
-    assert load(**settings).otlp_endpoint == endpoint
-
-
 @pytest.mark.parametrize("endpoint", ["https://[::1]:4317", "http://collector.example:4317/"])
 def test_a_collector_is_named_by_host_and_port(load: Load, endpoint: str) -> None:
-    assert load(OTEL_EXPORTER_ENDPOINT=endpoint).otlp_endpoint == endpoint
+    assert load(OTEL_EXPORTER_ENDPOINT=endpoint).otel_exporter_endpoint == endpoint
 
 
 @pytest.mark.parametrize(
@@ -647,25 +621,8 @@ def test_what_is_no_collector_is_refused_and_not_shown(load: Load, endpoint: str
 
 
 @pytest.mark.parametrize(
-    ("settings", "ratio"),
-    [
-        ({}, 1),
-        (SAFE, 0.1),
-        (SAFE | {"OTEL_TRACES_SAMPLER_ARG": "0"}, 0),
-        ({"OTEL_TRACES_SAMPLER_ARG": "0.25"}, 0.25),
-    ],
-)
-def test_every_trace_is_taken_in_development_and_one_in_ten_elsewhere(
-    load: Load, settings: dict[str, str], ratio: float
-) -> None:
-    assert load(**settings).sampling_ratio == ratio
-
-
-@pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("OTEL_TRACES_SAMPLER_ARG", "1.1", "Input should be less than or equal to 1"),
-        ("OTEL_TRACES_SAMPLER_ARG", "-0.1", "Input should be greater than or equal to 0"),
         ("SLOW_CALL_SECONDS", "0", "Input should be greater than 0"),
         ("TASK_COUNT_INTERVAL_SECONDS", "0.5", "Input should be greater than or equal to 1"),
     ],
@@ -674,11 +631,6 @@ def test_a_value_of_telemetry_out_of_bounds_is_refused(
     load: Load, name: str, value: str, message: str
 ) -> None:
     assert mistakes(load, **{name: value}) == [f"{name}: {message}"]
-
-
-def test_a_sampler_that_there_is_not_is_refused(load: Load) -> None:
-    (line,) = mistakes(load, OTEL_TRACES_SAMPLER="jaeger_remote")
-    assert line.startswith("OTEL_TRACES_SAMPLER: Input should be 'always_on', 'always_off'")
 
 
 # --- TLS ------------------------------------------------------------------------------------------

@@ -206,14 +206,14 @@ def test_nothing_is_sampled_when_traces_are_switched_off() -> None:
 @given(st.integers(min_value=1, max_value=2**128 - 1), st.floats(0, 1))
 def test_all_services_decide_alike_about_a_trace(trace_id: int, ratio: float) -> None:
     """By the lower half of its id, as OpenTelemetry's other implementations do."""
-    settings = Settings(otel_traces_sampler="traceidratio", otel_traces_sampler_arg=ratio)
+    settings = Settings(otel_traces_sampler="traceidratio", otel_traces_sampler_arg=str(ratio))
     sampled, _ = decided(settings, [("traceparent", f"00-{trace_id:032x}-{PARENT}-00")])
     assert sampled == (trace_id % 2**64 < round(ratio * 2**64))
 
 
 def test_the_span_of_a_call_is_in_the_trace_that_was_decided_about() -> None:
     """In another, it would be decided about again: of one in ten, one in a hundred was left."""
-    settings = Settings(otel_traces_sampler_arg=0.5)
+    settings = Settings(otel_traces_sampler_arg="0.5")
     provider = TracerProvider(
         sampler=sampler(settings), id_generator=_ChosenIds(), shutdown_on_exit=False
     )

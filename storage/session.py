@@ -1,0 +1,117 @@
+"""How a connection to PostgreSQL is opened, and what the service sets in its session.
+
+The pool, the listener and the migrations all connect by `make_engine`. What the URL and libpq's
+environment (PGOPTIONS, PGAPPNAME …) say holds, but for the encoding and the time zone.
+
+No startup `options` are sent: a pooler such as PgBouncer refuses them. And nothing is set that a
+pooler would leave on a connection that others use after us: PgBouncer keeps the time zone and the
+encoding for each of its clients, statement_timeout it does not.
+docs/decisions/0017 has the reasons.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+from functools import partial
+from typing import Any
+
+from psycopg2.extensions import new_type, register_type
+from sqlalchemy import Engine, create_engine, event, make_url
+
+APPLICATION_NAME = "task-service"
+
+# A peer that vanishes without a word is noticed in seconds, not in hours.
+_DEFAULTS: dict[str, str | int] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 20,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+# Behind a pooler the process that answers is not the one that the connection was made to: it may
+# be another one for the next transaction.
+_BEGIN = """
+    SELECT answers_itself, set_config('TimeZone', 'UTC', false), CASE
+        WHEN answers_itself AND %(milliseconds)s > 0
+        THEN set_config('statement_timeout', %(milliseconds)s::text, false)
+    END
+    FROM (SELECT pg_backend_pid() = %(pid)s AS answers_itself) AS backend
+"""
+
+_YEARS = 400  # After as many the Gregorian calendar repeats itself.
+_FAR_TIME = re.compile(r"(\d{4,})(-.+?)( BC)?")
+
+
+def make_engine(
+    url: str,
+    *,
+    application_name: str = APPLICATION_NAME,
+    statement_timeout_seconds: float = 0,
+    **options: Any,
+) -> Engine:
+    """An engine whose connections have the session that the service needs.
+
+    PostgreSQL's own statement_timeout is set where no pooler is between; 0 leaves it as it is.
+    """
+    engine = create_engine(url, connect_args=_arguments(url, application_name), **options)
+    milliseconds = int(statement_timeout_seconds * 1000)
+    event.listen(engine, "connect", partial(_begin, milliseconds))
+    return engine
+
+
+def is_direct(connection_info: dict[Any, Any]) -> bool:
+    """Whether a connection, by SQLAlchemy's `info` of it, leads to PostgreSQL with no pooler."""
+    return bool(connection_info["is_direct"])
+
+
+def parse_time(text: str) -> dt.datetime:
+    """A time as PostgreSQL writes it, in any time zone, as one in UTC.
+
+    In the zone of the session that wrote it, the last hours of the year 9999 may be in the year
+    10000, and the first ones of the year 1 in 1 BC.
+    """
+    try:
+        time = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return _parse_far_time(text)
+    return time if time.tzinfo is dt.UTC else time.astimezone(dt.UTC)
+
+
+def _parse_far_time(text: str) -> dt.datetime:
+    parts = _FAR_TIME.fullmatch(text)
+    if parts is None:
+        raise ValueError("no time of PostgreSQL's")
+    year = 1 - int(parts[1]) if parts[3] else int(parts[1])
+    shift = -_YEARS if year > dt.MAXYEAR else _YEARS
+    time = dt.datetime.fromisoformat(f"{year + shift:04}{parts[2]}").astimezone(dt.UTC)
+    return time.replace(year=time.year - shift)
+
+
+def _time(text: Any, _cursor: object) -> dt.datetime | None:
+    return None if text is None else parse_time(text)
+
+
+_TIME = new_type((1184,), "TIME", _time)
+# A UUID object for each row, only to be written as text again, costs as much as the row.
+_UUID_AS_TEXT = new_type((2950,), "UUID", lambda text, _cursor: text)
+
+
+def _arguments(url: str, application_name: str) -> dict[str, str | int]:
+    given = set(make_url(url).query)
+    if "PGCONNECT_TIMEOUT" in os.environ:
+        given.add("connect_timeout")
+    defaults = {name: value for name, value in _DEFAULTS.items() if name not in given}
+    return defaults | {"client_encoding": "UTF8", "fallback_application_name": application_name}
+
+
+def _begin(milliseconds: int, connection: Any, record: Any) -> None:
+    for type_ in (_TIME, _UUID_AS_TEXT):
+        register_type(type_, connection)
+    with connection.cursor() as cursor:
+        pid = connection.info.backend_pid
+        cursor.execute(_BEGIN, {"milliseconds": milliseconds, "pid": pid})
+        record.info["is_direct"] = cursor.fetchone()[0]
+    connection.commit()  # Of no effect where statements commit by themselves.
