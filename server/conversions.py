@@ -104,8 +104,16 @@ def distinct_tags(tags: Iterable[str]) -> list[str]:
     """The tags without those that repeat an earlier one in another case."""
     first_spellings: dict[str, str] = {}
     for tag in tags:
-        first_spellings.setdefault(tag.casefold(), tag)
+        first_spellings.setdefault(_lower(tag), tag)
     return list(first_spellings.values())
+
+
+def _lower(text: str) -> str:
+    """The text in lower case, character by character, as PostgreSQL has it: its length stays."""
+    if text.isascii():
+        return text.lower()
+    lowered = ((character, character.lower()) for character in text)
+    return "".join(lower if len(lower) == 1 else character for character, lower in lowered)
 
 
 def stats_to_proto(stats: Stats) -> TaskStats:

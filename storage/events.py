@@ -58,6 +58,7 @@ from storage.session import parse_time
 from storage.tables import (
     TASK_COLUMNS,
     TIMES,
+    WRITTEN_COLUMNS,
     TaskRow,
     Xid8,
     event_horizon,
@@ -506,7 +507,7 @@ def _with_answers(
         # The very conditions that lists use, on the row as the event has it.
         state = func.jsonb_populate_record(
             literal_column("NULL::tasks"), event.c.payload[side]
-        ).table_valued(*(column(c.name, c.type) for c in tasks.c), name=side)
+        ).table_valued(*(column(c.name, c.type) for c in WRITTEN_COLUMNS), name=side)
         source = source.join(state, true())
         answers.append(_answers(filters, state).label(name))
     return select(*columns, *answers).select_from(source).order_by(*in_order)

@@ -27,17 +27,16 @@ from sqlalchemy import (
     or_,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY
 
 from storage.tables import (
     INFINITY,
+    MINUS_INFINITY,
     NEGATED_PRIORITY,
     SEARCH_CONFIG,
     TaskRow,
     absent_last,
-    search_vector,
     tasks,
-    untagged,
 )
 
 Value = str | int | dt.datetime
@@ -61,17 +60,21 @@ class Present:
 
 @dataclass(frozen=True, slots=True)
 class HasTag:
-    """The task has this very tag."""
+    """The task has this tag, in upper or lower case."""
 
     tag: str
 
 
 @dataclass(frozen=True, slots=True)
 class HasWords:
-    """The words stand side by side in the field; in title and description when it is None."""
+    """The words stand side by side in the field; in the title or the description when it is None.
+
+    Of a prefix the last word is only the beginning of one.
+    """
 
     words: str
     field: str | None = None
+    is_prefix: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ def condition(term: Filter, task: FromClause = tasks) -> ColumnElement[bool]:
         case Present(field):
             return _presence(task.c[field])
         case HasTag(tag):
-            return task.c["tags"].contains(cast([tag], ARRAY(Text)))
+            return _tag_keys(task).contains(func.task_tag_keys(cast([tag], ARRAY(Text))))
         case HasWords():
             return _words(term, task)
         case Not(inner):
@@ -159,8 +162,8 @@ def _comparison(term: Comparison, task: FromClause) -> ColumnElement[bool]:
     return result
 
 
-def _operand(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    return absent_last(column) if _may_be_absent(column) else column
+def _operand(column: ColumnElement[Any], *, descending: bool = False) -> ColumnElement[Any]:
+    return absent_last(column, descending=descending) if _may_be_absent(column) else column
 
 
 def _may_be_absent(column: ColumnElement[Any]) -> bool:
@@ -178,14 +181,39 @@ def _presence(column: ColumnElement[Any]) -> ColumnElement[bool]:
 _TEXTS = {"title", "description", "assigned_to", "created_by"}
 
 
+def _tag_keys(task: FromClause) -> ColumnElement[Any]:
+    """The tags as they are compared; made anew for a row that PostgreSQL derives nothing of."""
+    if task is tasks:
+        return tasks.c.tag_keys
+    return func.task_tag_keys(task.c["tags"], type_=ARRAY(Text))
+
+
+def _search(task: FromClause) -> ColumnElement[Any]:
+    """What searches look through."""
+    if task is tasks:
+        return tasks.c.search
+    return func.task_search(task.c["title"], task.c["description"])
+
+
+# The words of a field have a weight in what searches look through.
+_WEIGHTS = {None: "", "title": "A", "description": "D"}
+
+
 def _words(term: HasWords, task: FromClause) -> ColumnElement[bool]:
-    phrase = func.phraseto_tsquery(SEARCH_CONFIG, untagged(literal(term.words)))
-    anywhere = search_vector(task.c["title"], task.c["description"])
-    found: ColumnElement[bool] = anywhere.bool_op("@@")(phrase)
-    if term.field is None:
-        return found
-    # The index narrows the search to tasks that have the words somewhere.
-    return and_(found, search_vector(task.c[term.field]).bool_op("@@")(phrase))
+    """PostgreSQL writes a phrase as 'one' <-> 'two': a label behind a word narrows its search.
+
+    A text without words stays one, and is nowhere.
+    """
+    phrase: ColumnElement[Any] = func.phraseto_tsquery(SEARCH_CONFIG, func.task_words(term.words))
+    weight = _WEIGHTS[term.field]
+    if weight or term.is_prefix:
+        written = cast(phrase, Text) + " "
+        written = func.replace(written, "' ", f"':{weight} ") if weight else written
+        label = f":*{weight} " if term.is_prefix else ""
+        last = f"':{weight} $" if weight else "' $"
+        written = func.regexp_replace(written, last, f"'{label}") if label else written
+        phrase = cast(written, TSQUERY)
+    return _search(task).bool_op("@@")(phrase)
 
 
 class _Key(NamedTuple):
@@ -197,7 +225,7 @@ class _Key(NamedTuple):
 
     def place(self, value: Value | None) -> ColumnElement[Any]:
         if value is None:
-            return INFINITY
+            return MINUS_INFINITY if self.descending else INFINITY
         signed = -value if self.sign < 0 else value  # type: ignore[operator]
         return bindparam(None, signed, self.expression.type)
 
@@ -212,7 +240,7 @@ def _keys(order: Sequence[Sort]) -> list[_Key]:
     return [
         _Key(NEGATED_PRIORITY, last, sign=-1)
         if sort.field == "priority" and sort.descending != last
-        else _Key(_operand(tasks.c[sort.field]), sort.descending)
+        else _Key(_operand(tasks.c[sort.field], descending=sort.descending), sort.descending)
         for sort in total_order(order)
     ]
 

@@ -40,7 +40,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from storage.measures import named
-from storage.tables import COMPLETED, TaskRow, Xid8, requests, task_events, tasks
+from storage.tables import COMPLETED, WRITTEN_COLUMNS, TaskRow, Xid8, requests, task_events, tasks
 
 KEYS = any_(cast(bindparam("keys", type_=ARRAY(Text)), ARRAY(Uuid(as_uuid=False))))
 
@@ -49,7 +49,9 @@ def _rows_of(table: Any, parameter: str, name: str) -> CTE:
     """A JSON array as rows of a table, which one parameter brings however many they are."""
     array = cast(bindparam(parameter, type_=Text), JSON)
     rows = func.json_populate_recordset(literal_column(f"NULL::{table.name}"), array)
-    return select(rows.table_valued(*(column(c.name, c.type) for c in table.c))).cte(name)
+    return select(
+        rows.table_valued(*(column(c.name, c.type) for c in table.c if not c.computed))
+    ).cte(name)
 
 
 _given = _rows_of(tasks, "rows", "given")
@@ -74,7 +76,7 @@ _CONTENT = ("title", "description", "status", "priority", "assigned_to", "due_da
 
 
 def _locked(may_be_written: ColumnElement[bool]) -> CTE:
-    rows = select(tasks).where(tasks.c.id == KEYS, may_be_written)
+    rows = select(*WRITTEN_COLUMNS).where(tasks.c.id == KEYS, may_be_written)
     return rows.order_by(tasks.c.id).with_for_update().cte("locked")
 
 
@@ -97,7 +99,7 @@ def _updated(
                 "xid": func.greatest(tasks.c.xid, _transaction),
             }
         )
-        .returning(*tasks.c)
+        .returning(*WRITTEN_COLUMNS)
         .cte("written")
     )
     states = {"before": _state(locked), "after": _state(written)}
@@ -116,7 +118,7 @@ def _created(*, asked: bool) -> Select[Any]:
     written = (
         insert(tasks)
         .from_select([*names, "completed_at", "xid", "version"], values.order_by(_given.c.id))
-        .returning(*tasks.c)
+        .returning(*WRITTEN_COLUMNS)
         .cte("written")
     )
     return _with_event("created", written, written, {"after": _state(written)}, asked=asked)

@@ -7,7 +7,6 @@ breaks them cannot exist, whoever wrote it.
 from __future__ import annotations
 
 import datetime as dt
-from functools import reduce
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -15,6 +14,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ColumnElement,
+    Computed,
     DateTime,
     Identity,
     Index,
@@ -31,7 +31,7 @@ from sqlalchemy import (
     literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.types import UserDefinedType
 
@@ -42,25 +42,7 @@ metadata = MetaData(
     }
 )
 
-# What the full-text index holds, spelled as PostgreSQL spells it back: a search must use the very
-# same expression to be served by the index. What stands between angle brackets is text like any
-# other; PostgreSQL would take it for a tag and leave it out.
 SEARCH_CONFIG = text("'simple'::regconfig")
-_SEARCH_VECTOR = (
-    "to_tsvector('simple'::regconfig, "
-    "translate((title || ' '::text) || description, '<>'::text, '  '::text))"
-)
-
-
-def search_vector(*content: ColumnElement[str]) -> ColumnElement[Any]:
-    """What a search looks through; of title and description it is what the index holds."""
-    joined = reduce(lambda left, right: left + literal_column("' '::text") + right, content)
-    return func.to_tsvector(SEARCH_CONFIG, untagged(joined))
-
-
-def untagged(content: str | ColumnElement[str]) -> ColumnElement[str]:
-    """The text as the search vector takes it."""
-    return func.translate(content, literal_column("'<>'::text"), literal_column("'  '::text"))
 
 
 class Xid8(UserDefinedType[int]):
@@ -118,9 +100,16 @@ tasks = Table(
     CheckConstraint(
         "(status = 3) = (completed_at IS NOT NULL)", name="completed_at_follows_status"
     ),
+    # Derived by PostgreSQL, with functions that a migration makes; read by filters only. Stored, as
+    # a search that no index serves would make each task's vector anew (docs/decisions/0016).
+    Column("search", TSVECTOR, Computed("task_search(title, description)"), nullable=False),
+    Column("tag_keys", ARRAY(Text), Computed("task_tag_keys(tags)"), nullable=False),
     CheckConstraint("version >= 1", name="version_positive"),
-    Index("idx_task_search", text(_SEARCH_VECTOR), postgresql_using="gin"),
+    Index("idx_task_search", "search", postgresql_using="gin"),
+    Index("idx_task_tags", "tag_keys", postgresql_using="gin"),
 )
+
+WRITTEN_COLUMNS = tuple(column for column in tasks.c if column.computed is None)
 
 
 PENDING, IN_PROGRESS, COMPLETED = 1, 2, 3
@@ -213,9 +202,15 @@ def long_ago() -> ColumnElement[dt.datetime]:
     return func.now() - bindparam("age", type_=Interval)
 
 
-def absent_last(column: ColumnElement[dt.datetime]) -> ColumnElement[dt.datetime]:
-    """The column with NULL as infinity: as PostgreSQL places NULLs, and comparable."""
-    return func.coalesce(column, INFINITY)
+# In a descending order it has to compare as one before all others, to come last there too.
+MINUS_INFINITY: ColumnElement[dt.datetime] = literal_column("'-infinity'::timestamp with time zone")
+
+
+def absent_last(
+    column: ColumnElement[dt.datetime], *, descending: bool = False
+) -> ColumnElement[dt.datetime]:
+    """The column with a value for NULL that comes last in an order of this direction."""
+    return func.coalesce(column, MINUS_INFINITY if descending else INFINITY)
 
 
 def _ordered(name: str, *columns: ColumnElement[Any]) -> Index:
@@ -226,6 +221,7 @@ def _ordered(name: str, *columns: ColumnElement[Any]) -> Index:
 _ordered("idx_task_created_at")
 _ordered("idx_task_updated_at", tasks.c.updated_at)
 _ordered("idx_task_due_date", absent_last(tasks.c.due_date))
+_ordered("idx_task_due_date_desc", absent_last(tasks.c.due_date, descending=True))
 _ordered("idx_task_status", tasks.c.status)
 _ordered("idx_task_priority", tasks.c.priority)
 # The most urgent first, and of these what is due first: the two run against each other, unless the
@@ -242,7 +238,6 @@ Index(
     tasks.c.due_date,
     postgresql_where=text("deleted_at IS NULL"),
 )
-Index("idx_task_tags", tasks.c.tags, postgresql_using="gin")
 # For those few that wait to be purged.
 Index(
     "idx_task_deleted_at",

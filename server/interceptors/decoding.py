@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from server.errors import InvalidRequestError, RequestTooLargeError
 from server.interceptors.base import Behavior, CallInterceptor, Handler
+from server.text import normalise
 from server.wire import MALFORMED, check_item_counts
 from taskservice.v1 import task_service_pb2
 
@@ -62,8 +63,11 @@ def _decoder(method: str, deserialize: Any) -> Callable[[bytes | Exception], Any
         if kind:
             check_item_counts(request, kind)
         try:
-            return deserialize(request)
+            message = deserialize(request)
         except DecodeError:
             raise InvalidRequestError([MALFORMED]) from None
+        if not request.isascii():
+            normalise(message)
+        return message
 
     return decode

@@ -6,6 +6,16 @@ The task: what it is made of and which rules hold for it.
 The rules stand here as buf.validate options, so that a client in any
 language can check a message before it sends it. The server enforces the same
 options; what depends on the time or on what is stored is said in the comments.
+
+Every text of a request is brought to Unicode's normal form C before anything else
+is done with it (AIP-210): lengths are those of this form, answers have it, and
+filters find a text however it was spelled.
+
+A text is blank if it has no visible character. Invisible are white space, control
+and format characters, what Unicode ignores by default (variation selectors), and
+the characters without ink U+115F, U+1160, U+2800, U+3164 and U+FFA0. Characters for
+private use are visible. The rules list the code points, so that they mean the same in
+every language.
 """
 
 from collections import abc as _abc
@@ -115,9 +125,13 @@ class Task(_message.Message):
     grow with time) unless CreateTaskRequest.task_id says otherwise.
     """
     title: _builtins.str
-    """What is to be done, in one line: 1 to 200 characters, not only white space."""
+    """What is to be done, in one line: 1 to 200 characters, not blank, without control
+    characters and without U+2028 and U+2029.
+    """
     description: _builtins.str
-    """The details, up to 2000 characters."""
+    """The details, up to 2000 characters. Of control characters it may have tab and line
+    feed; a carriage return is refused.
+    """
     status: Global___TaskStatus.ValueType
     """How far the task is. TASK_STATUS_PENDING when it is not given.
 
@@ -128,8 +142,8 @@ class Task(_message.Message):
     priority: Global___TaskPriority.ValueType
     """How much it matters. TASK_PRIORITY_MEDIUM when it is not given."""
     assigned_to: _builtins.str
-    """Who is to do it, up to 200 characters: an account, an address, a team.
-    Empty when nobody is.
+    """Who is to do it, up to 200 characters in one line, as a title is: an account, an
+    address, a team. Empty when nobody is.
     """
     created_by: _builtins.str
     """The principal that created the task."""
@@ -142,13 +156,15 @@ class Task(_message.Message):
     def due_date(self) -> _timestamp_pb2.Timestamp:
         """When it is to be done, to the microsecond. It must lie in the future when it
         is set or changed; a due date that has passed may stay as it is. Absent when
-        there is none; a task without a due date sorts after every task with one.
+        there is none; a task without a due date sorts after every task with one, in both
+        directions.
         """
 
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Labels: up to 10, each of 1 to 50 characters and not blank. Of tags that
-        differ only in case the first spelling is kept.
+        """Labels: up to 10, each of 1 to 50 characters in one line and not blank. Of tags
+        that differ only in case the first spelling is kept. Case is compared character by
+        character: "Billing" is "billing", and "Maße" is not "Masse".
         """
 
     @_builtins.property

@@ -814,7 +814,7 @@ class PurgeTasksRequest(_message.Message):
     FORCE_FIELD_NUMBER: _builtins.int
     filter: _builtins.str
     """Which of the deleted tasks; see ListTasksRequest.filter. "deleted_at:*" means all
-    of them.
+    of them. Not blank (see task.proto): a filter that was forgotten selects nothing.
     """
     force: _builtins.bool
     """Remove the tasks. Without it they are only counted."""
