@@ -102,8 +102,15 @@ tasks = Table(
     ),
     # Derived by PostgreSQL, with functions that a migration makes; read by filters only. Stored, as
     # a search that no index serves would make each task's vector anew (docs/decisions/0016).
-    Column("search", TSVECTOR, Computed("task_search(title, description)"), nullable=False),
-    Column("tag_keys", ARRAY(Text), Computed("task_tag_keys(tags)"), nullable=False),
+    Column(
+        "search",
+        TSVECTOR,
+        Computed("task_search(title, description)", persisted=True),
+        nullable=False,
+    ),
+    Column(
+        "tag_keys", ARRAY(Text), Computed("task_tag_keys(tags)", persisted=True), nullable=False
+    ),
     CheckConstraint("version >= 1", name="version_positive"),
     Index("idx_task_search", "search", postgresql_using="gin"),
     Index("idx_task_tags", "tag_keys", postgresql_using="gin"),

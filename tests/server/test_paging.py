@@ -251,21 +251,21 @@ def test_the_newest_task_comes_first_unless_another_order_is_asked_for(
 def test_tasks_come_in_the_order_asked_for(
     stub: TaskServiceStub, tied_tasks: list[Task], order: list[tuple[str, str]]
 ) -> None:
-    """Ties are ordered by created_at and id, in the last direction; NULL is the greatest."""
+    """Ties are ordered by created_at and id, in the last direction; no due date is the last."""
     last = order[-1][1]
     named = {field for field, _ in order}
     ties = [(field, last) for field in ("created_at", "id") if field not in named]
     expected = tied_tasks
     for field, direction in reversed(order + ties):
-        expected = sorted(expected, key=_sort_key(field), reverse=direction == " desc")
+        expected = sorted(expected, key=_sort_key(field, direction), reverse=direction == " desc")
     request = ListTasksRequest(order_by=text_of(order), page_size=1000)
     assert ids(stub.ListTasks(request)) == [task.id for task in expected]
 
 
-def _sort_key(field: str) -> Callable[[Task], Any]:
+def _sort_key(field: str, direction: str) -> Callable[[Task], Any]:
     if field in {"created_at", "updated_at", "due_date"}:
         return lambda task: (
-            not task.HasField(field),  # type: ignore[arg-type]
+            task.HasField(field) == (direction == " desc"),  # type: ignore[arg-type]
             getattr(task, field).ToNanoseconds(),
         )
     return attrgetter(field)

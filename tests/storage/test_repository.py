@@ -418,12 +418,13 @@ def sorted_ids(rows: Sequence[dict[str, Any]], order: Sequence[Sort]) -> list[st
     last = order[-1].descending
     result = sorted(rows, key=lambda row: (row["created_at"], row["id"]), reverse=last)
     for field, descending in ((sort.field, sort.descending) for sort in reversed(order)):
-        result.sort(key=partial(sort_key, field), reverse=descending)
+        result.sort(key=partial(sort_key, field, descending), reverse=descending)
     return [row["id"] for row in result]
 
 
-def sort_key(field: str, row: dict[str, Any]) -> Any:
-    return LAST if row[field] is None else row[field]
+def sort_key(field: str, descending: bool, row: dict[str, Any]) -> Any:
+    """What is absent is the last in both directions."""
+    return ((row[field] is None) != descending, LAST if row[field] is None else row[field])
 
 
 @on_the_database
