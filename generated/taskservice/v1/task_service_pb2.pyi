@@ -152,18 +152,39 @@ class ListTasksRequest(_message.Message):
     * due_date, created_at, updated_at, completed_at, deleted_at: =, !=, <, <=, >
       and >= with an RFC 3339 timestamp. A comparison with a time that is absent
       is false, except that != is true.
-    * tags:billing: the task has this tag, spelled just so.
+      A leap second, 23:59:60, is the first second of the next minute.
+    * tags:billing: the task has this tag, in upper or lower case.
     * title:word and description:word: the field has this word.
     * due_date:* (any field but the enums): the field is set.
 
-    A bare word or a quoted phrase is searched in the title and the description,
-    whole words, whatever their case. At most 50 comparisons, nested at most 20
-    deep.
+    A bare word or a quoted phrase is searched in the title and in the description,
+    whole words, in upper or lower case; title:"two words" searches one field. Words are
+    cut at everything that is not a letter, a digit or a mark on one:
+    ann@example.com is found by ann, by example.com and as a whole. In
+    scripts without spaces (Han, Hiragana, Katakana, Thai, Lao, Myanmar, Khmer) each
+    character is a word. The words of a phrase stand side by side in one field. A *
+    behind the last word, as in Send* or "Send the inv*", finds words that begin so.
+    A write costs the more, the more words a task has; see docs/decisions/0016 for
+    numbers.
+
+    Case is compared by the rules of the database's locale; in one with the locale C only
+    that of ASCII letters.
+
+    In quotes a backslash makes the next character mean itself. A * at the beginning or
+    the end of any other value has to be written \\*. What is blank (see task.proto)
+    is no filter. At most 50 comparisons, of which 10 search for words, nested at most
+    20 deep.
+
+    INVALID_ARGUMENT names the place of what is not supported: functions, nested
+    fields, &&, || and !, and, or and not in lower case, a bare word that is a value of an
+    enum beside a comparison of one, and a search for text without a letter or
+    digit. Quote such a word to search for it.
     """
     order_by: _builtins.str
     """In which order (AIP-132), for example "priority desc, due_date". The fields
     are created_at, updated_at, due_date, priority, status, assigned_to and title;
-    "created_at desc" when it is empty. What is equal is ordered by created_at and
+    "created_at desc" when it is empty. What has no due date comes last in both
+    directions. What is equal is ordered by created_at and
     id, in the direction of the last field named.
     """
     show_deleted: _builtins.bool
