@@ -328,9 +328,15 @@ def _write_at_random(
     shared: list[str],
     stop: threading.Event,
 ) -> None:
-    """Writes until it is stopped, over the service and in transactions that take their time."""
+    """Writes, over the service and in transactions that take their time.
+
+    Not for ever: watches of one caller take turns to read, three events at a time here, and would
+    not catch up with writers that are faster.
+    """
     dice = random.Random(seed)  # noqa: S311
-    while not stop.is_set():
+    for _ in range(150):
+        if stop.is_set():
+            return
         task = Task(id=dice.choice(shared))
         who = dice.choice(["ann", "bob"])
         with suppress(grpc.RpcError):  # Another was first.
