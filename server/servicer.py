@@ -78,9 +78,7 @@ MAX_PAGE_BYTES = 3 * 1024 * 1024
 _PURGE_BATCH = 1000
 _PURGE_SAMPLE = 100
 
-_EMPTY_FILTER = violation(
-    "filter", 'must not be empty; "deleted_at:*" means all deleted tasks', "FILTER_EMPTY"
-)
+_BLANK_FILTER = violation("filter", "must not be blank", "FILTER_NOT_BLANK")
 
 _ITEM = "requests[{}]."
 
@@ -239,7 +237,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     ) -> PurgeTasksResponse:
         filter_ = self._check_filter(request)
         if filter_ is None:  # An empty selector never means "all" for a destructive call.
-            raise InvalidRequestError([_EMPTY_FILTER])
+            raise InvalidRequestError([_BLANK_FILTER])
         if not request.force:
             preview = self._repository.preview_purge(filter_, sample=_PURGE_SAMPLE)
             return PurgeTasksResponse(purge_count=preview.total, purge_sample=preview.ids)

@@ -130,14 +130,14 @@ class ServiceProcess:
     @property
     def port(self) -> int:
         """The port that it serves on, once it does."""
-        self.await_log("workers")
-        line = next(line for line in list(self.lines) if "serving" in line and "workers" in line)
+        self.await_log("address")
+        line = next(line for line in list(self.lines) if "serving" in line and "address" in line)
         return int(re.findall(r'address\W+[^\s",]*:(\d+)', line)[0])
 
     @property
     def health_port(self) -> int:
         """The port for probes (in staging and production)."""
-        self.await_log("workers")
+        self.await_log("address")
         return int(self.events("serving")[0]["health"])
 
     def channel(self, service_config: str = "{}") -> grpc.Channel:

@@ -228,7 +228,7 @@ def test_internal_errors_log_nothing_of_what_callers_send(
     )
     service = start_service(ENVIRONMENT="production", DATABASE_URL=own_database_url, WORKERS="1")
     stub = service.stub()
-    for statement in ("SELECT 1", "ALTER TABLE tasks DROP COLUMN description"):
+    for statement in ("SELECT 1", "ALTER TABLE tasks DROP COLUMN description CASCADE"):
         execute(own_database_url, statement)
         with pytest.raises(grpc.RpcError):
             stub.CreateTask(CreateTaskRequest(task=Task(title=MARKER)))
