@@ -56,8 +56,7 @@ _BUFFER = 1000
 # Watches that read for themselves at once: a thousand that resume must leave the pool to calls.
 _OWN_READS = 2
 # How long such a read may take while others wait, and how many tasks are looked at in one when that
-# does not do. A filter that no index serves took 22 s for 50,000 tasks: a quarter of a second for so
-# many.
+# does not do. A filter that no index serves took 22 s for 50,000 tasks: for so many a quarter of one.
 _READ_SECONDS = 1.0
 _SCANNED = 500
 # Filters of one caller that the common reader asks about: each costs every write.

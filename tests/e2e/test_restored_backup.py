@@ -23,7 +23,7 @@ from taskservice.v1.task_service_pb2 import (
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.conftest import running_worker
-from tests.e2e.watching import Watch
+from tests.e2e.watching import BOOKMARK, Watch
 from tests.server.errors import fails
 
 ABORTED, OUT_OF_RANGE = grpc.StatusCode.ABORTED, grpc.StatusCode.OUT_OF_RANGE
@@ -93,11 +93,12 @@ def test_an_etag_of_the_lost_timeline_lets_no_write_through(server: Server) -> N
 
 
 def token_of(stub: TaskServiceStub) -> str:
-    """A token that names the last event so far."""
-    watch = Watch(stub)
-    token = watch.bookmark()
+    """A token that names the last event so far, settled or not when the watch begins."""
+    watch = Watch(stub, send_initial_tasks=True)
+    while (response := watch.next()).type != BOOKMARK:
+        pass
     watch.cancel()
-    return token
+    return response.resume_token
 
 
 def written(stub: TaskServiceStub, count: int) -> str:
