@@ -56,7 +56,7 @@ _BUFFER = 1000
 # Watches that read for themselves at once: a thousand that resume must leave the pool to calls.
 _OWN_READS = 2
 # How long such a read may take while others wait, and how many tasks are looked at in one when that
-# does not do. A filter that no index serves took 22 s for 50,000 tasks: for so many a quarter of one.
+# does not do. A filter that no index serves took 22 s for 50,000 tasks, 0.2 s for so many.
 _READ_SECONDS = 1.0
 _SCANNED = 500
 # Filters of one caller that the common reader asks about: each costs every write.
