@@ -4,9 +4,8 @@ Revision: 0004, after 0003.
 
 Adds two columns that PostgreSQL derives from others: `search`, what searches look through, and
 `tag_keys`, the tags in lower case. Adding them rewrites the table, and nothing reads or writes
-tasks meanwhile (some 10 seconds for 100,000 tasks, by the cost of a row). The build before runs on this schema with the
-right answers; its searches and `tags:` terms are not served by an index any more, because two
-search vectors would double what a write costs.
+tasks meanwhile. The indexes that the build before searched by are dropped: kept beside the new
+ones, they would have to be kept up to date by every write.
 """
 
 from __future__ import annotations
