@@ -120,6 +120,7 @@ def test_a_link_to_a_service_of_kubernetes_is_explained(
 # --- File systems ---------------------------------------------------------------------------------
 
 READ_ONLY = """
+unset COVERAGE_PROCESS_START COVERAGE_PROCESS_CONFIG  # Coverage would write, too, and complain.
 for folder in / /tmp /var/tmp {more}; do
     mount --rbind $folder $folder && mount -o remount,bind,ro $folder || exit 99
 done
