@@ -15,6 +15,7 @@ _KEEPALIVE_ANSWER_SECONDS = 10
 def options(settings: Settings, *, share: bool) -> list[tuple[str, int]]:
     """The limits, as gRPC's core keeps them; the socket's too. Names: grpc's channel arguments."""
     metadata_bytes, streams = settings.max_metadata_bytes, settings.max_streams_per_connection
+    pending = settings.max_connections_per_worker * streams
     return [
         ("grpc.so_reuseport", int(share)),
         ("grpc.max_allowed_incoming_connections", settings.max_connections_per_worker),
@@ -30,6 +31,10 @@ def options(settings: Settings, *, share: bool) -> list[tuple[str, int]]:
         # A stream that is over is not yet forgotten. Were these counted with the others, a client
         # that keeps the limit would be refused; were they not counted, one that resets would not.
         ("grpc.http2.max_deallocating_streams", streams),
+        # The core drops calls at random when over 1,000 wait for the polling thread: a bare
+        # CANCELLED for any client. The limits of connections and of their streams bound them.
+        ("grpc.server.max_pending_requests", pending),
+        ("grpc.server.max_pending_requests_hard_limit", pending),
         # Were they two, what lies between them would be refused by chance.
         ("grpc.max_metadata_size", metadata_bytes),
         ("grpc.absolute_max_metadata_size", metadata_bytes),

@@ -113,14 +113,6 @@ class Bystander:
         self._thread.join()
 
 
-def _is_alive(service: ServiceProcess) -> bool:
-    """Not while what a flood left is cleared away."""
-    try:
-        return is_alive(service.channel())
-    except grpc.RpcError:
-        return False
-
-
 @contextmanager
 def survived(service: ServiceProcess) -> Iterator[Bystander]:
     """What happens within harms nobody else, and leaves nothing behind."""
@@ -137,7 +129,7 @@ def survived(service: ServiceProcess) -> Iterator[Bystander]:
     finally:
         bystander.stop()
     assert bystander.failures == []
-    wait_until(lambda: _is_alive(service), "health is answered")
+    assert is_alive(service.channel())
     assert not service.ended, service.log
 
 

@@ -12,7 +12,9 @@ import jwt
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from hyperframe.frame import Frame, HeadersFrame, PingFrame, RstStreamFrame
 
+from server.admission import RequestPool
 from server.health import LIVENESS, HealthServicer
 from server.process import Place, Ports, Signals
 from server.settings import Settings
@@ -22,6 +24,7 @@ from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.conftest import connection, served_port
 from tests.credentials import SECRET_KEY, authorised, claims
+from tests.e2e.http2 import HEALTH, RawConnection, call
 from tests.e2e.service import PATIENCE_SECONDS, SERVING, health, health_stub, wait_until
 from tests.server.errors import fails
 
@@ -209,6 +212,39 @@ def test_a_probe_on_its_own_port_is_never_refused(
     finally:
         with Signals() as signals:
             worker.drain(signals)
+
+
+def _ends(frame: Frame) -> bool:
+    return isinstance(frame, RstStreamFrame) or "END_STREAM" in frame.flags
+
+
+def test_calls_that_wait_for_the_polling_thread_all_get_a_status(
+    settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over 3,000, gRPC's core would drop each that comes, whoever made it."""
+    submit, opened = RequestPool.submit, threading.Event()
+
+    def held(pool: RequestPool, *arguments: Any, **names: Any) -> Any:
+        opened.wait(PATIENCE_SECONDS)
+        return submit(pool, *arguments, **names)
+
+    monkeypatch.setattr(RequestPool, "submit", held)
+    request = health_pb2.HealthCheckRequest(service=LIVENESS)
+    streams = range(1, 401, 2)
+    with ExitStack() as running:
+        port = running.enter_context(served_port(settings, database_url))
+        connections = [running.enter_context(RawConnection(port)) for _ in range(17)]
+        for one in connections:
+            for stream in streams:
+                one.send(*call(stream, "Check", request, HEALTH))
+            one.send(PingFrame(0, b"all sent"))
+            one.await_frame(PingFrame)
+        opened.set()
+        for one in connections:
+            frames = one.received()
+            for _ in streams:
+                last = next(frame for frame in frames if frame.stream_id and _ends(frame))
+                assert isinstance(last, HeadersFrame), last
 
 
 def test_a_name_that_is_too_long_for_a_service_is_unknown(channel: grpc.Channel) -> None:
