@@ -21,12 +21,12 @@ import jwt
 import structlog
 from sqlalchemy import make_url
 
-from server import logs, otel
-from server.caller import Scope, name_problem
-from server.certificates import certificates
-from server.process import AddressError, Place, Ports, listen_address, reserve_port
+from server.network.certificates import certificates
+from server.principal import Scope, name_problem
+from server.process.ports import AddressError, Place, Ports, listen_address, reserve_port
+from server.process.supervisor import READY, SERVES, Supervisor
 from server.settings import MAX_TOKEN_MINUTES, SYMMETRIC, Settings, SettingsError
-from server.supervisor import READY, SERVES, Supervisor
+from server.telemetry import logs, otel
 from storage import schema
 from storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from storage.errors import DatabaseUnavailableError

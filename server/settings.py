@@ -33,8 +33,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from server.caller import Scope, name_problem
 from server.limits import CONTRACT, Limits
+from server.principal import Scope, name_problem
 
 _SECRET_KEY_CHARACTERS = 32
 _DAY_SECONDS = 24 * 3600

@@ -13,23 +13,26 @@ import grpc
 import structlog
 from grpc_channelz.v1 import channelz
 
-from server import connections, logs, otel
-from server.admission import CallPool, StreamPool
-from server.authentication import Authenticator, authenticator
-from server.census import Census
-from server.health import HealthServicer, ReadinessMonitor
-from server.interceptors import Pipeline, interceptors
-from server.maintenance import Maintenance
-from server.metric_push import MetricPush
-from server.metrics import State, tell_origin
-from server.places import Limit
-from server.process import ANYWHERE, AddressError, Place, Ports, Signals, listen_address
-from server.reflection import add_reflection
-from server.scraping import Scraping
-from server.servicer import TaskServicer
+from server.access.authentication import Authenticator, authenticator
+from server.calls.admission import CallPool, StreamPool
+from server.calls.pipeline import Pipeline, interceptors
+from server.calls.places import Limit
+from server.jobs.census import Census
+from server.jobs.readiness import ReadinessMonitor
+from server.jobs.retention import Maintenance
+from server.network import connections
+from server.network.health import HealthServicer
+from server.network.reflection import add_reflection
+from server.process.ports import ANYWHERE, AddressError, Place, Ports, listen_address
+from server.process.signals import Signals
 from server.settings import Settings
-from server.telemetry import resource, sampler, set_up_tracing, within
-from server.watch import Watches
+from server.tasks.servicer import TaskServicer
+from server.tasks.watches import Watches
+from server.telemetry import logs, otel
+from server.telemetry.metric_push import MetricPush
+from server.telemetry.metrics import State, tell_origin
+from server.telemetry.scraping import Scraping
+from server.telemetry.tracing import resource, sampler, set_up_tracing, within
 from storage import schema
 from storage.database import Database
 from storage.events import EventLog
@@ -314,7 +317,11 @@ def _scraping(settings: Settings, place: Place) -> Iterator[None]:
         yield
         return
     scraping = Scraping(place.number, place.folder)
-    scraping.start(settings.metrics_on, place.ports.metrics)
+    try:
+        scraping.start(settings.metrics_on, place.ports.metrics)
+    except OSError as error:
+        where = listen_address(settings.metrics_on, place.ports.metrics)
+        raise AddressError(f"cannot listen on {where}: {error.strerror}") from error
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """What a list asks for, as a typed tree, and the SQL it becomes.
 
 Every value is a bound parameter and every name comes from the tables: no text of a caller's ever
-becomes SQL. What a caller may write is the server's to say (`server/filtering.py`); here every
+becomes SQL. What a caller may write is the server's to say (`server/tasks/filters.py`); here every
 tree that can be built has a meaning.
 """
 

@@ -6,42 +6,27 @@ databases.
 
 from __future__ import annotations
 
-import itertools
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import grpc
+import jwt
 import pytest
-from sqlalchemy import NullPool, create_engine, make_url, text
+from pydantic import SecretStr
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
-from server.process import Signals
 from server.settings import Settings
-from server.worker import Worker
-from storage import schema
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.repository import TaskRepository
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import CreateTaskRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-
-_numbers = itertools.count(1)
-
-
-def debian_program(name: str, package: str) -> str:
-    """Where a program of a package of Debian's is: no Python package, so not all have it.
-
-    Tests that need it do not pass CI without.
-    """
-    if path := shutil.which(name):
-        return path
-    missing = f"{name} is not installed: apt-get install {package}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    pytest.skip(missing)
+from tests.support.access import StubOf
+from tests.support.credentials import SECRET_KEY, authorised, claims
+from tests.support.databases import made_database
+from tests.support.workers import running_worker
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,23 +53,6 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("postgres")
     with EmbeddedPostgres(folder, settings={"fsync": "off"}) as embedded:
         yield embedded.url
-
-
-@contextmanager
-def made_database(postgres_url: str, *, migrated: bool = True) -> Iterator[str]:
-    """A database of its own, dropped at the end."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    engine = create_engine(postgres_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
-    try:
-        if migrated:
-            schema.upgrade(url)
-        yield url
-    finally:
-        with engine.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture
@@ -144,34 +112,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     )
 
 
-@contextmanager
-def served_port(settings: Settings, database_url: str) -> Iterator[int]:
-    """The whole service in this process, and the port that it serves on."""
-    worker = Worker(settings, database_url)
-    port = worker.start().grpc
-    try:
-        yield port
-    finally:
-        with Signals() as signals:
-            worker.drain(signals)
-
-
-@contextmanager
-def connection(port: int) -> Iterator[grpc.Channel]:
-    """A channel with a connection of its own; others to one address share theirs."""
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-        grpc.channel_ready_future(channel).result(10)
-        yield channel
-
-
-@contextmanager
-def running_worker(settings: Settings, database_url: str) -> Iterator[grpc.Channel]:
-    """The whole service in this process, and a channel to it."""
-    with served_port(settings, database_url) as port, connection(port) as channel:
-        yield channel
-
-
 @pytest.fixture(scope="session")
 def channel(settings: Settings, database_url: str) -> Iterator[grpc.Channel]:
     """A channel to a service that the tests share."""
@@ -194,3 +134,38 @@ def create_task(stub: TaskServiceStub) -> Callable[..., Task]:
         return stub.CreateTask(CreateTaskRequest(task=task))
 
     return create
+
+
+@pytest.fixture(scope="session")
+def token_settings(settings: Settings) -> Settings:
+    changes = {"auth_mode": "jwt", "secret_key": SecretStr(SECRET_KEY)}
+    return settings.model_copy(update=changes)
+
+
+@pytest.fixture(scope="session")
+def token_channel(token_settings: Settings, database_url: str) -> Iterator[grpc.Channel]:
+    """A channel to a service that wants tokens signed with SECRET_KEY."""
+    with running_worker(token_settings, database_url) as channel:
+        yield channel
+
+
+@pytest.fixture
+def stub_of(token_channel: grpc.Channel, database: Database) -> StubOf:
+    """The stub of a caller with this name and these scopes: words, or whatever the claim is.
+
+    At the service that wants tokens, unless another is given with its key.
+    """
+
+    def stub_of(
+        name: str,
+        *scopes: str,
+        at: tuple[grpc.Channel, str] = (token_channel, SECRET_KEY),
+        **claim: object,
+    ) -> TaskServiceStub:
+        channel, key = at
+        content = {"iss": None, "aud": None, "scope": " ".join(scopes), **claim}
+        return TaskServiceStub(
+            authorised(channel, jwt.encode(claims(name, **content), key, "HS256"))
+        )
+
+    return stub_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import debian_program
+from tests.support.programs import debian_program
 
 
 @pytest.fixture(scope="session")

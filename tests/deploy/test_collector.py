@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.prometheus import OBSERVABILITY
+from tests.support.prometheus import OBSERVABILITY
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.prometheus import OBSERVABILITY, RULES
+from tests.support.prometheus import OBSERVABILITY, RULES
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.deploy import queries
-from tests.e2e.postgres import execute
+from tests.support import queries
+from tests.support.postgres import execute
 
 
 def test_each_alert_leads_to_a_runbook_of_its_own() -> None:

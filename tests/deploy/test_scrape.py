@@ -23,12 +23,12 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.conftest import made_database
-from tests.deploy import queries
-from tests.deploy.prometheus import Prometheus, running_prometheus
-from tests.e2e.postgres import await_waiting, execute, locked_task
-from tests.e2e.service import ServiceProcess, await_ready, running_service, wait_until
-from tests.e2e.watching import Watch
+from tests.support import queries
+from tests.support.databases import made_database
+from tests.support.postgres import await_waiting, execute, locked_task
+from tests.support.prometheus import Prometheus, running_prometheus
+from tests.support.service import ServiceProcess, await_ready, running_service, wait_until
+from tests.support.watching import Watch
 
 WORKERS = 2
 _CALLS = 2

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import made_database
-from tests.e2e.service import ServiceProcess, running_service
+from tests.support.databases import made_database
+from tests.support.service import ServiceProcess, running_service
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from server.health import READINESS
+from server.network.health import READINESS
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     CreateTaskRequest,
@@ -17,8 +17,8 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.postgres import await_none_waiting, await_waiting, locked_task
-from tests.e2e.service import PATIENCE_SECONDS, SERVING, ServiceProcess, health, wait_until
+from tests.support.postgres import await_none_waiting, await_waiting, locked_task
+from tests.support.service import PATIENCE_SECONDS, SERVING, ServiceProcess, health, wait_until
 
 
 @pytest.fixture(scope="module")

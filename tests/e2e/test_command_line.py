@@ -18,8 +18,8 @@ from taskservice.v1.task_service_pb2 import (
     ListTasksRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.postgres import execute
-from tests.e2e.service import ServiceProcess, run_command, running_service, wait_until
+from tests.support.postgres import execute
+from tests.support.service import ServiceProcess, run_command, running_service, wait_until
 
 SECRET_KEY = "0123456789abcdef0123456789abcdef"  # noqa: S105 - of no service but these
 TASK_SERVICE = str(Path(sys.executable).parent / "task-service")

@@ -19,16 +19,16 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.http2 import PREFACE, RawConnection, call_headers, connected
-from tests.e2e.postgres import await_none_waiting, await_waiting, locked_task
-from tests.e2e.service import (
+from tests.e2e.test_example import await_titles, create, watcher
+from tests.support.http2 import PREFACE, RawConnection, call_headers, connected
+from tests.support.postgres import await_none_waiting, await_waiting, locked_task
+from tests.support.service import (
     PATIENCE_SECONDS,
     ServiceProcess,
     await_ready,
     running_service,
     wait_until,
 )
-from tests.e2e.test_example import await_titles, create, watcher
 
 ENHANCE_YOUR_CALM = 0xB
 """HTTP/2's code of an error for a client that asks too much."""

@@ -11,8 +11,8 @@ import pytest
 
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import CreateTaskRequest
-from tests.e2e.http2 import RawConnection, call_headers
-from tests.e2e.service import ServiceProcess, environment
+from tests.support.http2 import RawConnection, call_headers
+from tests.support.service import ServiceProcess, environment
 
 # Colours, the title of the window, a line of its own, C1's one-byte CSI, what reverses the text.
 HOSTILE = "\x1b[31m\x1b]0;owned\x07\r\nforged\x7f\x9b31m\u202e"
@@ -25,7 +25,7 @@ import sys
 
 import structlog
 
-from server import logs
+from server.telemetry import logs
 from server.settings import Settings
 
 logs.configure(Settings.load())

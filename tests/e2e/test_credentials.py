@@ -23,7 +23,7 @@ from taskservice.v1.task_service_pb2 import (
     PurgeTasksRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.credentials import (
+from tests.support.credentials import (
     AUDIENCE,
     ISSUER,
     SECRET_KEY,
@@ -35,7 +35,7 @@ from tests.credentials import (
     key_set,
     running_key_server,
 )
-from tests.e2e.service import ServiceProcess, await_ready, run_command, wait_until
+from tests.support.service import ServiceProcess, await_ready, run_command, wait_until
 
 StartService = Callable[..., ServiceProcess]
 

@@ -14,13 +14,13 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
-from server.health import READINESS
+from server.network.health import READINESS
 from storage import schema
 from storage.embedded import EmbeddedPostgres
 from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.postgres import execute, frozen, killed
-from tests.e2e.service import (
+from tests.support.postgres import execute, frozen, killed
+from tests.support.service import (
     NOT_SERVING,
     PATIENCE_SECONDS,
     SERVING,

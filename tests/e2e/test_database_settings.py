@@ -19,8 +19,8 @@ from taskservice.v1.task_service_pb2 import (
     ListTaskEventsRequest,
     WatchTasksRequest,
 )
-from tests.e2e.postgres import execute
-from tests.e2e.service import PATIENCE_SECONDS, ServiceProcess, await_ready, run_command
+from tests.support.postgres import execute
+from tests.support.service import PATIENCE_SECONDS, ServiceProcess, await_ready, run_command
 
 Start = Callable[..., ServiceProcess]
 

@@ -12,8 +12,8 @@ import grpc
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import CreateTaskRequest, ListTasksRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.postgres import postmaster
-from tests.e2e.service import PATIENCE_SECONDS, ServiceProcess, is_gone, kill_all, wait_until
+from tests.support.postgres import postmaster
+from tests.support.service import PATIENCE_SECONDS, ServiceProcess, is_gone, kill_all, wait_until
 
 TASKS = 10_000
 WRITERS = 8

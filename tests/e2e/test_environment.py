@@ -17,7 +17,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
-from tests.e2e.service import ServiceProcess, await_ready, run_command, wait_until
+from tests.support.service import ServiceProcess, await_ready, run_command, wait_until
 
 Start = Callable[..., ServiceProcess]
 

@@ -16,7 +16,7 @@ from storage.database import Database
 from storage.events import EventLog
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import CreateTaskRequest
-from tests.e2e.service import PATIENCE_SECONDS, ServiceProcess, wait_until
+from tests.support.service import PATIENCE_SECONDS, ServiceProcess, wait_until
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "watch_tasks.py"
 

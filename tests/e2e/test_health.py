@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from server.health import LIVENESS, READINESS, STARTUP
+from server.network.health import LIVENESS, READINESS, STARTUP
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     CreateTaskRequest,
@@ -18,8 +18,8 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.postgres import await_waiting, locked_task
-from tests.e2e.service import (
+from tests.support.postgres import await_waiting, locked_task
+from tests.support.service import (
     PATIENCE_SECONDS,
     SERVING,
     ServiceProcess,

@@ -37,9 +37,17 @@ from taskservice.v1.task_service_pb2 import (
     ListTasksRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.http2 import HEALTH, PREFACE, SERVICE, RawConnection, call, call_headers, connected
-from tests.e2e.scrape import scrape
-from tests.e2e.service import (
+from tests.support.http2 import (
+    HEALTH,
+    PREFACE,
+    SERVICE,
+    RawConnection,
+    call,
+    call_headers,
+    connected,
+)
+from tests.support.scrape import scrape
+from tests.support.service import (
     PATIENCE_SECONDS,
     ServiceProcess,
     await_ready,

@@ -19,8 +19,8 @@ import pytest
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import CreateTaskRequest, GetTaskRequest, GetTaskStatsRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.service import PATIENCE_SECONDS, ServiceProcess, await_ready, wait_until
 from tests.e2e.test_service_config import PLAIN, WITH_REQUEST_IDS, client
+from tests.support.service import PATIENCE_SECONDS, ServiceProcess, await_ready, wait_until
 
 CALLERS = 8
 KILLS = 5

@@ -28,9 +28,9 @@ from taskservice.v1.task_service_pb2 import (
     WatchTasksRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.postgres import await_waiting, closed, execute, locked_task
-from tests.e2e.scrape import await_scrape
-from tests.e2e.service import PATIENCE_SECONDS, ServiceProcess, environment, wait_until
+from tests.support.postgres import await_waiting, closed, execute, locked_task
+from tests.support.scrape import await_scrape
+from tests.support.service import PATIENCE_SECONDS, ServiceProcess, environment, wait_until
 
 StartService = Callable[..., ServiceProcess]
 

@@ -29,10 +29,10 @@ from taskservice.v1.task_service_pb2 import (
     WatchTasksRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.collector import Collector, running_collector
-from tests.e2e.postgres import await_waiting, execute, locked_task
-from tests.e2e.scrape import Scrape, await_scrape, fetch, scrape
-from tests.e2e.service import ServiceProcess, running_service, wait_until
+from tests.support.collector import Collector, running_collector
+from tests.support.postgres import await_waiting, execute, locked_task
+from tests.support.scrape import Scrape, await_scrape, fetch, scrape
+from tests.support.service import ServiceProcess, running_service, wait_until
 
 SERVICE = "taskservice.v1.TaskService"
 CALLS = "grpc_server_call"

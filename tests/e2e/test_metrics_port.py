@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.service import PATIENCE_SECONDS, ServiceProcess
+from tests.support.service import PATIENCE_SECONDS, ServiceProcess
 
 # Other addresses of this machine.
 HERE, SERVICES, METRICS = "127.0.0.1", "127.0.0.2", "127.0.0.3"

@@ -14,7 +14,7 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
-from server.health import READINESS
+from server.network.health import READINESS
 from server.settings import Settings
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
@@ -24,14 +24,14 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.postgres import (
+from tests.support.postgres import (
     await_waiting,
     locked_task,
     running_statements,
     waiting_statements,
 )
-from tests.e2e.scrape import scrape
-from tests.e2e.service import (
+from tests.support.scrape import scrape
+from tests.support.service import (
     SERVING,
     ServiceProcess,
     await_ready,

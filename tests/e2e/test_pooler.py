@@ -28,17 +28,17 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.conftest import made_database
-from tests.e2e.pooler import DEFAULTS, LENIENT, ask, running_pgbouncer
-from tests.e2e.postgres import await_none_waiting, await_waiting, execute, locked_task
-from tests.e2e.service import (
+from tests.support.databases import made_database
+from tests.support.pooler import DEFAULTS, LENIENT, ask, running_pgbouncer
+from tests.support.postgres import await_none_waiting, await_waiting, execute, locked_task
+from tests.support.service import (
     PATIENCE_SECONDS,
     ServiceProcess,
     await_ready,
     run_command,
     running_service,
 )
-from tests.e2e.watching import ADDED, BOOKMARK, Watch
+from tests.support.watching import ADDED, BOOKMARK, Watch
 
 SERVED = {"ENVIRONMENT": "staging", "AUTH_MODE": "none", "TLS_TERMINATED_UPSTREAM": "true"} | {
     "SECRET_KEY": "0123456789abcdef0123456789abcdef"

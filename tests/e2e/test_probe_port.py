@@ -12,10 +12,10 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from server.health import LIVENESS, READINESS
+from server.network.health import LIVENESS, READINESS
 from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.service import (
+from tests.support.service import (
     NOT_SERVING,
     PATIENCE_SECONDS,
     SERVING,

@@ -19,15 +19,15 @@ from hyperframe.frame import (
     SettingsFrame,
 )
 
-from server.health import LIVENESS, READINESS, STARTUP
+from server.network.health import LIVENESS, READINESS, STARTUP
 from storage import schema
 from storage.embedded import EmbeddedPostgres
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import CreateTaskRequest, UpdateTaskRequest
-from tests.e2e.http2 import HEALTH, RawConnection, call_headers
-from tests.e2e.http2 import call as call_frames
-from tests.e2e.postgres import await_waiting, frozen, killed, locked_task
-from tests.e2e.service import (
+from tests.support.http2 import HEALTH, RawConnection, call_headers
+from tests.support.http2 import call as call_frames
+from tests.support.postgres import await_waiting, frozen, killed, locked_task
+from tests.support.service import (
     NOT_SERVING,
     SERVING,
     ServiceProcess,

@@ -26,9 +26,9 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.credentials import AUDIENCE, ISSUER, SigningKey, key_set
-from tests.e2e.postgres import await_waiting, locked_task
-from tests.e2e.service import (
+from tests.support.credentials import AUDIENCE, ISSUER, SigningKey, key_set
+from tests.support.postgres import await_waiting, locked_task
+from tests.support.service import (
     PATIENCE_SECONDS,
     ServiceProcess,
     await_ready,

@@ -13,8 +13,8 @@ from storage import schema
 from storage.embedded import EmbeddedPostgres
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import CreateTaskRequest, GetTaskRequest
-from tests.e2e.postgres import execute
-from tests.e2e.service import ServiceProcess, await_ready, await_unready, is_alive
+from tests.support.postgres import execute
+from tests.support.service import ServiceProcess, await_ready, await_unready, is_alive
 
 Start = Callable[..., ServiceProcess]
 

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
-from tests.credentials import SECRET_KEY, claims
-from tests.e2e.service import PATIENCE_SECONDS, ServiceProcess, await_ready, running_service
-from tests.server.errors import fails
+from tests.support.credentials import SECRET_KEY, claims
+from tests.support.errors import fails
+from tests.support.service import PATIENCE_SECONDS, ServiceProcess, await_ready, running_service
 
 OURS = "/taskservice.v1.TaskService/"
 # What one such request became, when it was parsed, was 160 MB.

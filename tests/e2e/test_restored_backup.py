@@ -22,9 +22,9 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.conftest import running_worker
-from tests.e2e.watching import BOOKMARK, Watch
-from tests.server.errors import fails
+from tests.support.errors import fails
+from tests.support.watching import BOOKMARK, Watch
+from tests.support.workers import running_worker
 
 ABORTED, OUT_OF_RANGE = grpc.StatusCode.ABORTED, grpc.StatusCode.OUT_OF_RANGE
 

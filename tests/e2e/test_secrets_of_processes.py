@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.service import ServiceProcess
+from tests.support.service import ServiceProcess
 
 SETTINGS = {
     "SECRET_KEY": "a key that nobody else should see",

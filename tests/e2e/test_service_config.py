@@ -15,15 +15,15 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from server.health import READINESS, HealthServicer
-from server.process import reserve_port
+from server.network.health import READINESS, HealthServicer
+from server.process.ports import reserve_port
 from taskservice.v1 import task_service_pb2
 from taskservice.v1.task_service_pb2 import (
     GetTaskRequest,
     GetTaskStatsRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.service import (
+from tests.support.service import (
     NOT_SERVING,
     PATIENCE_SECONDS,
     SERVING,

@@ -13,7 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
-from server.health import LIVENESS, READINESS
+from server.network.health import LIVENESS, READINESS
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     CreateTaskRequest,
@@ -21,14 +21,14 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.postgres import (
+from tests.support.postgres import (
     await_none_waiting,
     await_waiting,
     connections,
     frozen,
     locked_task,
 )
-from tests.e2e.service import (
+from tests.support.service import (
     NOT_SERVING,
     PATIENCE_SECONDS,
     SERVING,

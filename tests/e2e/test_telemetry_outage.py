@@ -18,9 +18,9 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.collector import Collector, running_collector
-from tests.e2e.postgres import await_waiting, locked_task
-from tests.e2e.service import PATIENCE_SECONDS, ServiceProcess, wait_until
+from tests.support.collector import Collector, running_collector
+from tests.support.postgres import await_waiting, locked_task
+from tests.support.service import PATIENCE_SECONDS, ServiceProcess, wait_until
 
 # Before Kubernetes kills what it has told to end.
 ORCHESTRATORS_PATIENCE_SECONDS = 25

@@ -22,12 +22,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from server.health import LIVENESS
+from server.network.health import LIVENESS
 from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.conftest import debian_program
-from tests.e2e.http2 import connected
-from tests.e2e.service import (
+from tests.support.http2 import connected
+from tests.support.programs import debian_program
+from tests.support.service import (
     PATIENCE_SECONDS,
     SERVING,
     ServiceProcess,

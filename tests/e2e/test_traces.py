@@ -27,11 +27,11 @@ from taskservice.v1.task_service_pb2 import (
     WatchTasksRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.collector import CLIENT, SERVER, Collector, ReceivedSpan, running_collector
-from tests.e2e.postgres import await_waiting, closed, execute, locked_task
-from tests.e2e.scrape import scrape
-from tests.e2e.service import SERVING, ServiceProcess, health_stub, running_service, wait_until
-from tests.server.errors import fails
+from tests.support.collector import CLIENT, SERVER, Collector, ReceivedSpan, running_collector
+from tests.support.errors import fails
+from tests.support.postgres import await_waiting, closed, execute, locked_task
+from tests.support.scrape import scrape
+from tests.support.service import SERVING, ServiceProcess, health_stub, running_service, wait_until
 
 SERVICE = "taskservice.v1.TaskService"
 NO_TASK = GetTaskRequest(id="0190a8d0-1e2b-7c3d-8e4f-5a6b7c8d9e0f")

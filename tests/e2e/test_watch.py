@@ -41,9 +41,10 @@ from taskservice.v1.task_service_pb2 import (
     WatchTasksRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.e2e.postgres import killed
-from tests.e2e.service import PATIENCE_SECONDS, ServiceProcess, wait_until
-from tests.e2e.watching import (
+from tests.support.errors import fails
+from tests.support.postgres import killed
+from tests.support.service import PATIENCE_SECONDS, ServiceProcess, wait_until
+from tests.support.watching import (
     BOOKMARK,
     Watch,
     create_by_hand,
@@ -51,7 +52,6 @@ from tests.e2e.watching import (
     one_transaction,
     update_by_hand,
 )
-from tests.server.errors import fails
 
 UNAVAILABLE, CANCELLED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED
 

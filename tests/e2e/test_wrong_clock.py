@@ -27,11 +27,11 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.conftest import debian_program
-from tests.e2e.postgres import execute
-from tests.e2e.service import ServiceProcess
-from tests.e2e.watching import create_by_hand, delete_by_hand
-from tests.server.errors import fails
+from tests.support.errors import fails
+from tests.support.postgres import execute
+from tests.support.programs import debian_program
+from tests.support.service import ServiceProcess
+from tests.support.watching import create_by_hand, delete_by_hand
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -94,7 +94,7 @@ def test_tasks_are_overdue_by_the_clock_of_the_database(
 
 
 KEEP = """
-from server.maintenance import Maintenance
+from server.jobs.retention import Maintenance
 from server.settings import Settings
 from storage.database import Database
 

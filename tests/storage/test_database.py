@@ -28,7 +28,7 @@ from storage.errors import (
     StatementTimeoutError,
     TransactionConflictError,
 )
-from tests.conftest import made_database
+from tests.support.databases import made_database
 
 OBJECTS = (
     "CREATE TABLE notes (id int PRIMARY KEY, body text NOT NULL DEFAULT '')",

@@ -24,7 +24,7 @@ from storage.events import Event, EventLog, Position, Snapshot
 from storage.query import COMPARISONS, And, Comparison, Filter, HasTag, HasWords, Not, Or, Present
 from storage.repository import Change, Creation, Origin, RequestRecord, Target, TaskRepository
 from storage.tables import TaskRow
-from tests.e2e.service import wait_until
+from tests.support.service import wait_until
 
 PENDING, IN_PROGRESS, COMPLETED, CANCELLED = 1, 2, 3, 4
 NOON = dt.datetime(2030, 6, 1, 12, tzinfo=dt.UTC)

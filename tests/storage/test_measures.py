@@ -13,8 +13,8 @@ from sqlalchemy import text
 from storage.database import Database, PoolUsage
 from storage.errors import DatabaseUnavailableError, StatementFailedError
 from storage.measures import Spent, spent
-from tests.e2e.postgres import execute
-from tests.e2e.service import wait_until
+from tests.support.postgres import execute
+from tests.support.service import wait_until
 
 A_MOMENT = 0.05
 SLEEP = text(f"SELECT pg_sleep({A_MOMENT})")

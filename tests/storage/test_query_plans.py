@@ -27,7 +27,7 @@ from storage.query import (
 )
 from storage.repository import Change, Origin, RequestRecord, Target, TaskRepository
 from storage.tables import TaskRow
-from tests.conftest import made_database
+from tests.support.databases import made_database
 
 Node = dict[str, Any]
 

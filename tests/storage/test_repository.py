@@ -41,7 +41,7 @@ from storage.repository import (
     TaskRepository,
 )
 from storage.tables import TaskRow, requests, tasks
-from tests.e2e.service import wait_until
+from tests.support.service import wait_until
 
 PENDING, IN_PROGRESS, COMPLETED, CANCELLED = 1, 2, 3, 4
 LOW, MEDIUM, HIGH, URGENT = 1, 2, 3, 4

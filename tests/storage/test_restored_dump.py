@@ -14,7 +14,7 @@ from storage.errors import EventsRemovedError
 from storage.events import EventLog, Position
 from storage.repository import Change, Creation, Origin, TaskRepository
 from storage.tables import TaskRow
-from tests.e2e.service import wait_until
+from tests.support.service import wait_until
 
 CONTENT = {
     "title": "a task",

@@ -12,7 +12,7 @@ from sqlalchemy import event, text
 from storage.database import Database
 from storage.errors import DatabaseUnavailableError
 from storage.wakeups import Announcer, Listener
-from tests.e2e.service import PATIENCE_SECONDS, wait_until
+from tests.support.service import PATIENCE_SECONDS, wait_until
 
 AWAY = "postgresql+psycopg2://nobody@127.0.0.1:1/nothing"
 LISTENING = "FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"

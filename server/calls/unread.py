@@ -1,0 +1,91 @@
+"""Answers that wait for their callers to read them.
+
+HTTP/2 lets a caller put that off for ever, and what it did not read stays in memory, though its
+call has no thread any more and counts nowhere else: 250 lists on one connection were 1 GB.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import grpc
+import structlog
+
+from server.calls.current import Call
+from server.telemetry import metrics
+from server.telemetry.logs import Pace
+
+log = structlog.get_logger()
+
+# A call is kept with its answer: empty ones count, too.
+_CALL_BYTES = 16 * 1024
+
+_NOT_READ = "ANSWER_NOT_READ"
+
+
+class _Answer:
+    def __init__(self, call: Call, context: grpc.ServicerContext, size: int) -> None:
+        self.call = call
+        self.context = context
+        self.peer = context.peer()
+        self.bytes = size + _CALL_BYTES
+
+
+class UnreadAnswers:
+    """No more than `limit_bytes` of answers in this process: for a new one others give way, the
+    oldest of the connection that has most.
+
+    Whoever fills the room makes it himself. There is no clock in it: a slow caller is served for as
+    long as there is room.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+        self._answers: dict[str, dict[_Answer, None]] = {}  # By peer, the oldest first.
+        self._bytes = Counter[str]()
+        self._total_bytes = 0
+        self._dropped = Pace()
+
+    def add(self, call: Call, context: grpc.ServicerContext, size: int) -> None:
+        """An answer of so many bytes is about to be sent; it counts until its call is over."""
+        answer = _Answer(call, context, size)
+        with self._lock:
+            self._answers.setdefault(answer.peer, {})[answer] = None
+            self._count(answer, answer.bytes)
+        if not context.add_callback(lambda: self._forget(answer)):
+            self._forget(answer)
+        while surplus := self._surplus():
+            self._drop(surplus)
+
+    def _surplus(self) -> _Answer | None:
+        with self._lock:
+            if self._total_bytes <= self._limit_bytes:
+                return None
+            peer = max(self._bytes, key=self._bytes.__getitem__)
+            answer = next(iter(self._answers[peer]))
+            self._remove(answer)
+            return answer
+
+    def _drop(self, answer: _Answer) -> None:
+        answer.call.reason = _NOT_READ
+        metrics.count_error(answer.call.method, answer.call.reason)
+        if calls := self._dropped.count():
+            log.warning("answers were not read, and are dropped", calls=calls, peer=answer.peer)
+        answer.context.cancel()
+
+    def _forget(self, answer: _Answer) -> None:
+        with self._lock:
+            if answer in self._answers.get(answer.peer, ()):
+                self._remove(answer)
+
+    def _remove(self, answer: _Answer) -> None:
+        del self._answers[answer.peer][answer]
+        self._count(answer, -answer.bytes)
+        if not self._answers[answer.peer]:
+            del self._answers[answer.peer], self._bytes[answer.peer]
+
+    def _count(self, answer: _Answer, size: int) -> None:
+        self._bytes[answer.peer] += size
+        self._total_bytes += size

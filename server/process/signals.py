@@ -1,0 +1,48 @@
+"""Signals as something to wait for."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+
+
+class Signals:
+    """Signals as something to wait for: nothing runs inside a signal handler.
+
+    A context manager, for the main thread only; it leaves signals as it found them.
+    """
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._numbers = numbers
+
+    def __enter__(self) -> Signals:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer)
+        self._before = {number: signal.signal(number, _noted) for number in self._numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def wait(self, timeout_seconds: float | None = None, also: Iterable[int] = ()) -> list[int]:
+        """Waits for a signal, or for one of the other descriptors to become readable.
+
+        Returns the signals that came, in turn; none when the time is over.
+        """
+        select.select([self._reader, *also], [], [], timeout_seconds)
+        with suppress(BlockingIOError):
+            return [number for number in os.read(self._reader, 64) if number in self._numbers]
+        return []
+
+
+def _noted(_number: int, _frame: object) -> None:
+    """The wake-up descriptor has told of the signal; a handler must stand here all the same."""

@@ -1,0 +1,185 @@
+"""The metrics of a process that serves; those of its statements and connections are in storage.
+
+Calls are measured as gRFC A66 says, by method and code; what is not a method of ours is "other".
+docs/observability.md lists all of them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import NamedTuple
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, disable_created_metrics
+from prometheus_client.registry import Collector
+
+# gRFC A66.
+_SECONDS = [
+    *(0, 0.00001, 0.00005, 0.0001, 0.0003, 0.0006, 0.0008, 0.001, 0.002, 0.003, 0.004, 0.005),
+    *(0.006, 0.008, 0.01, 0.013, 0.016, 0.02, 0.025, 0.03, 0.04, 0.05, 0.065, 0.08, 0.1, 0.13),
+    *(0.16, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8, 1, 2, 5, 10, 20, 50, 100),
+]
+_BYTES = [0, *(1024 * 2**n for n in (0, 1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22))]
+_BY_METHOD_AND_CODE = ["grpc_method", "grpc_status"]
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+_started = Counter("grpc_server_call_started", "Calls that arrived", ["grpc_method"])
+_duration = Histogram(
+    "grpc_server_call_duration_seconds",
+    "How long calls take, from their arrival on",
+    _BY_METHOD_AND_CODE,
+    buckets=_SECONDS,
+)
+_sent = Histogram(
+    "grpc_server_call_sent_total_compressed_message_size_bytes",
+    "Bytes of all answers of a call; nothing is compressed",
+    _BY_METHOD_AND_CODE,
+    buckets=_BYTES,
+)
+_received = Histogram(
+    "grpc_server_call_rcvd_total_compressed_message_size_bytes",
+    "Bytes of a call's request, without compression",
+    _BY_METHOD_AND_CODE,
+    buckets=_BYTES,
+)
+_errors = Counter(
+    "taskservice_server_call_errors",
+    "Calls answered with an error, by the reason in its ErrorInfo",
+    ["grpc_method", "reason"],
+)
+_OTHER = "other"
+
+
+class _Ended(NamedTuple):
+    """What is counted of a call that has ended: looked up once for each method and code."""
+
+    duration: Histogram
+    received: Histogram
+    sent: Histogram
+
+
+@cache
+def _ended(method: str, code: str) -> _Ended:
+    return _Ended(*(it.labels(method, code) for it in (_duration, _received, _sent)))
+
+
+@cache
+def _started_of(method: str) -> Counter:
+    return _started.labels(method)
+
+
+def count_started(method: str) -> None:
+    """Count a call that arrived."""
+    _started_of(method).inc()
+
+
+def count_ended(
+    method: str, code: str, *, seconds: float, received_bytes: int, trace: SpanContext
+) -> None:
+    """Count a call that has ended; `count_sent` follows."""
+    ended = _ended(method, code)
+    ended.duration.observe(seconds, _exemplar(trace) if trace.trace_flags.sampled else None)
+    ended.received.observe(received_bytes)
+
+
+def count_sent(method: str, code: str, size: int) -> None:
+    """Count the bytes of all answers of a call. A unary answer is encoded after the call's end."""
+    _ended(method, code).sent.observe(size)
+
+
+def count_error(method: str, reason: str) -> None:
+    """Count a call that ended with this reason."""
+    _errors.labels(method, reason).inc()
+
+
+def count_unknown_method() -> None:
+    _started_of(_OTHER).inc()
+    ended = _ended(_OTHER, "UNIMPLEMENTED")
+    for histogram in ended:
+        histogram.observe(0)
+
+
+def _exemplar(trace: SpanContext) -> dict[str, str]:
+    return {"trace_id": format_trace_id(trace.trace_id), "span_id": format_span_id(trace.span_id)}
+
+
+# --- What is looked at when somebody asks -------------------------------------------------------
+
+Look = Callable[[], Mapping[str, float] | float | None]
+"""The state of something now: a number, one for each value of a label, or None when unknown."""
+
+
+class _Gauge(NamedTuple):
+    name: str
+    description: str
+    label: str = ""
+
+
+_GAUGES = {
+    "calls": _Gauge("taskservice_server_calls", "Calls in flight", "state"),
+    "connections": _Gauge(
+        "db_client_connection_count", "Connections of the pool", "db_client_connection_state"
+    ),
+    "connection_limit": _Gauge(
+        "db_client_connection_max", "The most connections that the pool opens"
+    ),
+    "connection_waiters": _Gauge(
+        "db_client_connection_pending_requests", "Those who wait for a connection"
+    ),
+    "watches": _Gauge("taskservice_watches", "Open watches", "state"),
+    "events_lag": _Gauge(
+        "taskservice_events_lag_seconds", "The age of the oldest event that no watch can see yet"
+    ),
+    "tasks": _Gauge("taskservice_tasks", "Tasks that are not deleted", "status"),
+    "overdue": _Gauge("taskservice_tasks_overdue", "Open tasks past their due date"),
+    "ready": _Gauge("taskservice_ready", "1 while ready, else 0"),
+}
+
+
+class State(Collector):
+    """The state of a worker, by the names above, shown whenever metrics are collected."""
+
+    def __init__(self, **looks: Look) -> None:
+        self._looks = looks
+
+    def show(self) -> None:
+        REGISTRY.register(self)
+
+    def hide(self) -> None:
+        REGISTRY.unregister(self)
+
+    def describe(self) -> list[Metric]:
+        """None: the registry would ask for it by collecting, before there is anything to see."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        for name, look in self._looks.items():
+            gauge, seen = _GAUGES[name], look()
+            family = Metric(gauge.name, gauge.description, "gauge")
+            if isinstance(seen, Mapping):
+                for key, value in seen.items():
+                    family.add_sample(gauge.name, {gauge.label: key}, value)
+            elif seen is not None:
+                family.add_sample(gauge.name, {}, seen)
+            yield family
+
+
+_build = Gauge(
+    "taskservice_build_info",
+    "Always 1; what is running is in the labels",
+    ["version", "python_version", "grpc_version"],
+)
+
+
+def tell_origin(origin: Resource, version: str) -> None:
+    """Says of all metrics where they come from, and what is running."""
+    REGISTRY.set_target_info(
+        {name.replace(".", "_"): str(it) for name, it in origin.attributes.items()}
+    )
+    grpc_version = importlib.metadata.version("grpcio")
+    _build.labels(version, platform.python_version(), grpc_version).set(1)

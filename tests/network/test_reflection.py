@@ -1,0 +1,202 @@
+"""Reflection: what it serves, of all that is loaded, and to whom."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import jwt
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_reflection.v1alpha.reflection_pb2 import (
+    ServerReflectionRequest,
+    ServerReflectionResponse,
+)
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+
+from server.settings import Settings
+from tests.support.credentials import SECRET_KEY, authorised, claims
+from tests.support.errors import fails
+from tests.support.service import PATIENCE_SECONDS
+from tests.support.workers import running_worker
+
+Ask = Callable[..., ServerReflectionResponse]
+
+METHOD = "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+GOOD: dict[str, Any] = {"iss": None, "aud": None}
+
+
+@pytest.fixture(params=["v1", "v1alpha"])
+def ask(request: pytest.FixtureRequest, channel: grpc.Channel) -> Ask:
+    return asking(channel, request.param)
+
+
+def asking(channel: grpc.Channel, version: str) -> Ask:
+    call = channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=ServerReflectionRequest.SerializeToString,
+        response_deserializer=ServerReflectionResponse.FromString,
+    )
+    return lambda **question: next(
+        iter(call(iter([ServerReflectionRequest(**question)]), timeout=PATIENCE_SECONDS))
+    )
+
+
+def files(response: ServerReflectionResponse) -> set[str]:
+    return {
+        FileDescriptorProto.FromString(file).name
+        for file in response.file_descriptor_response.file_descriptor_proto
+    }
+
+
+def test_the_services_are_listed(ask: Ask) -> None:
+    services = ask(list_services="").list_services_response.service
+    assert [service.name for service in services] == [
+        "grpc.health.v1.Health",
+        "taskservice.v1.TaskService",
+    ]
+
+
+def test_a_symbol_comes_with_all_it_needs(ask: Ask) -> None:
+    assert files(ask(file_containing_symbol="taskservice.v1.TaskService")) == {
+        "taskservice/v1/task_service.proto",
+        "taskservice/v1/task.proto",
+        "taskservice/v1/task_event.proto",
+        "buf/validate/validate.proto",
+        "google/api/annotations.proto",
+        "google/api/field_behavior.proto",
+        "google/api/http.proto",
+        "google/protobuf/descriptor.proto",
+        "google/protobuf/duration.proto",
+        "google/protobuf/field_mask.proto",
+        "google/protobuf/struct.proto",
+        "google/protobuf/timestamp.proto",
+    }
+
+
+@pytest.mark.parametrize(
+    ("symbol", "file"),
+    [
+        ("grpc.health.v1.Health", "grpc_health/v1/health.proto"),
+        ("google.rpc.Status", "google/rpc/status.proto"),
+        *(
+            (f"google.rpc.{detail}", "google/rpc/error_details.proto")
+            for detail in (
+                "BadRequest",
+                "ErrorInfo",
+                "PreconditionFailure",
+                "QuotaFailure",
+                "ResourceInfo",
+                "RetryInfo",
+            )
+        ),
+    ],
+)
+def test_health_and_the_details_of_errors_are_there(ask: Ask, symbol: str, file: str) -> None:
+    """A client calls the one, and shows the others in words."""
+    assert file in files(ask(file_containing_symbol=symbol))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "grpc_reflection/v1alpha/reflection.proto",
+        "opentelemetry/proto/trace/v1/trace.proto",
+        "nonsense",
+    ],
+)
+def test_other_files_are_not_there(ask: Ask, name: str) -> None:
+    """Most of them are loaded in this process."""
+    error = ask(file_by_filename=name).error_response
+    assert error.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"),
+    [
+        ("off", grpc.StatusCode.UNIMPLEMENTED),
+        ("authenticated", grpc.StatusCode.UNAUTHENTICATED),
+    ],
+)
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_is_not_for_everybody_if_the_settings_say_so(
+    settings: Settings, database_url: str, mode: str, code: grpc.StatusCode, version: str
+) -> None:
+    """The contract tells an attacker what there is to attack."""
+    own = settings.model_copy(update={"reflection": mode, "auth_mode": "jwt"})
+    with running_worker(own, database_url) as channel, pytest.raises(grpc.RpcError) as raised:
+        asking(channel, version)(list_services="")
+    assert raised.value.code() is code
+
+
+def test_reflection_is_for_whom_a_token_names(token_settings: Settings, database_url: str) -> None:
+    own = token_settings.model_copy(update={"reflection": "authenticated"})
+    token = jwt.encode(claims(**GOOD), SECRET_KEY, "HS256")
+    with running_worker(own, database_url) as channel:
+        ask = asking(authorised(channel, token), "v1")
+        assert ask(list_services="").list_services_response.service
+
+
+def test_a_token_that_is_guessed_at_reflection_is_logged_and_counted(
+    token_settings: Settings, database_url: str
+) -> None:
+    own = token_settings.model_copy(update={"reflection": "authenticated"})
+
+    def count() -> float:
+        labels = {"grpc_method": METHOD, "reason": "UNAUTHENTICATED"}
+        return REGISTRY.get_sample_value("taskservice_server_call_errors_total", labels) or 0
+
+    before = count()
+    with (
+        running_worker(own, database_url) as channel,
+        capture_logs() as logs,
+        fails(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    ):
+        asking(authorised(channel, "a guess"), "v1")(list_services="")
+    (line,) = [line for line in logs if line.get("method") == METHOD]
+    assert (line["code"], line["reason"]) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+    assert line["peer"].startswith("ipv4:127.0.0.1:")
+    assert count() == before + 1
+
+
+def test_who_asks_reflection_too_often_hears_when_to_come_back(
+    token_settings: Settings, database_url: str
+) -> None:
+    limits = {"reflection": "authenticated", "rate_limit_per_second": 1, "rate_limit_burst": 3}
+    token = jwt.encode(claims(**GOOD), SECRET_KEY, "HS256")
+    with (
+        running_worker(token_settings.model_copy(update=limits), database_url) as channel,
+        fails(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED") as failure,
+    ):
+        ask = asking(authorised(channel, token), "v1")
+        for _ in range(1000):
+            ask(list_services="")
+    assert 0 < int(failure.pushback or 0) <= 1000
+
+
+def test_streams_that_say_nothing_keep_nobody_out(settings: Settings, database_url: str) -> None:
+    """The oldest of them gives way."""
+    silence = threading.Event()
+
+    def says_nothing() -> Iterator[bytes]:
+        silence.wait()
+        yield from ()
+
+    with running_worker(settings, database_url) as channel:
+        open_stream: Any = channel.stream_stream(f"/{METHOD}")
+        streams = [open_stream(says_nothing()) for _ in range(40)]
+        try:
+            for _ in range(3):
+                assert asking(channel, "v1")(list_services="").list_services_response.service
+            assert streams[0].code() is grpc.StatusCode.CANCELLED
+        finally:
+            silence.set()
+
+
+def test_bytes_that_are_no_question_are_the_callers_mistake(channel: grpc.Channel) -> None:
+    with fails(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"):
+        call: Any = channel.stream_stream(f"/{METHOD}")
+        next(call(iter([b"\xff"])))

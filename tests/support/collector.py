@@ -1,0 +1,200 @@
+"""A collector's end of OTLP: real gRPC services that keep what a service sends them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+
+from tests.support.service import PATIENCE_SECONDS, wait_until
+
+OK, ERROR = Status.STATUS_CODE_OK, Status.STATUS_CODE_ERROR
+SERVER, CLIENT = Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT
+
+
+@dataclass(frozen=True)
+class ReceivedSpan:
+    """A span as it arrived, its ids as W3C Trace Context writes them."""
+
+    span: Span
+    resource: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.span.name
+
+    @property
+    def trace_id(self) -> str:
+        return self.span.trace_id.hex()
+
+    @property
+    def span_id(self) -> str:
+        return self.span.span_id.hex()
+
+    @property
+    def parent_id(self) -> str:
+        return self.span.parent_span_id.hex()
+
+    @property
+    def is_error(self) -> bool:
+        return self.span.status.code == ERROR
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return values(self.span.attributes)
+
+    @property
+    def events(self) -> list[tuple[str, dict[str, Any]]]:
+        return [(event.name, values(event.attributes)) for event in self.span.events]
+
+
+def values(attributes: Iterable[KeyValue]) -> dict[str, Any]:
+    """Attributes by their names; each has one of several fields set."""
+    return {
+        each.key: getattr(each.value, str(each.value.WhichOneof("value"))) for each in attributes
+    }
+
+
+class Collector:
+    """Takes traces and metrics on a port of its own, until it is stopped; it may start again."""
+
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
+        self._credentials = credentials
+        self.port = 0
+        self.requests = 0
+        self.metadata: dict[str, str | bytes] = {}
+        """Of the latest request."""
+        self._refusal: grpc.StatusCode | None = None
+        self._may_answer = threading.Event()
+        self._may_answer.set()
+        self._spans: list[ReceivedSpan] = []
+        self._metrics: dict[str, Metric] = {}
+        self._metric_resources: list[dict[str, Any]] = []
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Listens: on a free port first, and on the same one ever after."""
+        self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            _Traces(self), self._server
+        )
+        metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            _Metrics(self), self._server
+        )
+        address = f"127.0.0.1:{self.port}"
+        if self._credentials:
+            self.port = self._server.add_secure_port(address, self._credentials)
+        else:
+            self.port = self._server.add_insecure_port(address)
+        self._server.start()
+
+    def stop(self) -> None:
+        self._may_answer.set()
+        self._server.stop(None).wait(PATIENCE_SECONDS)
+
+    @contextmanager
+    def refusing(self, code: grpc.StatusCode) -> Iterator[None]:
+        """Answers everything with this code while this holds."""
+        self._refusal = code
+        try:
+            yield
+        finally:
+            self._refusal = None
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Takes everything and answers nothing while this holds."""
+        self._may_answer.clear()
+        try:
+            yield
+        finally:
+            self._may_answer.set()
+
+    def spans(self) -> list[ReceivedSpan]:
+        return list(self._spans)
+
+    def trace(self, trace_id: str) -> list[ReceivedSpan]:
+        """What it has got of a trace so far."""
+        return [span for span in self.spans() if span.trace_id == trace_id]
+
+    def await_server_span(self, trace_id: str) -> ReceivedSpan:
+        """The span of the one call in a trace; those below it have arrived by then, or before."""
+
+        def server_spans() -> list[ReceivedSpan]:
+            return [span for span in self.trace(trace_id) if span.span.kind == SERVER]
+
+        return wait_until(server_spans, "the span of the call arrives")[0]
+
+    def metrics(self) -> dict[str, Metric]:
+        """The latest of each metric, by its name."""
+        return dict(self._metrics)
+
+    def metric_resources(self) -> list[dict[str, Any]]:
+        return list(self._metric_resources)
+
+    def answer(self, context: grpc.ServicerContext) -> None:
+        self.requests += 1
+        self.metadata = dict(context.invocation_metadata())
+        self._may_answer.wait(PATIENCE_SECONDS)
+        if self._refusal is not None:
+            context.abort(self._refusal, "this collector takes nothing")
+
+    def keep_spans(self, request: trace_service_pb2.ExportTraceServiceRequest) -> None:
+        """All at once: who sees the span of a call sees those of its statements, too."""
+        self._spans += [
+            ReceivedSpan(span, values(each.resource.attributes))
+            for each in request.resource_spans
+            for scope in each.scope_spans
+            for span in scope.spans
+        ]
+
+    def keep_metrics(self, request: metrics_service_pb2.ExportMetricsServiceRequest) -> None:
+        for each in request.resource_metrics:
+            self._metric_resources.append(values(each.resource.attributes))
+            for scope in each.scope_metrics:
+                self._metrics.update((metric.name, metric) for metric in scope.metrics)
+
+
+class _Traces(trace_service_pb2_grpc.TraceServiceServicer):
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._collector.answer(context)
+        self._collector.keep_spans(request)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._collector.answer(context)
+        self._collector.keep_metrics(request)
+        return metrics_service_pb2.ExportMetricsServiceResponse()
+
+
+@contextmanager
+def running_collector(
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[Collector]:
+    collector = Collector(credentials)
+    collector.start()
+    try:
+        yield collector
+    finally:
+        collector.stop()

@@ -1,0 +1,93 @@
+"""PgBouncer before a test's PostgreSQL: the real one, in transaction mode."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psycopg2
+from sqlalchemy import make_url
+
+from tests.support.programs import debian_program
+from tests.support.service import wait_until
+
+# It refuses to run as root; a mapped user is root to the file system, where PostgreSQL's socket is.
+_AS_MAPPED_USER = ("unshare", "--user", "--map-user=65534", "--")
+
+DEFAULTS: dict[str, str] = {}
+LENIENT = {"ignore_startup_parameters": "options,extra_float_digits"}
+"""As operators set it who have clients that send options."""
+
+
+@contextmanager
+def running_pgbouncer(folder: Path, url: str, settings: dict[str, str]) -> Iterator[str]:
+    """A PgBouncer that leads to the URL's server; yields the URL that goes by way of it.
+
+    It has three connections to a database, so that its clients share them.
+    """
+    program = debian_program("/usr/sbin/pgbouncer", "pgbouncer")
+    port = int(settings.get("listen_port") or _free_port())
+    folder.mkdir(exist_ok=True)
+    config = folder / "pgbouncer.ini"
+    config.write_text(_config(url, port, settings))
+    command = [*(_AS_MAPPED_USER if os.geteuid() == 0 else ()), program, str(config)]
+    with (folder / "pgbouncer.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        user = make_url(url).username
+        pooled = make_url(f"postgresql+psycopg2://{user}@127.0.0.1:{port}/{make_url(url).database}")
+        wait_until(lambda: _answers(port) or process.poll() is not None, "PgBouncer answers")
+        assert process.poll() is None, (folder / "pgbouncer.log").read_text()
+        yield pooled.render_as_string(hide_password=False)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _config(url: str, port: int, settings: dict[str, str]) -> str:
+    to = make_url(url)
+    server = {
+        "host": to.host or to.query["host"],
+        "port": to.port or to.query.get("port", "5432"),
+        "user": to.username,
+        "password": to.password,
+    }
+    there = " ".join(f"{name}='{value}'" for name, value in server.items() if value)
+    lines = {
+        "listen_addr": "127.0.0.1",
+        "listen_port": str(port),
+        "unix_socket_dir": "",
+        "auth_type": "any",
+        "pool_mode": "transaction",
+        "default_pool_size": "3",
+    } | settings
+    own = "\n".join(f"{name} = {value}" for name, value in lines.items())
+    return f"[databases]\n* = {there}\n\n[pgbouncer]\n{own}\n"
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def ask(url: str, statement: str) -> object:
+    """The first value of a statement's answer, as any other client of the pooler has it."""
+    to = make_url(url)
+    connection = psycopg2.connect(host=to.host, port=to.port, user=to.username, dbname=to.database)
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+            (value,) = cursor.fetchone() or (None,)
+            return value
+    finally:
+        connection.close()

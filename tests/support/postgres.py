@@ -1,0 +1,133 @@
+"""What a test does to the database behind the service's back, and what it sees of it there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import NullPool, create_engine, make_url, text
+
+from tests.support.service import wait_until
+
+_RUNNING = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'task-service' AND state = 'active'
+"""
+_CONNECTED = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'task-service'
+"""
+
+
+def execute(url: str, statement: str, **parameters: object) -> Any:
+    """Runs a statement on a connection of its own; returns the first value, if there is one."""
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        result = connection.execute(text(statement), parameters)
+        return result.scalar() if result.returns_rows else None
+
+
+@contextmanager
+def locked_task(url: str, task_id: str) -> Iterator[None]:
+    """While this holds, every write to the task waits."""
+    with create_engine(url, poolclass=NullPool).begin() as connection:
+        connection.execute(text("SELECT 1 FROM tasks WHERE id = :id FOR UPDATE"), {"id": task_id})
+        yield
+
+
+def waiting_statements(url: str) -> int:
+    """How many statements of the service wait for a lock."""
+    return int(execute(url, f"{_RUNNING} AND wait_event_type = 'Lock'"))
+
+
+def running_statements(url: str) -> int:
+    """How many statements of the service run."""
+    return int(execute(url, _RUNNING))
+
+
+def await_waiting(url: str, count: int = 1) -> None:
+    wait_until(lambda: waiting_statements(url) >= count, f"{count} statements wait for a lock")
+
+
+def await_none_waiting(url: str) -> None:
+    wait_until(lambda: waiting_statements(url) == 0, "no statement waits for a lock")
+
+
+@contextmanager
+def closed(url: str) -> Iterator[None]:
+    """The database ends its connections and takes no others while this holds."""
+    name = make_url(url).database
+    server = make_url(url).set(database="postgres").render_as_string(hide_password=False)
+    execute(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    execute(
+        server,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name",
+        name=name,
+    )
+    try:
+        yield
+    finally:
+        execute(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+def connections(url: str) -> int:
+    """How many connections of the service the database sees."""
+    return int(execute(url, _CONNECTED))
+
+
+def postmaster(data_dir: Path) -> psutil.Process:
+    """The first process of the embedded PostgreSQL; its parent is the guard, which restarts it."""
+    pid = int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
+    return psutil.Process(pid)
+
+
+def _restarted_after(pid: int, data_dir: Path) -> bool:
+    try:
+        lines = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return len(lines) > 7 and lines[0] != str(pid) and lines[7].strip() == "ready"
+
+
+@contextmanager
+def killed(data_dir: Path) -> Iterator[None]:
+    """PostgreSQL is dead as by kill -9 while this holds, and restarted after it."""
+    server = postmaster(data_dir)
+    guard = server.parent()
+    assert guard is not None
+    processes = [server, *server.children()]
+    guard.suspend()
+    try:
+        for process in processes:
+            _signal(process, signal.SIGKILL)
+        yield
+    finally:
+        guard.resume()
+        wait_until(lambda: _restarted_after(server.pid, data_dir), "PostgreSQL is started again")
+
+
+@contextmanager
+def frozen(data_dir: Path) -> Iterator[None]:
+    """PostgreSQL keeps every connection and says nothing while this holds."""
+    server = postmaster(data_dir)
+    server.suspend()
+    processes = [server, *server.children()]
+    try:
+        for process in processes:
+            _signal(process, signal.SIGSTOP)
+        yield
+    finally:
+        for process in reversed(processes):
+            _signal(process, signal.SIGCONT)
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        os.kill(process.pid, number)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,257 @@
+"""A service as its operator has it: a process of its own, its log, its port, its signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server.network.health import LIVENESS, READINESS
+from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
+from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+
+PATIENCE_SECONDS = 60.0
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+_INHERITED = {"PATH", "HOME", "LANG", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}
+
+# Channels to one address share their connections, unless they are told not to.
+_CONNECTION_OF_ITS_OWN = [("grpc.use_local_subchannel_pool", 1)]
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], what: str) -> T:
+    """The condition's first true value. Fails when there is none in time."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    pytest.fail(f"never happened: {what}")
+
+
+def environment(folder: Path, settings: dict[str, str]) -> dict[str, str]:
+    """Settings for a command that runs in the folder, and nothing of the tests' own."""
+    return {
+        **{name: value for name, value in os.environ.items() if name in _INHERITED},
+        "DATA_DIR": str(folder / "data"),
+        "GRPC_PORT": "0",
+        **settings,
+    }
+
+
+def run_command(
+    folder: Path, *arguments: str, program: tuple[str, ...] = (), **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the service to its end."""
+    return subprocess.run(
+        [*(program or (sys.executable, "-m", "server")), *arguments],
+        env=environment(folder, settings),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
+class ServiceProcess:
+    """A running `task-service serve`; in a process group of its own, as a shell would have it."""
+
+    def __init__(self, folder: Path, program: tuple[str, ...] = (), /, **settings: str) -> None:
+        folder.mkdir(exist_ok=True)
+        self.data_dir = folder / "data"
+        defaults = {
+            "AUTH_MODE": "none",
+            "HEALTH_CHECK_INTERVAL_SECONDS": "0.1",
+            "RATE_LIMIT_PER_SECOND": "1000000",  # Tests are in a hurry.
+            "SECRET_KEY": "0123456789abcdef0123456789abcdef",
+            "SHUTDOWN_DELAY_SECONDS": "0",
+            "TLS_TERMINATED_UPSTREAM": "true",
+        }
+        self.process = subprocess.Popen(
+            [*program, sys.executable, "-m", "server", "serve"],
+            env=environment(folder, defaults | settings),
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
+        )
+        self.lines: list[str] = []
+        self._channels: list[grpc.Channel] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            self.lines.extend(iter(output.readline, ""))
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    @property
+    def log(self) -> str:
+        return "".join(list(self.lines))
+
+    def events(self, *messages: str) -> list[dict[str, Any]]:
+        """The JSON log lines with one of these messages (in staging and production)."""
+        parsed = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+        return [event for event in parsed if event.get("message") in messages]
+
+    def await_log(self, text: str) -> None:
+        wait_until(lambda: text in self.log or self.ended, f"{text!r} in the log:\n{self.log}")
+        wait_until(lambda: text in self.log or not self._reader.is_alive(), f"{text!r} at the end")
+        assert text in self.log, self.log
+
+    @property
+    def port(self) -> int:
+        """The port that it serves on, once it does."""
+        self.await_log("address")
+        line = next(line for line in list(self.lines) if "serving" in line and "address" in line)
+        return int(re.findall(r'address\W+[^\s",]*:(\d+)', line)[0])
+
+    @property
+    def health_port(self) -> int:
+        """The port for probes (in staging and production)."""
+        self.await_log("address")
+        return int(self.events("serving")[0]["health"])
+
+    def channel(self, service_config: str = "{}") -> grpc.Channel:
+        """A channel with a connection of its own."""
+        channel = grpc.insecure_channel(
+            f"127.0.0.1:{self.port}",
+            options=[*_CONNECTION_OF_ITS_OWN, ("grpc.service_config", service_config)],
+        )
+        self._channels.append(channel)
+        grpc.channel_ready_future(channel).result(PATIENCE_SECONDS)
+        return channel
+
+    def stub(self) -> TaskServiceStub:
+        return TaskServiceStub(self.channel())
+
+    def workers(self) -> set[int]:
+        """The pids of the processes that it forked to serve."""
+        return {child.pid for child in self._children() if "serve" in _command(child)}
+
+    def family(self) -> list[psutil.Process]:
+        """The process and all that came of it, PostgreSQL included."""
+        parent = psutil.Process(self.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def _children(self) -> list[psutil.Process]:
+        try:
+            return psutil.Process(self.pid).children()
+        except psutil.NoSuchProcess:
+            return []
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        code = self.process.wait(PATIENCE_SECONDS)
+        self._reader.join(PATIENCE_SECONDS)
+        return code
+
+    def stop(self) -> int:
+        if not self.ended:
+            self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def clean_up(self) -> None:
+        """Leaves nothing behind, whatever the test did."""
+        for channel in self._channels:
+            channel.close()
+        if not self.ended:
+            self.process.kill()
+        self.wait()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Whether it has ended; one that nobody reaped has."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """Kills those that the end of another has not ended already."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@contextmanager
+def running_service(
+    folder: Path, program: tuple[str, ...] = (), /, **settings: str
+) -> Iterator[ServiceProcess]:
+    """A service; what stands in `program` is started, and starts it."""
+    service = ServiceProcess(folder, program, **settings)
+    try:
+        yield service
+    finally:
+        service.clean_up()
+
+
+def health_stub(channel: grpc.Channel) -> Any:
+    """The health service's stub, whose methods its types don't know."""
+    return health_pb2_grpc.HealthStub(channel)
+
+
+def health(channel: grpc.Channel, name: str) -> int:
+    """What a probe hears."""
+    request = health_pb2.HealthCheckRequest(service=name)
+    return int(health_stub(channel).Check(request, timeout=PATIENCE_SECONDS).status)
+
+
+def await_ready(channel: grpc.Channel) -> None:
+    wait_until(lambda: health(channel, READINESS) == SERVING, "ready")
+
+
+def await_unready(channel: grpc.Channel) -> None:
+    wait_until(lambda: health(channel, READINESS) == NOT_SERVING, "not ready")
+
+
+def is_alive(channel: grpc.Channel) -> bool:
+    return health(channel, LIVENESS) == SERVING
+
+
+def refuses_calls(channel: grpc.Channel) -> bool:
+    """Whether a new call on this channel does not get in."""
+    stub = TaskServiceStub(channel)
+    call = stub.GetTaskStats.future(GetTaskStatsRequest(), timeout=PATIENCE_SECONDS)
+    code = call.code()
+    assert code is not grpc.StatusCode.DEADLINE_EXCEEDED, "the call was neither taken nor refused"
+    return code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}

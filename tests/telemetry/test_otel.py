@@ -1,0 +1,147 @@
+"""OpenTelemetry's standard variables: what they say, and what is ignored of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from server.settings import Settings
+from server.telemetry import otel
+
+PRODUCTION = {
+    "ENVIRONMENT": "production",
+    "DATABASE_URL": "postgresql://db.example/tasks",
+    "SECRET_KEY": "correct-horse-battery-staple-2026",
+    "AUTH_MODE": "none",
+    "TLS_TERMINATED_UPSTREAM": "true",
+}
+OURS, STANDARD = "OTEL_EXPORTER_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+PROTOCOL, TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+HTTP = {PROTOCOL: "http/protobuf"}
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Settings:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("environment", "target"),
+    [
+        pytest.param({}, None, id="development: nowhere"),
+        pytest.param(PRODUCTION | {"ENVIRONMENT": "staging"}, None, id="staging: nowhere"),
+        pytest.param(PRODUCTION, ("grpc", "http://localhost:4317"), id="production: beside it"),
+        pytest.param(
+            PRODUCTION | HTTP,
+            ("http/protobuf", "http://localhost:4318/v1/traces"),
+            id="production: beside it, over HTTP",
+        ),
+        pytest.param({OURS: "http://a:1"}, ("grpc", "http://a:1"), id="ours"),
+        pytest.param({STANDARD: "http://b:1"}, ("grpc", "http://b:1"), id="standard"),
+        pytest.param(
+            {OURS: "http://a:1", STANDARD: "http://b:1", TRACES_ENDPOINT: "http://c:1"},
+            ("grpc", "http://a:1"),
+            id="ours goes first",
+        ),
+        pytest.param({OURS: "http://a:1", "OTEL_ENABLED": "false"}, None, id="switched off"),
+        pytest.param(
+            HTTP | {OURS: "http://a:1"},
+            ("http/protobuf", "http://a:1/v1/traces"),
+            id="the path is added",
+        ),
+        pytest.param(
+            HTTP | {STANDARD: "http://b:1/prefix/"},
+            ("http/protobuf", "http://b:1/prefix/v1/traces"),
+            id="the path is added to a path",
+        ),
+        pytest.param(
+            HTTP | {STANDARD: "http://b:1", TRACES_ENDPOINT: "http://c:1/own"},
+            ("http/protobuf", "http://c:1/own"),
+            id="the signal's endpoint is taken as it is",
+        ),
+        pytest.param(
+            {STANDARD: "http://b:1", TRACES_PROTOCOL: "HTTP/Protobuf"},
+            ("http/protobuf", "http://b:1/v1/traces"),
+            id="the signal's protocol, in any case",
+        ),
+        pytest.param(
+            HTTP | {STANDARD: "http://b:1", TRACES_PROTOCOL: "grpc"},
+            ("grpc", "http://b:1"),
+            id="the signal's protocol goes first",
+        ),
+        pytest.param(
+            {STANDARD: "http://b:1", PROTOCOL: "http/json"},
+            ("http/protobuf", "http://b:1/v1/traces"),
+            id="protobuf instead of JSON",
+        ),
+        pytest.param(
+            {STANDARD: "http://b:1", PROTOCOL: "thrift"},
+            ("grpc", "http://b:1"),
+            id="the default instead of what there is not",
+        ),
+    ],
+)
+def test_spans_go_where_the_variables_say(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], target: tuple[str, str] | None
+) -> None:
+    assert otel.target(loaded(monkeypatch, environment), "traces") == target
+
+
+def test_each_signal_has_its_own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = otel.target(loaded(monkeypatch, HTTP | {OURS: "http://a:1"}), "metrics")
+    assert target == ("http/protobuf", "http://a:1/v1/metrics")
+
+
+@pytest.mark.parametrize(
+    ("environment", "ratio"),
+    [
+        ({}, 1),
+        (PRODUCTION, 0.1),
+        (PRODUCTION | {"OTEL_TRACES_SAMPLER_ARG": "0"}, 0),
+        ({"OTEL_TRACES_SAMPLER_ARG": "0.25"}, 0.25),
+    ],
+)
+def test_every_trace_is_taken_in_development_and_one_in_ten_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], ratio: float
+) -> None:
+    assert otel.sampling_ratio(loaded(monkeypatch, environment)) == ratio
+
+
+@pytest.mark.parametrize("name", ["parentbased_jaeger_remote", "jaeger_remote", "xray", "x"])
+def test_a_sampler_that_there_is_not_is_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As if it were not set, says the specification."""
+    settings = loaded(monkeypatch, {"OTEL_TRACES_SAMPLER": name})
+    assert otel.sampler_name(settings) == "parentbased_traceidratio"
+    assert list(otel.ignored(settings)) == [
+        f"OTEL_TRACES_SAMPLER: {name!r} is not supported, parentbased_traceidratio is used"
+    ]
+
+
+@pytest.mark.parametrize("value", ["1.1", "-0.1", "nan", "endpoint=http://a:1,pollingIntervalMs=1"])
+def test_an_argument_that_is_no_ratio_is_ignored(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    settings = loaded(monkeypatch, {"OTEL_TRACES_SAMPLER_ARG": value})
+    assert otel.sampling_ratio(settings) == 1
+    (line,) = otel.ignored(settings)
+    assert line == "OTEL_TRACES_SAMPLER_ARG: it is not a ratio between 0 and 1, 1 is used"
+
+
+def test_a_sampler_is_known_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(monkeypatch, {"OTEL_TRACES_SAMPLER": "Always_On"})
+    assert otel.sampler_name(settings) == "always_on"
+    assert not list(otel.ignored(settings))
+
+
+@pytest.mark.parametrize(
+    ("value", "used"), [("thrift", "grpc"), ("http/json", "http/protobuf"), ("http", "grpc")]
+)
+def test_a_protocol_that_there_is_not_is_told(
+    monkeypatch: pytest.MonkeyPatch, value: str, used: str
+) -> None:
+    settings = loaded(monkeypatch, {PROTOCOL: value})
+    assert list(otel.ignored(settings)) == [
+        f"OTLP for {signal}: the protocol {value!r} is not supported, {used} is used"
+        for signal in ("traces", "metrics")
+    ]
