@@ -15,7 +15,7 @@ from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.support.postgres import postmaster
 from tests.support.service import PATIENCE_SECONDS, ServiceProcess, is_gone, kill_all, wait_until
 
-TASKS = 10_000
+TASKS = 2_000
 WRITERS = 8
 
 

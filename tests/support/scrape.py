@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from http.client import HTTPConnection
 
 from prometheus_client import Metric
@@ -61,4 +62,11 @@ def scrape(service: ServiceProcess) -> Scrape:
 
 
 def await_scrape(service: ServiceProcess, condition: Callable[[Scrape], object], what: str) -> None:
-    wait_until(lambda: condition(scrape(service)), what)
+    """Scrapes again when the port turns a scrape away, as Prometheus does."""
+
+    def fulfilled() -> object:
+        with suppress(ConnectionError):
+            return condition(scrape(service))
+        return False
+
+    wait_until(fulfilled, what)

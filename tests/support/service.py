@@ -130,9 +130,12 @@ class ServiceProcess:
     @property
     def port(self) -> int:
         """The port that it serves on, once it does."""
-        self.await_log("address")
-        line = next(line for line in list(self.lines) if "serving" in line and "address" in line)
-        return int(re.findall(r'address\W+[^\s",]*:(\d+)', line)[0])
+
+        def told() -> list[str]:
+            return [line for line in self.lines.copy() if "serving" in line and "address" in line]
+
+        lines = wait_until(lambda: told() or (self.ended and [self.log]), "the service serves")
+        return int(re.findall(r'address\W+[^\s",]*:(\d+)', lines[0])[0])
 
     @property
     def health_port(self) -> int:
