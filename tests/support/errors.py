@@ -12,6 +12,15 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+EXISTS = grpc.StatusCode.ALREADY_EXISTS
+ABORTED = grpc.StatusCode.ABORTED
+PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+EXPIRED = grpc.StatusCode.OUT_OF_RANGE
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
 Detail = TypeVar("Detail", bound=Message)
 
 

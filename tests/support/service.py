@@ -134,7 +134,9 @@ class ServiceProcess:
         def told() -> list[str]:
             return [line for line in self.lines.copy() if "serving" in line and "address" in line]
 
-        lines = wait_until(lambda: told() or ([self.log] if self.ended else []), "the service serves")
+        lines = wait_until(
+            lambda: told() or ([self.log] if self.ended else []), "the service serves"
+        )
         return int(re.findall(r'address\W+[^\s",]*:(\d+)', lines[0])[0])
 
     @property

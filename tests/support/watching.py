@@ -1,22 +1,32 @@
-"""Watching tasks as a caller does, and writing them behind the service's back."""
+"""Watch tasks as a client does, and write them without the service."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from typing import Any
 
 import grpc
+from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy import Connection, Executable
 
 from storage.database import Database, Parameters, Rows
 from storage.repository import Change, Creation, Origin, Target, TaskRepository
 from storage.tables import TaskRow
-from taskservice.v1.task_service_pb2 import WatchTasksRequest, WatchTasksResponse
+from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import (
+    BatchCreateTasksRequest,
+    CreateTaskRequest,
+    DeleteTaskRequest,
+    UpdateTaskRequest,
+    WatchTasksRequest,
+    WatchTasksResponse,
+)
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.support.errors import Failure, fails
 from tests.support.service import PATIENCE_SECONDS
 
 ADDED = WatchTasksResponse.TYPE_ADDED
@@ -26,33 +36,41 @@ BOOKMARK = WatchTasksResponse.TYPE_BOOKMARK
 
 BY_HAND = Origin("by hand")
 
+OF_ANN = 'assigned_to = "ann"'
+OF_BOB = 'assigned_to = "bob"'
+
+NUMBERS = [str(number) for number in range(200)]
+
+OpenWatch = Callable[..., "Watch"]
+Serve = Callable[..., TaskServiceStub]
+
 
 class Watch:
-    """A watch that a thread reads, so that a test can wait for what it tells."""
+    """A watch that a thread reads, so that a test can wait for its responses."""
 
     def __init__(self, stub: TaskServiceStub, **request: Any) -> None:
         self._call: Any = stub.WatchTasks(WatchTasksRequest(**request))
-        self._heard: SimpleQueue[WatchTasksResponse | grpc.RpcError] = SimpleQueue()
+        self._received: SimpleQueue[WatchTasksResponse | grpc.RpcError] = SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         try:
             for response in self._call:
-                self._heard.put(response)
+                self._received.put(response)
         except grpc.RpcError as error:
-            self._heard.put(error)
+            self._received.put(error)
 
     def next(self) -> WatchTasksResponse:
-        """The next response. Raises: what the call ended with; queue.Empty when none comes."""
-        heard = self._heard.get(timeout=PATIENCE_SECONDS)
-        if isinstance(heard, grpc.RpcError):
-            self._heard.put(heard)
-            raise heard
-        return heard
+        """Return the next response. Raises: the error of the call; queue.Empty after a timeout."""
+        response = self._received.get(timeout=PATIENCE_SECONDS)
+        if isinstance(response, grpc.RpcError):
+            self._received.put(response)
+            raise response
+        return response
 
     def bookmark(self) -> str:
-        """The token of the next response, which is a bookmark."""
+        """Return the token of the next response, which must be a bookmark."""
         response = self.next()
         assert response.type == BOOKMARK, response
         assert response.resume_token
@@ -60,7 +78,7 @@ class Watch:
         return response.resume_token
 
     def change(self) -> WatchTasksResponse:
-        """The next response that is no bookmark."""
+        """Return the next response that is no bookmark."""
         while (response := self.next()).type == BOOKMARK:
             pass
         return response
@@ -69,7 +87,7 @@ class Watch:
         return [self.change() for _ in range(count)]
 
     def error(self) -> grpc.RpcError:
-        """What the call ends with; all that comes before it is thrown away."""
+        """Return the error of the call; discard the responses before it."""
         try:
             while True:
                 self.next()
@@ -81,8 +99,91 @@ class Watch:
         self._reader.join(PATIENCE_SECONDS)
 
 
+def joined(watch: OpenWatch, *at: TaskServiceStub, **request: Any) -> Watch:
+    """Open a watch and take its first bookmark: it reports every change from now on."""
+    opened = watch(*at, **request)
+    opened.bookmark()
+    return opened
+
+
+def failure_of(code: grpc.StatusCode, reason: str, watch: Watch) -> Failure:
+    """Require that the watch ends with this error, and return the error."""
+    with fails(code, reason) as failure:
+        raise watch.error()
+    return failure
+
+
+def up_to_bookmark(watch: Watch) -> list[WatchTasksResponse]:
+    """Return the responses before the next bookmark."""
+    responses = []
+    while (response := watch.next()).type != BOOKMARK:
+        responses.append(response)
+    return responses
+
+
+def titles(responses: list[WatchTasksResponse]) -> list[str]:
+    return [response.task.title for response in responses]
+
+
+def titles_by_id(tasks: list[Task]) -> list[str]:
+    """Return the titles in the order of the tasks' ids, which is the order of their events."""
+    return [task.title for task in sorted(tasks, key=lambda task: task.id)]
+
+
+def ended_watches(logs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the log lines of watches that have ended."""
+    return [line for line in logs if str(line.get("method")).endswith("/WatchTasks")]
+
+
+def create(stub: TaskServiceStub, *titles: str, **fields: object) -> list[Task]:
+    """Create tasks in one batch."""
+    requests = [
+        CreateTaskRequest(task=Task(title=title, **fields))  # type: ignore[arg-type]
+        for title in titles
+    ]
+    return list(stub.BatchCreateTasks(BatchCreateTasksRequest(requests=requests)).tasks)
+
+
+def update(stub: TaskServiceStub, task: Task, **fields: object) -> Task:
+    changed = Task(id=task.id, **fields)  # type: ignore[arg-type]
+    return stub.UpdateTask(
+        UpdateTaskRequest(task=changed, update_mask=FieldMask(paths=list(fields)))
+    )
+
+
+def delete(stub: TaskServiceStub, task: Task) -> Task:
+    return stub.DeleteTask(DeleteTaskRequest(id=task.id))
+
+
+class Gate:
+    """Block threads while it is closed, and report that one has arrived."""
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._arrived = threading.Event()
+        self._open.set()
+
+    def pass_through(self) -> None:
+        if not self._open.is_set():
+            self._arrived.set()
+        assert self._open.wait(PATIENCE_SECONDS)
+
+    def await_arrival(self) -> None:
+        assert self._arrived.wait(PATIENCE_SECONDS)
+
+    def open(self) -> None:
+        self._open.set()
+
+    def closed(self) -> ExitStack:
+        """Close the gate; it opens when the block ends."""
+        self._open.clear()
+        opening = ExitStack()
+        opening.callback(self.open)
+        return opening
+
+
 class _OneTransaction(Database):
-    """Runs every statement on one connection, within what that one has begun."""
+    """Run every statement on one connection, in its open transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -104,7 +205,7 @@ class _OneTransaction(Database):
 
 @contextmanager
 def one_transaction(database: Database) -> Iterator[TaskRepository]:
-    """What this repository writes is committed together, when the block ends."""
+    """Yield a repository whose writes are committed together, when the block ends."""
     with database.engine.connect() as connection:
         connection.execution_options(isolation_level="READ COMMITTED")
         with connection.begin():
@@ -130,7 +231,7 @@ def create_by_hand(repository: TaskRepository, task_id: str, title: str = "by ha
 
 
 def update_by_hand(repository: TaskRepository, task_id: str, **values: object) -> TaskRow:
-    """Raises: VersionMismatchError, when another wrote the task first."""
+    """Update the task. Raises: VersionMismatchError, if its version has changed meanwhile."""
     row = repository.get(task_id)
     content = {name: getattr(row, name) for name in _CONTENT}
     return repository.update([Change(row, content | values)], BY_HAND)[0]

@@ -1,14 +1,11 @@
-"""Pages: a walk through them is the whole list, whatever else is written meanwhile."""
+"""Pages: a walk through them is the whole list, in every order, during writes."""
 
 from __future__ import annotations
 
-import base64
-import datetime as dt
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,95 +13,21 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, insert, update
+from sqlalchemy import delete, update
 
-from server.settings import Settings
 from server.tasks.filters import SORTABLE
-from server.tasks.page_tokens import Tokens
-from server.tasks.validation import FieldError
 from storage.database import Database
 from storage.tables import tasks as tasks_table
-from taskservice.v1.task_pb2 import TASK_STATUS_COMPLETED, Task
+from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     CreateTaskRequest,
     DeleteTaskRequest,
     ListTasksRequest,
-    ListTasksResponse,
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.support.errors import fails
-from tests.support.workers import running_worker
-
-DAY = dt.timedelta(days=1)
-TODAY = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
-
-
-def store(database: Database, rows: list[dict[str, object]]) -> None:
-    """Stores tasks directly, for what no call can set: ids in any order, equal times."""
-    defaults = {
-        "title": "a task",
-        "description": "",
-        "status": 1,
-        "priority": 2,
-        "assigned_to": "",
-        "due_date": None,
-        "created_by": "",
-        "created_at": TODAY,
-        "updated_at": TODAY,
-        "completed_at": None,
-        "deleted_at": None,
-    }
-    complete = [{"id": str(uuid.uuid4()), **defaults, **row} for row in rows]
-    with database.engine.connect() as connection:
-        connection.execute(insert(tasks_table), complete)
-
-
-def tied_rows(count: int, chance: random.Random) -> list[dict[str, object]]:
-    """Tasks with few different values, so that every order has many ties, and some NULLs."""
-    statuses = [chance.randint(1, 4) for _ in range(count)]
-    return [
-        {
-            "id": str(uuid.UUID(int=chance.getrandbits(128))),
-            "title": chance.choice("abc"),
-            "assigned_to": chance.choice(["", "ana", "bob"]),
-            "status": status,
-            "priority": chance.randint(1, 4),
-            "due_date": chance.choice([None, None, TODAY, TODAY + DAY]),
-            "created_at": TODAY - chance.randint(0, 3) * DAY,
-            "updated_at": TODAY + chance.randint(0, 2) * DAY,
-            "completed_at": TODAY if status == TASK_STATUS_COMPLETED else None,
-        }
-        for status in statuses
-    ]
-
-
-def pages(
-    stub: TaskServiceStub, request: ListTasksRequest, sizes: Iterator[int] | None = None
-) -> Iterator[ListTasksResponse]:
-    """Walks through the pages, each of the next size where sizes are given."""
-    request = ListTasksRequest.FromString(request.SerializeToString())
-    for _ in range(200):
-        if sizes is not None:
-            request.page_size = next(sizes)
-        page = stub.ListTasks(request)
-        yield page
-        if not page.next_page_token:
-            return
-        request.page_token = page.next_page_token
-    pytest.fail("the walk does not end")
-
-
-def ids(page: ListTasksResponse) -> list[str]:
-    return [task.id for task in page.tasks]
-
-
-def walk(stub: TaskServiceStub, request: ListTasksRequest) -> list[str]:
-    """The ids of all pages, in turn."""
-    return [id_ for page in pages(stub, request) for id_ in ids(page)]
-
-
-# --- The size of a page ---------------------------------------------------------------------------
+from tests.support.pages import DAY, TODAY, ids, pages, store, tied_rows, walk
 
 
 @pytest.mark.parametrize(
@@ -155,9 +78,6 @@ def test_large_tasks_come_on_pages_that_a_client_takes(
     assert len(walked) == len(set(walked)) == 1000
 
 
-# --- The whole size -------------------------------------------------------------------------------
-
-
 def test_the_total_size_counts_all_pages(stub: TaskServiceStub, database: Database) -> None:
     store(database, [{}] * 5)
     walked = pages(stub, ListTasksRequest(page_size=2, include_total_size=True))
@@ -190,9 +110,6 @@ def test_the_total_size_may_be_asked_for_on_a_later_page(
     assert last.total_size == 3
 
 
-# --- Deleted tasks --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("show_deleted", "titles"), [(False, ["b", "d"]), (True, ["a", "b", "c", "d"])]
 )
@@ -212,14 +129,13 @@ def test_without_show_deleted_no_filter_finds_a_deleted_task(
     assert not stub.ListTasks(ListTasksRequest(filter="deleted_at:*")).tasks
 
 
-# --- Orders ---------------------------------------------------------------------------------------
-
 ORDERS = st.lists(
     st.tuples(st.sampled_from(sorted(SORTABLE)), st.sampled_from(["", " asc", " desc"])),
     min_size=1,
     max_size=3,
     unique_by=lambda term: term[0],
 )
+
 on_the_service = hypothesis_settings(
     max_examples=60,
     deadline=None,
@@ -299,8 +215,6 @@ def test_a_page_may_end_among_tasks_without_a_due_date(
     assert len(set(walk(stub, request))) == len(walk(stub, request)) == 5
 
 
-# --- Writes between pages -------------------------------------------------------------------------
-
 WRITES = st.sampled_from(["create", "edit", "move", "delete", "undelete"])
 
 
@@ -370,168 +284,3 @@ def _write(
                 connection.execute(update(tasks_table).values(deleted_at=None))
             return set()
     return {target}
-
-
-# --- Page tokens ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def request_(stub: TaskServiceStub, database: Database) -> ListTasksRequest:
-    """Asks for the second page of a list."""
-    store(database, [{}, {}, {}])
-    request = ListTasksRequest(filter="title:task", order_by="priority desc, due_date", page_size=1)
-    request.page_token = stub.ListTasks(request).next_page_token
-    return request
-
-
-def refused(stub: TaskServiceStub, request: ListTasksRequest) -> bool:
-    with fails(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST") as failure:
-        stub.ListTasks(request)
-    return failure.violations == {"page_token": "PAGE_TOKEN_INVALID"}
-
-
-def test_a_token_may_be_used_again(stub: TaskServiceStub, request_: ListTasksRequest) -> None:
-    """A client that lost the answer asks for the same page once more."""
-    assert ids(stub.ListTasks(request_)) == ids(stub.ListTasks(request_))
-
-
-@pytest.mark.parametrize(
-    "others",
-    [
-        {"filter": ""},
-        {"filter": "title:task "},
-        {"filter": "title:a"},
-        {"order_by": ""},
-        {"order_by": "priority desc, due_date desc"},
-        {"order_by": "priority desc, created_at"},
-        {"show_deleted": True},
-    ],
-)
-def test_a_token_belongs_to_what_was_asked(
-    stub: TaskServiceStub, request_: ListTasksRequest, others: dict[str, str | bool]
-) -> None:
-    """With another filter or order its place would be somewhere else, and tasks be skipped."""
-    for field, value in others.items():
-        setattr(request_, field, value)
-    assert refused(stub, request_)
-
-
-def test_a_token_with_any_character_changed_is_refused(
-    stub: TaskServiceStub, request_: ListTasksRequest
-) -> None:
-    token = request_.page_token
-    for place, character in enumerate(token):
-        changed = "A" if character != "A" else "B"
-        request_.page_token = token[:place] + changed + token[place + 1 :]
-        assert refused(stub, request_), place
-
-
-def test_a_token_that_was_cut_is_refused(stub: TaskServiceStub, request_: ListTasksRequest) -> None:
-    token = request_.page_token
-    for length in range(1, len(token)):
-        request_.page_token = token[:length]
-        assert refused(stub, request_), length
-
-
-@pytest.mark.parametrize("spelling", ["{}=", "{}==", " {}", "{}\n", "{}A", "{0}{0}", "{}é"])
-def test_a_token_has_one_spelling(
-    stub: TaskServiceStub, request_: ListTasksRequest, spelling: str
-) -> None:
-    request_.page_token = spelling.format(request_.page_token)
-    assert refused(stub, request_)
-
-
-@pytest.mark.parametrize("token", ["x", "1", "AAAA", "e30", "\0", "😀", "A" * 4096])
-def test_what_never_was_a_token_is_refused(
-    stub: TaskServiceStub, request_: ListTasksRequest, token: str
-) -> None:
-    request_.page_token = token
-    assert refused(stub, request_)
-
-
-def test_a_token_is_good_for_every_process_with_the_same_key(
-    request_: ListTasksRequest, settings: Settings, database_url: str
-) -> None:
-    """The next page may be asked of another process, another pod, or after a restart."""
-    with running_worker(settings, database_url) as channel:
-        assert TaskServiceStub(channel).ListTasks(request_).tasks
-
-
-def test_a_token_of_another_key_is_refused(
-    request_: ListTasksRequest, settings: Settings, database_url: str, tmp_path: Path
-) -> None:
-    others = settings.model_copy(update={"data_dir": tmp_path})
-    with running_worker(others, database_url) as channel:
-        assert refused(TaskServiceStub(channel), request_)
-
-
-@pytest.mark.parametrize("character", ["😀", "\x01", "\\", "é"])
-def test_the_token_of_the_longest_texts_is_accepted(
-    stub: TaskServiceStub, database: Database, character: str
-) -> None:
-    """It holds the place, so that long titles make long tokens; the contract allows 4096."""
-    longest = {"title": character * 199 + "a", "assigned_to": character * 200}
-    store(database, [longest | {"due_date": TODAY}] * 3)
-    request = ListTasksRequest(order_by="title, assigned_to, due_date", page_size=1)
-    assert len(walk(stub, request)) == 3
-
-
-CURSORS = st.lists(
-    st.none()
-    | st.integers(-(2**31), 2**31)
-    | st.text(max_size=30)
-    | st.datetimes(timezones=st.just(dt.UTC)),
-    max_size=6,
-).map(tuple)
-BINDINGS = st.lists(st.text(max_size=10) | st.booleans(), max_size=4).map(tuple)
-
-
-@hypothesis_settings(max_examples=100, deadline=None)
-@given(cursor=CURSORS, binding=BINDINGS)
-def test_a_place_survives_its_token(
-    cursor: tuple[object, ...], binding: tuple[object, ...]
-) -> None:
-    tokens = Tokens([b"key"], "page")
-    assert tokens.open(tokens.seal(cursor, *binding), *binding) == cursor  # type: ignore[arg-type]
-
-
-@hypothesis_settings(max_examples=100, deadline=None)
-@given(binding=BINDINGS, other=BINDINGS)
-def test_a_token_opens_with_its_own_binding_only(
-    binding: tuple[object, ...], other: tuple[object, ...]
-) -> None:
-    if binding == other:
-        return
-    tokens = Tokens([b"key"], "page")
-    with pytest.raises(FieldError):
-        tokens.open(tokens.seal(("a",), *binding), *other)
-
-
-def test_a_token_is_of_one_purpose() -> None:
-    """Where a list goes on is not where a stream does."""
-    token = Tokens([b"key"], "page").seal(("a",), "filter")
-    with pytest.raises(FieldError) as refused:
-        Tokens([b"key"], "resume").open(token, "filter")
-    assert refused.value.reason == "RESUME_TOKEN_INVALID"
-
-
-def test_a_token_with_any_bit_changed_does_not_open() -> None:
-    tokens = Tokens([b"key"], "page")
-    sealed = base64.urlsafe_b64decode(tokens.seal(("a title", TODAY), "filter") + "==")
-    for bit in range(len(sealed) * 8):
-        changed = bytearray(sealed)
-        changed[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(FieldError):
-            tokens.open(base64.urlsafe_b64encode(changed).decode().rstrip("="), "filter")
-
-
-def test_a_token_does_not_show_what_it_holds() -> None:
-    """Clients must not come to rely on it, nor read the title of a task they cannot see."""
-    token = Tokens([b"key"], "page").seal(("a title",), "filter")
-    assert b"title" not in base64.urlsafe_b64decode(token + "==")
-
-
-def test_no_two_tokens_of_a_place_are_alike() -> None:
-    """AES-GCM falls to whoever sees one nonce twice."""
-    tokens = Tokens([b"key"], "page")
-    assert len({tokens.seal(("a",), "filter") for _ in range(100)}) == 100

@@ -1,10 +1,8 @@
-"""The contract's semantics, call by call, over a socket."""
+"""UpdateTask: masks, etags, concurrent writers, and rules of due dates and states."""
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +12,9 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
-from sqlalchemy import text
 
 from storage.database import Database
 from taskservice.v1.task_pb2 import (
-    TASK_PRIORITY_HIGH,
-    TASK_PRIORITY_LOW,
     TASK_PRIORITY_MEDIUM,
     TASK_PRIORITY_URGENT,
     TASK_STATUS_CANCELLED,
@@ -30,195 +25,16 @@ from taskservice.v1.task_pb2 import (
     TaskStatus,
 )
 from taskservice.v1.task_service_pb2 import (
-    CreateTaskRequest,
     DeleteTaskRequest,
     GetTaskRequest,
-    GetTaskStatsRequest,
     ListTaskEventsRequest,
-    ListTasksRequest,
-    UndeleteTaskRequest,
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.support.errors import fails
+from tests.support.errors import ABORTED, INVALID, NOT_FOUND, PRECONDITION, fails
+from tests.support.tasks import SOME_ID, make_overdue, moment, update
 
 Create = Callable[..., Task]
-
-INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
-EXISTS, ABORTED = grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.ABORTED
-PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
-
-SOMEBODY = str(uuid.UUID(int=1))
-
-
-def moment(**from_now: float) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(dt.datetime.now(dt.UTC) + dt.timedelta(**from_now))
-    return timestamp
-
-
-def update(stub: TaskServiceStub, task: Task, *paths: str, **options: object) -> Task:
-    mask = FieldMask(paths=paths) if paths else None
-    return stub.UpdateTask(UpdateTaskRequest(task=task, update_mask=mask, **options))  # type: ignore[arg-type]
-
-
-def make_overdue(database: Database, task_id: str) -> None:
-    """Time cannot be waited for; the database is told instead."""
-    with database.engine.connect() as connection:
-        connection.execute(
-            text("UPDATE tasks SET due_date = now() - interval '1 day' WHERE id = :id"),
-            {"id": task_id},
-        )
-
-
-class TestCreateTask:
-    def test_a_new_task_has_the_given_fields_and_the_defaults(self, create_task: Create) -> None:
-        due = moment(days=1)
-        task = create_task(title="write", description="it", assigned_to="ann", due_date=due)
-
-        assert (task.title, task.description, task.assigned_to) == ("write", "it", "ann")
-        assert (task.status, task.priority) == (TASK_STATUS_PENDING, TASK_PRIORITY_MEDIUM)
-        assert task.due_date.ToMicroseconds() == due.ToMicroseconds()
-        assert task.created_by == "anonymous"
-        assert task.created_at == task.updated_at
-        assert not task.HasField("completed_at")
-        assert not task.HasField("deleted_at")
-        assert task.etag
-
-    def test_the_server_chooses_ids_that_grow(self, create_task: Create) -> None:
-        ids = [create_task().id for _ in range(5)]
-        assert [uuid.UUID(id_).version for id_ in ids] == [7] * 5
-        assert ids == sorted(ids)
-
-    def test_a_client_may_choose_the_id(self, stub: TaskServiceStub) -> None:
-        request = CreateTaskRequest(task=Task(title="mine"), task_id=SOMEBODY.upper())
-        assert stub.CreateTask(request).id == SOMEBODY
-        assert stub.GetTask(GetTaskRequest(id=SOMEBODY)).title == "mine"
-
-    def test_a_taken_id_is_refused(self, stub: TaskServiceStub) -> None:
-        request = CreateTaskRequest(task=Task(title="mine"), task_id=SOMEBODY)
-        stub.CreateTask(request)
-        with fails(EXISTS, "TASK_EXISTS") as failure:
-            stub.CreateTask(request)
-        assert failure.detail(error_details_pb2.ResourceInfo).resource_name == SOMEBODY
-
-    def test_fields_that_only_the_server_writes_are_ignored(self, create_task: Create) -> None:
-        """AIP-203: output-only fields in a request are no mistake."""
-        task = create_task(
-            id="nonsense", created_by="me", created_at=moment(days=-9), completed_at=moment()
-        )
-        assert uuid.UUID(task.id)
-        assert task.created_by == "anonymous"
-        assert task.created_at.seconds > moment(minutes=-5).seconds
-        assert not task.HasField("completed_at")
-
-    def test_of_tags_that_differ_in_case_the_first_stays(self, create_task: Create) -> None:
-        assert create_task(tags=["Bill", "bill", "STRASSE", "strasse", "x"]).tags == [
-            "Bill",
-            "STRASSE",
-            "x",
-        ]
-
-    def test_a_task_can_be_created_completed(self, create_task: Create) -> None:
-        task = create_task(status=TASK_STATUS_COMPLETED)
-        assert task.completed_at == task.created_at
-
-    def test_validate_only_answers_and_stores_nothing(self, stub: TaskServiceStub) -> None:
-        task_id = str(uuid.uuid4())
-        request = CreateTaskRequest(task=Task(title="try"), task_id=task_id, validate_only=True)
-        assert stub.CreateTask(request).title == "try"
-        with fails(NOT_FOUND, "TASK_NOT_FOUND"):
-            stub.GetTask(GetTaskRequest(id=task_id))
-
-    def test_validate_only_fails_as_the_real_call_would(
-        self, stub: TaskServiceStub, create_task: Create
-    ) -> None:
-        taken = create_task().id
-        with fails(EXISTS, "TASK_EXISTS"):
-            stub.CreateTask(
-                CreateTaskRequest(task=Task(title="try"), task_id=taken, validate_only=True)
-            )
-
-    def test_longest_values_fit(self, create_task: Create) -> None:
-        wide = "𐍈"
-        task = create_task(
-            title=wide * 200, description=wide * 2000, assigned_to=wide * 200, tags=[wide * 50]
-        )
-        assert len(task.description) == 2000
-
-
-class TestRequestId:
-    """AIP-155: a write can be repeated until its answer arrives."""
-
-    def test_a_repeated_create_returns_the_task_and_makes_no_second(
-        self, stub: TaskServiceStub
-    ) -> None:
-        request = CreateTaskRequest(task=Task(title="once"), request_id=str(uuid.uuid4()))
-        assert stub.CreateTask(request) == stub.CreateTask(request)
-        assert len(stub.ListTasks(ListTasksRequest()).tasks) == 1
-
-    def test_the_id_with_another_request_is_refused(self, stub: TaskServiceStub) -> None:
-        request_id = str(uuid.uuid4())
-        stub.CreateTask(CreateTaskRequest(task=Task(title="one"), request_id=request_id))
-        with fails(EXISTS, "REQUEST_ID_REUSED"):
-            stub.CreateTask(CreateTaskRequest(task=Task(title="two"), request_id=request_id))
-
-    def test_the_id_of_a_create_is_refused_for_an_update(
-        self, stub: TaskServiceStub, create_task: Create
-    ) -> None:
-        request_id = str(uuid.uuid4())
-        task = stub.CreateTask(CreateTaskRequest(task=Task(title="one"), request_id=request_id))
-        with fails(EXISTS, "REQUEST_ID_REUSED"):
-            update(stub, task, request_id=request_id)
-
-    def test_a_repeated_update_does_not_undo_a_later_one(
-        self, stub: TaskServiceStub, create_task: Create
-    ) -> None:
-        """The repeat carries an etag that its own first run has outdated."""
-        task = create_task(title="first")
-        request_id = str(uuid.uuid4())
-        mine = Task(id=task.id, title="mine", etag=task.etag)
-        update(stub, mine, "title", request_id=request_id)
-        update(stub, Task(id=task.id, title="later"), "title")
-
-        assert update(stub, mine, "title", request_id=request_id).title == "later"
-
-    def test_an_update_that_changed_nothing_is_remembered_too(
-        self, stub: TaskServiceStub, create_task: Create
-    ) -> None:
-        task = create_task(title="same")
-        request_id = str(uuid.uuid4())
-        same = Task(id=task.id, title="same")
-        update(stub, same, "title", request_id=request_id)
-        update(stub, Task(id=task.id, title="later"), "title")
-
-        assert update(stub, same, "title", request_id=request_id).title == "later"
-
-    def test_a_failed_write_leaves_the_id_unused(
-        self, stub: TaskServiceStub, create_task: Create
-    ) -> None:
-        taken, request_id = create_task().id, str(uuid.uuid4())
-        request = CreateTaskRequest(task=Task(title="x"), task_id=taken, request_id=request_id)
-        with fails(EXISTS, "TASK_EXISTS"):
-            stub.CreateTask(request)
-        request.task_id = ""
-        assert stub.CreateTask(request).title == "x"
-
-    def test_a_create_can_be_repeated_after_its_due_date(self, stub: TaskServiceStub) -> None:
-        due = moment(seconds=0.5)
-        task = Task(title="soon", due_date=due)
-        request = CreateTaskRequest(task=task, request_id=str(uuid.uuid4()))
-        made = stub.CreateTask(request)
-        while moment().ToNanoseconds() <= due.ToNanoseconds():
-            stub.GetTask(GetTaskRequest(id=made.id))
-        assert stub.CreateTask(request) == made
-
-    def test_many_at_once_make_one_task(self, stub: TaskServiceStub) -> None:
-        request = CreateTaskRequest(task=Task(title="once"), request_id=str(uuid.uuid4()))
-        with ThreadPoolExecutor(16) as pool:
-            made = list(pool.map(lambda _: stub.CreateTask(request).id, range(64)))
-        assert len(set(made)) == 1
-        assert len(stub.ListTasks(ListTasksRequest()).tasks) == 1
 
 
 class TestUpdateTask:
@@ -347,7 +163,7 @@ class TestUpdateTask:
 
     def test_a_missing_task_is_not_found(self, stub: TaskServiceStub) -> None:
         with fails(NOT_FOUND, "TASK_NOT_FOUND"):
-            update(stub, Task(id=SOMEBODY, title="x"))
+            update(stub, Task(id=SOME_ID, title="x"))
 
     def test_a_deleted_task_cannot_be_updated(
         self, stub: TaskServiceStub, create_task: Create
@@ -457,7 +273,7 @@ class TestDueDate:
             create_task(due_date=timestamp)
         assert set(failure.violations) == {"task.due_date"}
         with fails(INVALID, "INVALID_REQUEST") as failure:
-            update(stub, Task(id=SOMEBODY, due_date=timestamp))
+            update(stub, Task(id=SOME_ID, due_date=timestamp))
         assert set(failure.violations) == {"task.due_date"}
 
     def test_the_last_moment_of_all_is_one(self, create_task: Create) -> None:
@@ -505,107 +321,3 @@ class TestStatus:
         assert retitled.completed_at == completed.completed_at
         reopened = update(stub, Task(id=task.id, status=TASK_STATUS_PENDING))
         assert not reopened.HasField("completed_at")
-
-
-class TestDeleteTask:
-    def test_a_deleted_task_can_be_read_and_is_not_listed(
-        self, stub: TaskServiceStub, create_task: Create
-    ) -> None:
-        task = create_task()
-        deleted = stub.DeleteTask(DeleteTaskRequest(id=task.id))
-        assert deleted.HasField("deleted_at")
-        assert stub.GetTask(GetTaskRequest(id=task.id)) == deleted
-        assert not stub.ListTasks(ListTasksRequest()).tasks
-        assert stub.ListTasks(ListTasksRequest(show_deleted=True)).tasks == [deleted]
-
-    def test_deleting_what_is_not_there_is_not_found(
-        self, stub: TaskServiceStub, create_task: Create
-    ) -> None:
-        task = create_task()
-        stub.DeleteTask(DeleteTaskRequest(id=task.id))
-        for id_ in (SOMEBODY, task.id):
-            with fails(NOT_FOUND, "TASK_NOT_FOUND") as failure:
-                stub.DeleteTask(DeleteTaskRequest(id=id_))
-            assert failure.detail(error_details_pb2.ResourceInfo).resource_name == id_
-
-    def test_allow_missing_succeeds_all_the_same(
-        self, stub: TaskServiceStub, create_task: Create
-    ) -> None:
-        task = create_task()
-        deleted = stub.DeleteTask(DeleteTaskRequest(id=task.id, allow_missing=True))
-        assert stub.DeleteTask(DeleteTaskRequest(id=task.id, allow_missing=True)) == deleted
-        never = stub.DeleteTask(DeleteTaskRequest(id=SOMEBODY, allow_missing=True))
-        assert never == Task(id=SOMEBODY)
-
-    def test_another_etag_is_aborted(self, stub: TaskServiceStub, create_task: Create) -> None:
-        task = create_task()
-        update(stub, Task(id=task.id, title="newer"))
-        with fails(ABORTED, "ETAG_MISMATCH"):
-            stub.DeleteTask(DeleteTaskRequest(id=task.id, etag=task.etag, allow_missing=True))
-        assert not stub.GetTask(GetTaskRequest(id=task.id)).HasField("deleted_at")
-
-
-class TestUndeleteTask:
-    def test_it_brings_the_task_back(self, stub: TaskServiceStub, create_task: Create) -> None:
-        task = create_task(title="back")
-        deleted = stub.DeleteTask(DeleteTaskRequest(id=task.id))
-        back = stub.UndeleteTask(UndeleteTaskRequest(id=task.id, etag=deleted.etag))
-        assert (back.title, back.HasField("deleted_at")) == ("back", False)
-        assert stub.ListTasks(ListTasksRequest()).tasks == [back]
-
-    def test_a_task_that_is_not_deleted_exists(
-        self, stub: TaskServiceStub, create_task: Create
-    ) -> None:
-        """AIP-164."""
-        with fails(EXISTS, "TASK_NOT_DELETED"):
-            stub.UndeleteTask(UndeleteTaskRequest(id=create_task().id))
-
-    def test_a_missing_task_is_not_found(self, stub: TaskServiceStub) -> None:
-        with fails(NOT_FOUND, "TASK_NOT_FOUND"):
-            stub.UndeleteTask(UndeleteTaskRequest(id=SOMEBODY))
-
-    def test_another_etag_is_aborted(self, stub: TaskServiceStub, create_task: Create) -> None:
-        task = create_task()
-        stub.DeleteTask(DeleteTaskRequest(id=task.id))
-        with fails(ABORTED, "ETAG_MISMATCH"):
-            stub.UndeleteTask(UndeleteTaskRequest(id=task.id, etag=task.etag))
-
-
-class TestGetTaskStats:
-    def test_an_empty_service_counts_nothing_of_everything(self, stub: TaskServiceStub) -> None:
-        stats = stub.GetTaskStats(GetTaskStatsRequest())
-        assert (stats.total, stats.overdue) == (0, 0)
-        assert [(c.status, c.count) for c in stats.by_status] == [(s, 0) for s in range(1, 5)]
-        assert [(c.priority, c.count) for c in stats.by_priority] == [(p, 0) for p in range(1, 5)]
-
-    def test_it_counts_by_status_and_priority_and_what_is_overdue(
-        self, stub: TaskServiceStub, create_task: Create, database: Database
-    ) -> None:
-        create_task(status=TASK_STATUS_COMPLETED, priority=TASK_PRIORITY_LOW)
-        create_task(priority=TASK_PRIORITY_HIGH, due_date=moment(days=1))
-        late = create_task(status=TASK_STATUS_IN_PROGRESS, due_date=moment(days=1))
-        done = create_task(status=TASK_STATUS_CANCELLED, due_date=moment(days=1))
-        gone = create_task(due_date=moment(days=1))
-        for task in (late, done, gone):
-            make_overdue(database, task.id)
-        stub.DeleteTask(DeleteTaskRequest(id=gone.id))
-
-        before = time.time()
-        stats = stub.GetTaskStats(GetTaskStatsRequest())
-
-        assert stats.total == 4
-        assert [c.count for c in stats.by_status] == [1, 1, 1, 1]
-        assert [c.count for c in stats.by_priority] == [1, 2, 1, 0]
-        assert stats.overdue == 1
-        assert before <= stats.as_of.ToNanoseconds() / 1e9 <= time.time()
-
-    def test_a_filter_narrows_it(self, stub: TaskServiceStub, create_task: Create) -> None:
-        create_task(assigned_to="ann")
-        create_task(assigned_to="ben")
-        stats = stub.GetTaskStats(GetTaskStatsRequest(filter='assigned_to = "ann"'))
-        assert stats.total == 1
-
-    def test_a_bad_filter_is_refused(self, stub: TaskServiceStub) -> None:
-        with fails(INVALID, "INVALID_REQUEST") as failure:
-            stub.GetTaskStats(GetTaskStatsRequest(filter="colour = red"))
-        assert failure.violations == {"filter": "FILTER_INVALID"}

@@ -1,0 +1,178 @@
+"""Watches that resume from a token, and the bookmarks that carry tokens."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from contextlib import suppress
+
+import grpc
+import pytest
+
+from storage.database import Database
+from storage.events import EventLog
+from taskservice.v1.task_service_pb2 import ListTasksRequest, WatchTasksResponse
+from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.support.errors import EXPIRED, INVALID, fails
+from tests.support.service import wait_until
+from tests.support.watching import (
+    OF_ANN,
+    OF_BOB,
+    OpenWatch,
+    Serve,
+    create,
+    delete,
+    failure_of,
+    joined,
+    titles,
+    update,
+)
+
+NOTHING = dt.timedelta(0)
+
+
+@pytest.fixture
+def history(stub: TaskServiceStub, watch: OpenWatch) -> list[WatchTasksResponse]:
+    """What a watch told of seven changes, its first bookmark included."""
+    watching = watch(filter=OF_ANN)
+    heard = [watching.next()]
+    tasks = create(stub, "0", "1", "2", assigned_to="ann")
+    create(stub, "not hers")
+    for task in tasks:
+        update(stub, task, title=f"{task.title} again")
+    delete(stub, tasks[1])
+    return heard + watching.changes(7)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+def test_every_token_goes_on_exactly_behind_its_response(
+    watch: OpenWatch,
+    stub: TaskServiceStub,
+    serve: Serve,
+    history: list[WatchTasksResponse],
+    elsewhere: bool,
+) -> None:
+    """On any server with the same database and the same key."""
+    at = serve() if elsewhere else stub
+    (last,) = create(stub, "last", assigned_to="ann")
+    for number, response in enumerate(history):
+        resumed = watch(at, filter=OF_ANN, resume_token=response.resume_token)
+        rest = resumed.changes(len(history) - number - 1)
+        assert [(r.type, r.task) for r in rest] == [(r.type, r.task) for r in history[number + 1 :]]
+        assert resumed.change().task == last
+
+
+def test_a_resumed_watch_tells_a_bookmark_when_it_has_told_what_happened(
+    watch: OpenWatch, history: list[WatchTasksResponse]
+) -> None:
+    resumed = watch(filter=OF_ANN, resume_token=history[3].resume_token)
+    resumed.changes(4)
+    resumed.bookmark()
+
+
+def _flipped(token: str, place: int) -> str:
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    other = alphabet[alphabet.index(token[place]) ^ 1]
+    return token[:place] + other + token[place:][1:]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(lambda token, n=n: _flipped(token, n) for n in range(0, 40, 3)),
+        lambda token: _flipped(token, len(token) - 1),
+        lambda token: token[:-1],
+        lambda token: token + "A",
+        lambda _: "garbage",
+        lambda _: "\N{SNOWMAN}",
+        lambda _: "A" * 4096,
+    ],
+)
+def test_a_token_that_is_not_as_it_was_given_is_refused(
+    watch: OpenWatch, spoil: Callable[[str], str]
+) -> None:
+    token = spoil(watch().bookmark())
+    failure = failure_of(INVALID, "INVALID_REQUEST", watch(resume_token=token))
+    assert failure.violations == {"resume_token": "RESUME_TOKEN_INVALID"}
+
+
+def test_a_token_of_another_filter_is_refused(watch: OpenWatch) -> None:
+    token = watch(filter=OF_ANN).bookmark()
+    for filter_ in ("", OF_BOB, f"{OF_ANN} "):
+        other = watch(filter=filter_, resume_token=token)
+        failure = failure_of(INVALID, "INVALID_REQUEST", other)
+        assert failure.violations == {"resume_token": "RESUME_TOKEN_INVALID"}
+
+
+def test_a_page_token_is_no_resume_token(stub: TaskServiceStub, watch: OpenWatch) -> None:
+    create(stub, "one", "two")
+    token = stub.ListTasks(ListTasksRequest(page_size=1)).next_page_token
+    failure = failure_of(INVALID, "INVALID_REQUEST", watch(resume_token=token))
+    assert failure.violations == {"resume_token": "RESUME_TOKEN_INVALID"}
+
+
+def test_a_resume_token_is_no_page_token(stub: TaskServiceStub, watch: OpenWatch) -> None:
+    token = watch().bookmark()
+    with fails(INVALID, "INVALID_REQUEST") as failure:
+        stub.ListTasks(ListTasksRequest(page_token=token))
+    assert failure.violations == {"page_token": "PAGE_TOKEN_INVALID"}
+
+
+def test_a_watch_either_resumes_or_begins_anew(watch: OpenWatch) -> None:
+    token = watch().bookmark()
+    failure_of(INVALID, "INVALID_REQUEST", watch(resume_token=token, send_initial_tasks=True))
+
+
+def test_a_filter_that_cannot_be_read_is_refused(watch: OpenWatch) -> None:
+    failure = failure_of(INVALID, "INVALID_REQUEST", watch(filter="(("))
+    assert set(failure.violations) == {"filter"}
+
+
+def test_a_token_whose_future_is_no_longer_kept_has_expired(
+    stub: TaskServiceStub, watch: OpenWatch, database: Database
+) -> None:
+    watching = watch()
+    tokens = [watching.bookmark()]
+    create(stub, "one", "two")
+    tokens += [response.resume_token for response in watching.changes(2)]
+    EventLog(database).trim(older_than=NOTHING)
+    for token in tokens[:2]:
+        failure_of(EXPIRED, "RESUME_TOKEN_EXPIRED", watch(resume_token=token))
+    watch(resume_token=tokens[2]).bookmark()
+
+
+def test_what_is_removed_before_a_token_does_not_matter_to_it(
+    stub: TaskServiceStub, watch: OpenWatch, database: Database
+) -> None:
+    watching = joined(watch)
+    create(stub, "one")
+    token = watching.change().resume_token
+    EventLog(database).trim(older_than=NOTHING)
+    create(stub, "two")
+    assert titles(watch(resume_token=token).changes(1)) == ["two"]
+    assert titles(watching.changes(1)) == ["two"]
+
+
+def test_bookmarks_come_while_nothing_happens(serve: Serve, watch: OpenWatch) -> None:
+    watching = watch(serve(watch_bookmark_interval_seconds=0.05))
+    tokens = [watching.bookmark() for _ in range(3)]
+    assert len(set(tokens)) == 3
+
+
+def test_bookmarks_move_past_changes_that_do_not_match(
+    serve: Serve, watch: OpenWatch, database: Database
+) -> None:
+    """So a watch that seldom matches does not outlive what its token needs."""
+    stub = serve(watch_bookmark_interval_seconds=0.05)
+    watching, everything = joined(watch, stub, filter=OF_ANN), joined(watch, stub)
+    create(stub, "not hers")
+    everything.change()  # Both are served from one read.
+    EventLog(database).trim(older_than=NOTHING)
+
+    def resumes() -> str | None:
+        resumed = watch(stub, filter=OF_ANN, resume_token=watching.bookmark())
+        with suppress(grpc.RpcError):
+            return resumed.bookmark()
+        return None
+
+    wait_until(resumes, "a bookmark behind the change")
