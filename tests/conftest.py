@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import grpc
+import hypothesis
 import jwt
 import pytest
 from pydantic import SecretStr
@@ -27,6 +28,22 @@ from tests.support.access import StubOf
 from tests.support.credentials import SECRET_KEY, authorised, claims
 from tests.support.databases import made_database
 from tests.support.workers import running_worker
+
+# Examples take calls of the service, whose time varies, and share the fixtures of their test.
+# `--hypothesis-profile quick` is for a second server, which differs in SQL only.
+hypothesis.settings.register_profile(
+    "thorough",
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[
+        hypothesis.HealthCheck.function_scoped_fixture,
+        hypothesis.HealthCheck.too_slow,
+    ],
+)
+hypothesis.settings.register_profile(
+    "quick", hypothesis.settings.get_profile("thorough"), max_examples=15
+)
+hypothesis.settings.load_profile("thorough")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,8 +10,7 @@ import grpc
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from structlog.testing import capture_logs
@@ -300,9 +299,6 @@ _parts = st.one_of(
 )
 
 
-@hypothesis_settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200
-)
 @given(st.lists(_parts, max_size=5).map(".".join))
 def test_no_garbage_gets_in_or_is_an_internal_error(stub: TaskServiceStub, token: str) -> None:
     with fails(UNAUTHENTICATED, "UNAUTHENTICATED"):

@@ -6,8 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.database import Database
@@ -98,7 +97,6 @@ def test_every_answer_is_for_the_request_at_its_position(
         given_ids = [*request_ids, *[""] * len(ids)]
         return [make(id_, given_ids[n], f"title {n}") for n, id_ in enumerate(ids)]
 
-    @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
     @given(_ids, _ids, _ids, st.permutations(_POOL))
     def hold(created: list[str], first: list[str], second: list[str], order: list[str]) -> None:
         with database.engine.connect() as connection:

@@ -9,8 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.database import Database
@@ -252,7 +251,6 @@ def test_a_batch_of_updates_does_what_its_updates_do(stub: TaskServiceStub) -> N
         etag = fields.get("etag", "")
         return update(task.id, *paths, **{**fields, "etag": task.etag if etag == CURRENT else etag})
 
-    @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(_batches, min_size=1, max_size=3))
     def hold(batches: list[list[tuple[int, dict[str, Any], tuple[str, ...]]]]) -> None:
         one_by_one, in_batches = ([task.id for task in made(stub, 5)] for _ in range(2))

@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 import grpc
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taskservice.v1.task_pb2 import Task
@@ -118,7 +117,6 @@ def test_no_order_of_writes_gives_an_old_etag_again(stub: TaskServiceStub) -> No
             refusals = {"NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION"}
             assert error.code().name in refusals, error  # noqa: PT017
 
-    @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.sampled_from(["create", *_STEPS]), max_size=14))
     def hold(steps: list[str]) -> None:
         task_id = str(uuid.uuid4())

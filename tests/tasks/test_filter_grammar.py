@@ -7,7 +7,6 @@ import re
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from server.limits import CONTRACT
@@ -267,7 +266,6 @@ def test_a_mistake_in_an_order_is_told_with_its_place(text: str, description: st
     assert raised.value.reason == "ORDER_BY_INVALID"
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
 @given(
     field=st.sampled_from(["title", "description", "assigned_to", "created_by"]),
     sign=st.sampled_from(["=", "!="]),

@@ -42,6 +42,9 @@ from tests.support.filters import (
     time_of,
 )
 
+# An example of one call is cheap: three times as many as the profile says.
+one_call_each = hypothesis_settings(max_examples=3 * hypothesis_settings().max_examples)
+
 
 def outcome(stub: TaskServiceStub, **request: str) -> grpc.StatusCode:
     code: grpc.StatusCode = stub.ListTasks.future(ListTasksRequest(**request)).code()  # type: ignore[arg-type]
@@ -58,13 +61,13 @@ TOKENS = [
 ]
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@one_call_each
 @given(text=st.text(max_size=100))
 def test_no_text_as_filter_is_an_internal_error(sample_stub: TaskServiceStub, text: str) -> None:
     assert outcome(sample_stub, filter=text) in ANSWERS
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@one_call_each
 @given(
     text=st.text(max_size=100)
     | st.lists(st.sampled_from([*SORTABLE, "asc", "desc", ","])).map(" ".join)
@@ -73,7 +76,7 @@ def test_no_text_as_order_is_an_internal_error(sample_stub: TaskServiceStub, tex
     assert outcome(sample_stub, order_by=text[:256]) in ANSWERS
 
 
-@hypothesis_settings(max_examples=200, deadline=None)
+@one_call_each
 @given(tokens=st.lists(st.sampled_from(TOKENS), max_size=12), joint=st.sampled_from(["", " "]))
 def test_no_order_of_the_grammars_tokens_is_an_internal_error(
     sample_stub: TaskServiceStub, tokens: list[str], joint: str
@@ -196,7 +199,7 @@ def holds(tree: Filter, task: Task) -> bool:
             return any(holds(term, task) for term in terms)
 
 
-@hypothesis_settings(max_examples=200, deadline=None)
+@one_call_each
 @given(written=FILTERS)
 def test_a_filter_selects_what_its_tree_says(
     sample_stub: TaskServiceStub, samples: list[Task], written: Written
@@ -205,7 +208,7 @@ def test_a_filter_selects_what_its_tree_says(
     assert ids(selected(sample_stub, written.text)) == expected
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@one_call_each
 @given(text=FILTERS.map(lambda written: written.text) | st.sampled_from(TOKENS))
 def test_not_is_the_exact_complement(
     sample_stub: TaskServiceStub, samples: list[Task], text: str

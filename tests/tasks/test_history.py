@@ -16,8 +16,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from taskservice.v1.task_event_pb2 import TaskEvent
@@ -417,7 +416,6 @@ def carry_out(stub: TaskServiceStub, task_id: str, operation: tuple[str, Task, l
 def test_the_events_give_the_task(stub: TaskServiceStub) -> None:
     """The contract of TaskEvent: a reader of the history knows all that GetTask would tell."""
 
-    @hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(_tasks, st.lists(_operations, max_size=8))
     def hold(values: Task, operations: list[tuple[str, Task, list[str]]]) -> None:
         task_id = stub.CreateTask(CreateTaskRequest(task=values)).id
@@ -433,7 +431,6 @@ def test_the_events_give_the_task(stub: TaskServiceStub) -> None:
 def test_before_is_what_the_events_before_gave(stub: TaskServiceStub) -> None:
     """So that a reader of the history can also go back."""
 
-    @hypothesis_settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
     @given(_tasks, st.lists(_operations, max_size=6))
     def hold(values: Task, operations: list[tuple[str, Task, list[str]]]) -> None:
         task_id = stub.CreateTask(CreateTaskRequest(task=values)).id

@@ -9,7 +9,6 @@ from pathlib import Path
 import grpc
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from server.settings import Settings
@@ -135,7 +134,6 @@ CURSORS = st.lists(
 BINDINGS = st.lists(st.text(max_size=10) | st.booleans(), max_size=4).map(tuple)
 
 
-@hypothesis_settings(max_examples=100, deadline=None)
 @given(cursor=CURSORS, binding=BINDINGS)
 def test_a_place_survives_its_token(
     cursor: tuple[object, ...], binding: tuple[object, ...]
@@ -144,7 +142,6 @@ def test_a_place_survives_its_token(
     assert tokens.open(tokens.seal(cursor, *binding), *binding) == cursor  # type: ignore[arg-type]
 
 
-@hypothesis_settings(max_examples=100, deadline=None)
 @given(binding=BINDINGS, other=BINDINGS)
 def test_a_token_opens_with_its_own_binding_only(
     binding: tuple[object, ...], other: tuple[object, ...]

@@ -10,8 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import delete, update
 
@@ -136,13 +135,6 @@ ORDERS = st.lists(
     unique_by=lambda term: term[0],
 )
 
-on_the_service = hypothesis_settings(
-    max_examples=60,
-    deadline=None,
-    # The tasks that a fixture stores are only read, or made anew by the test.
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-
 
 def text_of(order: list[tuple[str, str]]) -> str:
     return ", ".join(field + direction for field, direction in order)
@@ -162,7 +154,6 @@ def test_the_newest_task_comes_first_unless_another_order_is_asked_for(
     )
 
 
-@on_the_service
 @given(order=ORDERS)
 def test_tasks_come_in_the_order_asked_for(
     stub: TaskServiceStub, tied_tasks: list[Task], order: list[tuple[str, str]]
@@ -187,7 +178,6 @@ def _sort_key(field: str, direction: str) -> Callable[[Task], Any]:
     return attrgetter(field)
 
 
-@on_the_service
 @given(
     order=ORDERS,
     page_size=st.integers(1, 25),
@@ -218,7 +208,6 @@ def test_a_page_may_end_among_tasks_without_a_due_date(
 WRITES = st.sampled_from(["create", "edit", "move", "delete", "undelete"])
 
 
-@on_the_service
 @given(
     order=ORDERS,
     page_size=st.integers(1, 8),
