@@ -79,6 +79,10 @@ class StatementCancelledError(StorageError):
 class DatabaseUnavailableError(StorageError):
     """No connection, a lost one, or a server that starts, stops or is read-only."""
 
+    def __init__(self, message: str, *, pool_exhausted: bool = False) -> None:
+        super().__init__(message)
+        self.pool_exhausted = pool_exhausted
+
 
 class ConstraintError(StorageError):
     """A constraint refused the row. The row itself is the caller's, and does not stand here."""

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from storage import statements
-from storage.database import Database, Parameters, Transaction
+from storage.database import Database, Transaction
 from storage.errors import (
     ConstraintError,
     RequestIdReusedError,
@@ -49,6 +49,7 @@ from storage.tables import (
     requests,
     tasks,
 )
+from storage.untyped import Parameters
 
 _ATTEMPTS = 10
 

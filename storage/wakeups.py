@@ -14,9 +14,10 @@ from typing import Any
 import psycopg2
 from sqlalchemy import text
 
-from storage.database import Database, readable
+from storage.database import Database
 from storage.errors import StorageError
 from storage.measures import named
+from storage.pool import readable
 
 _CHANNEL = "task_events"
 _NOTIFY = named("notify", text(f"SELECT pg_notify('{_CHANNEL}', '')"))

@@ -7,7 +7,8 @@ from typing import Any
 import grpc
 
 from server.calls.interceptor import CallInterceptor
-from storage.database import Cancellation, Database
+from storage.cancellation import Cancellation
+from storage.database import Database
 from storage.errors import StatementCancelledError
 
 

@@ -61,8 +61,7 @@ def configure(settings: Settings) -> None:
     root.handlers = [handler]
     # Statements, without their parameters: those are the callers' data.
     logging.getLogger("sqlalchemy.engine").setLevel("INFO" if settings.debug else "WARNING")
-    # The pool of connections is a class of ours, and so its logger has our name.
-    logging.getLogger("storage.database").setLevel("WARNING")
+    logging.getLogger("sqlalchemy.pool").setLevel("WARNING")
     # It quotes what a caller writes as tracestate, where that is none.
     logging.getLogger("opentelemetry.trace").setLevel("ERROR")
 

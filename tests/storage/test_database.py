@@ -18,7 +18,8 @@ import pytest
 from sqlalchemy import Connection, NullPool, create_engine, event, make_url, text
 from sqlalchemy.exc import DisconnectionError
 
-from storage.database import Cancellation, Database, Rows, _CancelRequest
+from storage.cancellation import Cancellation
+from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.errors import (
     ConstraintError,
@@ -28,6 +29,8 @@ from storage.errors import (
     StatementTimeoutError,
     TransactionConflictError,
 )
+from storage.libpq import CancelRequest
+from storage.untyped import Rows
 from tests.support.databases import made_database
 
 OBJECTS = (
@@ -496,7 +499,7 @@ def test_a_server_that_stopped_is_unavailable_until_it_is_back(method: str, tmp_
 def test_an_exhausted_pool_is_unavailable(method: str, url: str) -> None:
     with (
         opened(url, pool_timeout_seconds=0.01) as database,
-        database.engine.connect(),
+        database.transaction(),
         pytest.raises(DatabaseUnavailableError, match="in use"),
     ):
         getattr(database, method)(PID)
@@ -509,7 +512,7 @@ def test_a_read_waits_for_an_exhausted_pool_once(url: str) -> None:
     """
     with (
         opened(url, pool_timeout_seconds=0.01) as database,
-        database.engine.connect(),
+        database.transaction(),
         pytest.raises(DatabaseUnavailableError) as raised,
     ):
         database.read(PID)
@@ -522,7 +525,7 @@ def test_a_read_waits_for_an_exhausted_pool_once(url: str) -> None:
 
 def test_a_pool_that_was_exhausted_serves_again(url: str) -> None:
     with opened(url, pool_timeout_seconds=0.01) as database:
-        with database.engine.connect(), pytest.raises(DatabaseUnavailableError):
+        with database.transaction(), pytest.raises(DatabaseUnavailableError):
             database.read(PID)
         assert backend(database)
 
@@ -530,7 +533,7 @@ def test_a_pool_that_was_exhausted_serves_again(url: str) -> None:
 def test_nobody_waits_for_a_connection_when_his_time_is_over(
     url: str, background: ThreadPoolExecutor
 ) -> None:
-    with opened(url, pool_timeout_seconds=60) as database, database.engine.connect():
+    with opened(url, pool_timeout_seconds=60) as database, database.transaction():
         call = background.submit(under, Cancellation(0.01), lambda: database.read(PID))
         assert isinstance(call.exception(timeout=30), DatabaseUnavailableError)
 
@@ -658,9 +661,9 @@ def test_a_cancel_request_that_comes_before_its_statement_is_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """PostgreSQL does nothing about a request to cancel what it has not yet heard of."""
-    sent, send = threading.Event(), _CancelRequest.send
+    sent, send = threading.Event(), CancelRequest.send
 
-    def send_and_tell(request: _CancelRequest) -> None:
+    def send_and_tell(request: CancelRequest) -> None:
         send(request)
         sent.set()
 
@@ -668,7 +671,7 @@ def test_a_cancel_request_that_comes_before_its_statement_is_repeated(
         background.submit(cancellation.cancel)
         assert sent.wait(30)
 
-    monkeypatch.setattr(_CancelRequest, "send", send_and_tell)
+    monkeypatch.setattr(CancelRequest, "send", send_and_tell)
     event.listen(database.engine, "before_cursor_execute", cancel_first)
     with pytest.raises(StatementCancelledError):
         under(cancellation, lambda: database.read(text("SELECT pg_sleep(5)")))
@@ -844,10 +847,6 @@ def test_a_dedicated_connection_to_a_server_that_is_not_there_is_unavailable(
         database.dedicated_connection("SELECT 1")
 
 
-def test_a_dedicated_connection_of_an_exhausted_pool_is_unavailable(url: str) -> None:
-    with (
-        opened(url, pool_timeout_seconds=0.1) as database,
-        database.engine.connect(),
-        pytest.raises(DatabaseUnavailableError),
-    ):
-        database.dedicated_connection("SELECT 1")
+def test_a_dedicated_connection_needs_no_free_connection_of_the_pool(url: str) -> None:
+    with opened(url, pool_timeout_seconds=0.1) as database, database.transaction():
+        database.dedicated_connection("SELECT 1").close()

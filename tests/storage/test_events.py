@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Executable, text
 
 from storage import schema
-from storage.database import Database, Parameters, Rows
+from storage.database import Database
 from storage.errors import EventsRemovedError, StorageError
 from storage.events import Event, EventLog, Position, Snapshot
 from storage.query import COMPARISONS, And, Comparison, Filter, HasTag, HasWords, Not, Or, Present
 from storage.repository import Change, Creation, Origin, RequestRecord, Target, TaskRepository
 from storage.tables import TaskRow
+from storage.untyped import Parameters, Rows
 from tests.support.service import wait_until
 
 PENDING, IN_PROGRESS, COMPLETED, CANCELLED = 1, 2, 3, 4

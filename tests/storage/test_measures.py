@@ -10,9 +10,10 @@ from contextvars import copy_context
 import pytest
 from sqlalchemy import text
 
-from storage.database import Database, PoolUsage
+from storage.database import Database
 from storage.errors import DatabaseUnavailableError, StatementFailedError
 from storage.measures import Spent, spent
+from storage.pool import PoolUsage
 from tests.support.postgres import execute
 from tests.support.service import wait_until
 
@@ -67,7 +68,7 @@ def test_the_wait_for_a_connection_is_not_time_in_the_database(
         narrow.read(ONE)
 
     with ThreadPoolExecutor(1) as threads:
-        with narrow.engine.connect():
+        with narrow.transaction():
             waiting = threads.submit(copy_context().run, wait_and_read)
             wait_until(lambda: narrow.usage().waiting == 1, "one waits")
             began = time.perf_counter()
@@ -80,10 +81,11 @@ def test_the_wait_for_a_connection_is_not_time_in_the_database(
 
 def test_a_wait_in_vain_counts(database_url: str, mine: Spent) -> None:
     database = Database(database_url, pool_size=1, max_overflow=0, pool_timeout_seconds=A_MOMENT)
-    with database.engine.connect(), pytest.raises(DatabaseUnavailableError):
-        database.read(ONE)
-    assert mine.waiting >= A_MOMENT
-    assert mine.in_database == 0
+    with database.transaction():
+        with pytest.raises(DatabaseUnavailableError):
+            database.read(ONE)
+        assert mine.waiting >= A_MOMENT
+        assert mine.in_database == 0
     assert database.usage().waiting == 0
     database.close()
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import text
 
-from storage.database import Cancellation, Database
+from storage.cancellation import Cancellation
+from storage.database import Database
 from storage.errors import StatementCancelledError, StatementTimeoutError
 
 STUCK = text("SELECT pg_sleep(600)")

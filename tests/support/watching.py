@@ -13,9 +13,10 @@ import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy import Connection, Executable
 
-from storage.database import Database, Parameters, Rows
+from storage.database import Database
 from storage.repository import Change, Creation, Origin, Target, TaskRepository
 from storage.tables import TaskRow
+from storage.untyped import Parameters, Rows
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksRequest,

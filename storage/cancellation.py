@@ -1,0 +1,169 @@
+"""Cancellation of running statements: when their call ends, or when they take too long."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import ContextVar
+
+from storage.errors import StatementCancelledError
+from storage.libpq import CancelRequest
+
+_THREADS = 4
+# The pauses between cancel requests for one statement; after them statement_timeout ends it.
+_PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
+
+
+class Cancellation:
+    """Cancel the statements of one call.
+
+    As a context manager it covers the statements of its thread. `cancel` may be called from any
+    thread, before, during or after a statement. It never hits a statement of another call: the
+    connection is not returned to the pool while a cancel request is under way.
+    `seconds` bounds the wait for a connection.
+    """
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._changed = threading.Condition()
+        self._running: RunningStatement | None = None
+        self.cancelled = False
+        self.ended = False
+
+    def __enter__(self) -> Cancellation:
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended = True
+        _current.reset(self._token)
+
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    def cancel(self) -> None:
+        """Cancel the running statement, if any, and reject later ones; may block."""
+        with self._changed:
+            self.cancelled = True
+            if self._running is not None:
+                self._end(self._running)
+
+    def end(self, statement: RunningStatement) -> None:
+        """Cancel this statement if it still runs; later ones are allowed. May block."""
+        with self._changed:
+            self._end(statement)
+
+    def _end(self, statement: RunningStatement) -> None:
+        """Send cancel requests until the statement has ended.
+
+        PostgreSQL ignores a request that arrives before its statement.
+        """
+        for pause_seconds in _PAUSES_SECONDS:
+            if self._running is not statement:
+                return
+            statement.cancel_request.send()
+            self._changed.wait(pause_seconds)
+
+    def set_running(self, statement: RunningStatement | None) -> None:
+        """Note the statement that begins, or None at its end. Raises: StatementCancelledError."""
+        with self._changed:
+            if self.cancelled and statement is not None:
+                raise StatementCancelledError
+            self._running = statement
+            self._changed.notify()
+
+
+_current: ContextVar[Cancellation | None] = ContextVar("cancellation", default=None)
+
+
+def current_call() -> Cancellation | None:
+    """Return the cancellation of the call on this thread."""
+    return _current.get()
+
+
+class RunningStatement:
+    """Register a statement while it runs, so that its call or the timer can cancel it."""
+
+    def __init__(
+        self,
+        cancellation: Cancellation,
+        cancel_request: CancelRequest,
+        timer: StatementTimer,
+        seconds: float,
+    ) -> None:
+        self._cancellation = cancellation
+        self._timer = timer
+        self._seconds = seconds
+        self.cancel_request = cancel_request
+
+    def __enter__(self) -> None:
+        self._cancellation.set_running(self)
+        self._timer.add(self, self._seconds)
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.remove(self)
+        self._cancellation.set_running(None)
+
+    def end(self) -> None:
+        self._cancellation.end(self)
+
+
+class StatementTimer:
+    """Cancel statements from threads of its own: at their deadline, or at the end of their call.
+
+    PostgreSQL's statement_timeout is only a second line: behind a pooler that assigns sessions per
+    transaction it is not set. It ends the statements of a killed process.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._cancellers = ThreadPoolExecutor(_THREADS, thread_name_prefix="cancel")
+        self._deadlines: dict[RunningStatement, float] = {}
+        self._next_check = math.inf
+        self._woken = threading.Event()
+        self._stopped = False
+        threading.Thread(target=self._run, name="statement timer", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop; wait for the cancel requests under way."""
+        self._stopped = True
+        self._woken.set()
+        self._cancellers.shutdown()
+
+    def cancel_later(self, cancellation: Cancellation) -> None:
+        """Cancel a call's statement without blocking."""
+        if not cancellation.ended:
+            self._cancellers.submit(cancellation.cancel)
+
+    def add(self, statement: RunningStatement, seconds: float) -> None:
+        """Time a statement; no statement gets more than the timer's own limit."""
+        deadline = time.monotonic() + min(seconds, self._seconds)
+        self._deadlines[statement] = deadline
+        if deadline < self._next_check:
+            self._woken.set()
+
+    def remove(self, statement: RunningStatement) -> None:
+        self._deadlines.pop(statement, None)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._await_deadline()
+            for statement, deadline in self._deadlines.copy().items():
+                if deadline <= time.monotonic():
+                    self.remove(statement)
+                    with suppress(RuntimeError):  # The executor is shut down.
+                        self._cancellers.submit(statement.end)
+
+    def _await_deadline(self) -> None:
+        """Wait for the first deadline, or for a statement with an earlier one."""
+        self._woken.clear()
+        self._next_check = math.inf  # A statement added during the search below sets the event.
+        first = min(self._deadlines.copy().values(), default=math.inf)
+        self._next_check = first
+        if not self._stopped:
+            pause_seconds = first - time.monotonic()
+            self._woken.wait(None if math.isinf(first) else max(0.0, pause_seconds))

@@ -1,0 +1,87 @@
+"""Translation of the driver's errors to `storage.errors`."""
+
+from __future__ import annotations
+
+import psycopg2
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from storage.cancellation import Cancellation
+from storage.errors import (
+    ConstraintError,
+    DatabaseUnavailableError,
+    StatementCancelledError,
+    StatementFailedError,
+    StatementTimeoutError,
+    StorageError,
+    TransactionConflictError,
+)
+
+# SQLSTATE: a primary that became a replica; shutdown, crash, start-up, dropped database and idle
+# timeouts; too few connections or too little memory. Class 08 is "connection exception".
+_UNAVAILABLE = {"25006", "57P01", "57P02", "57P03", "57P04", "57P05"}
+_UNAVAILABLE_CLASSES = {"08", "53"}
+_SHORT_OF_RESOURCES = {"53000", "53100", "53200", "53400"}
+_CONFLICT = {"40001", "40P01"}
+_QUERY_CANCELED = "57014"
+_SYNTAX_OR_ACCESS_CLASS = "42"
+
+
+class StorageErrors:
+    """Raise a StorageError in place of the driver's or SQLAlchemy's error."""
+
+    def __init__(self, cancellation: Cancellation) -> None:
+        self._cancellation = cancellation
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        match error:
+            case None:
+                return
+            case PoolTimeoutError():
+                raise pool_exhausted() from error
+            case InvalidRequestError():  # New connections are lost before their first use.
+                raise DatabaseUnavailableError("connections do not last") from error
+            case DBAPIError():
+                # Without the driver's error as cause: its text may quote the row.
+                raise _translated(error.orig, self._cancellation) from None
+            case psycopg2.Error():  # SQLAlchemy wraps only the errors of statements.
+                raise _translated(error, self._cancellation) from None
+
+
+def pool_exhausted() -> DatabaseUnavailableError:
+    return DatabaseUnavailableError("all connections of the pool are in use", pool_exhausted=True)
+
+
+def _translated(error: BaseException | None, cancellation: Cancellation) -> StorageError:
+    if not isinstance(error, psycopg2.Error):
+        return StatementFailedError(None, type(error).__name__)
+    sqlstate, details = error.pgcode, error.diag
+    if sqlstate == _QUERY_CANCELED:
+        return StatementCancelledError() if cancellation.cancelled else StatementTimeoutError()
+    if sqlstate in _CONFLICT:
+        return TransactionConflictError(details.message_primary)
+    if _is_unavailable(error):
+        return DatabaseUnavailableError(details.message_primary or str(error).strip())
+    if details.constraint_name:
+        return ConstraintError(details.constraint_name)
+    return StatementFailedError(sqlstate, _without_values(sqlstate, details.message_primary))
+
+
+def _without_values(sqlstate: str | None, message: str | None) -> str | None:
+    """Return the message only where it names nothing but the schema; others may quote a value."""
+    return message if sqlstate and sqlstate.startswith(_SYNTAX_OR_ACCESS_CLASS) else None
+
+
+def ends_connection(error: BaseException) -> bool:
+    """Return whether the connections to the server must be replaced after this error."""
+    return getattr(error, "pgcode", None) not in _SHORT_OF_RESOURCES and _is_unavailable(error)
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    sqlstate = getattr(error, "pgcode", None)
+    if sqlstate is None:  # No answer of the server: the socket is closed, or was never opened.
+        return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return sqlstate in _UNAVAILABLE or sqlstate[:2] in _UNAVAILABLE_CLASSES
