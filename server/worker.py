@@ -14,9 +14,9 @@ import structlog
 from grpc_channelz.v1 import channelz
 
 from server.access.authentication import Authenticator, authenticator
-from server.calls.admission import CallPool, StreamPool
+from server.calls.concurrency import Limit
 from server.calls.pipeline import Pipeline, interceptors
-from server.calls.places import Limit
+from server.calls.pools import CallPool, StreamPool
 from server.jobs.census import Census
 from server.jobs.readiness import ReadinessMonitor
 from server.jobs.retention import Maintenance

@@ -1,30 +1,38 @@
-"""What a caller may do: one table from the method to the scopes that it needs, all of them.
+"""Authorise calls: one table from the method to all scopes that it needs.
 
-No scope implies another: a token may do what it lists and no more.
+No scope implies another.
 
-tasks:read shows every task of every client: there is one domain of trust, and no tenants. It shows
-of the history of a task the events of the caller's own writes; with tasks:admin those of others.
+tasks:read reads every task of every principal: there are no tenants. Of a task's history it reads
+the events of the principal's own writes; together with tasks:admin, those of all.
 
-tasks:write changes tasks. Without tasks:read the answer has of a task its id and its etag, and a
-batch's answer these in the order of its items. A caller still learns what a write has to tell: that
-a task exists or is deleted, its status when a transition is refused, and that a field already had
-the value that it was given, for then the etag stays.
+tasks:write changes tasks. Without tasks:read the answer contains only the id and the etag of each
+task. Errors still reveal that a task exists or is deleted, and its status when a transition is
+refused; an unchanged etag reveals that a field already had its new value.
 
-tasks:admin purges deleted tasks, together with tasks:read: the filter of a purge tests the content
-of tasks, and its answer tells how many have it.
+tasks:admin purges deleted tasks, together with tasks:read, because the filter of a purge and its
+count reveal the content of tasks.
 """
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import TypeAlias, get_args
 
 from server.errors import PermissionDeniedError
 from server.principal import Principal, Scope
 from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import (
+    BatchCreateTasksResponse,
+    BatchDeleteTasksResponse,
+    BatchUpdateTasksResponse,
+)
 
 READ: Scope = "tasks:read"
 WRITE: Scope = "tasks:write"
 ADMIN: Scope = "tasks:admin"
+
+WriteAnswer: TypeAlias = (
+    Task | BatchCreateTasksResponse | BatchUpdateTasksResponse | BatchDeleteTasksResponse
+)
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))
 
@@ -52,13 +60,13 @@ def authorize(principal: Principal, method: str) -> None:
         raise PermissionDeniedError(*sorted(missing))
 
 
-def is_for_readers(method: str) -> bool:
-    """Whether only a caller that may read tasks gets the method's answers."""
+def requires_read(method: str) -> bool:
+    """Return whether the method needs tasks:read."""
     return READ in NEEDED[_name(method)]
 
 
-def shown(principal: Principal, answer: Any) -> Any:
-    """What the principal gets of the answer to a write: a task, or a batch's tasks."""
+def visible_to(principal: Principal, answer: WriteAnswer) -> WriteAnswer:
+    """Return the answer to a write without what the principal may not read."""
     if READ in principal.scopes:
         return answer
     if isinstance(answer, Task):

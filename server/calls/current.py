@@ -1,6 +1,6 @@
-"""What is known of the call under way.
+"""The state of the current call, in a context variable.
 
-grpcio gives each call a context (contextvars) of its own, from its arrival to its end.
+grpcio runs each call in a context (contextvars) of its own, from its arrival to its end.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from storage.measures import Spent, spent
 
 
 class Call:
-    """A call from its arrival on: what its log line and its metrics say."""
+    """What the log line and the metrics of a call contain."""
 
     def __init__(self, method: str, *, is_stream: bool) -> None:
         self.method = method.removeprefix("/")
@@ -27,30 +27,30 @@ class Call:
         self.seconds = 0.0
         self.request_id = ""
         self.identity: Principal | Exception | None = None
-        """Who calls, or why that cannot be said; None as long as nobody has looked."""
+        """The result of authentication; None before it."""
         self.principal: Principal = ANONYMOUS
-        self.opened: Callable[[], None] = lambda: None
-        """To be called when a stream has only its answers left to send."""
+        self.on_opened: Callable[[], None] = lambda: None
+        """Called when a stream has only its answers left to send."""
         self.reason = ""
-        """The reason in its ErrorInfo; empty when the call goes well."""
+        """The reason in its ErrorInfo; empty for OK."""
         self.received_bytes = 0
         self.sent_bytes = 0
         self.context: grpc.ServicerContext | None = None
-        """Between its work and its answer."""
+        """Set from the end of the method until the answer is serialized."""
         self.spent = Spent()
 
     @property
     def queued_seconds(self) -> float:
-        """How long it waited for a thread, once its request was there."""
+        """The time from the arrival of the request until the call had a thread."""
         return self.began - self.requested if self.requested else 0.0
 
     def begin(self, request_id: str) -> None:
-        """It has a thread now."""
+        """Note that the call has a thread."""
         self.began = time.perf_counter()
         self.request_id = request_id
 
     def end(self, code: str) -> None:
-        """It has a code, and lasted from its arrival until now."""
+        """Note the code and the duration."""
         self.code = code
         self.seconds = time.perf_counter() - self.arrived
 
@@ -59,23 +59,23 @@ _current: ContextVar[Call] = ContextVar("call")
 
 
 def current_call() -> Call:
-    """The call that this thread serves."""
+    """Return the call that this thread serves."""
     return _current.get()
 
 
-def is_ours() -> bool:
-    """Whether the call under way is one of our service."""
+def has_current_call() -> bool:
+    """Return whether the interceptors know the current call: not for health, for instance."""
     return _current.get(None) is not None
 
 
-def arrived(method: str, *, is_stream: bool) -> None:
-    """A new call: from here on it is the one under way, wherever its context goes."""
+def begin_call(method: str, *, is_stream: bool) -> None:
+    """Make a new call the current one in this context."""
     call = Call(method, is_stream=is_stream)
     _current.set(call)
     spent.set(call.spent)
 
 
-def requested() -> None:
-    """The request of the call under way is there. Nothing happens if the call is not ours."""
+def mark_request_received() -> None:
+    """Note the time at which the request arrived, if there is a current call."""
     if call := _current.get(None):
         call.requested = time.perf_counter()

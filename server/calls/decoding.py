@@ -1,14 +1,15 @@
-"""A request is bytes until its caller is let in."""
+"""Decode requests after their clients are authorised."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
+import grpc
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
-from server.calls.interceptor import Behavior, CallInterceptor, Handler
+from server.calls.interceptor import Behavior, CallInterceptor, Deserialize, Handler, StreamBehavior
 from server.calls.text import normalise
 from server.calls.wire import MALFORMED, check_item_counts
 from server.errors import InvalidRequestError, RequestTooLargeError
@@ -19,10 +20,10 @@ _LARGE = ("/BatchCreateTasks", "/BatchUpdateTasks")
 
 
 class DecodingInterceptor(CallInterceptor):
-    """Decodes requests on the thread of their call.
+    """Decode requests on the thread of their call.
 
-    What arrives may be too large, or no message: the caller's mistakes, for which grpcio knows one
-    limit for all methods, and INTERNAL.
+    A request that is too large or malformed is the client's error; grpcio has one size limit for
+    all methods, and answers INTERNAL.
     """
 
     def __init__(self, *, max_request_bytes: int, max_batch_request_bytes: int) -> None:
@@ -30,19 +31,23 @@ class DecodingInterceptor(CallInterceptor):
         self._max_batch_request_bytes = max_batch_request_bytes
 
     def unary(self, method: str, handler: Handler) -> Behavior:
-        behavior: Any = handler.unary_unary
+        behavior = handler.unary_unary
         decode = _decoder(method, handler.request_deserializer)
         return lambda request, context: behavior(decode(request), context)
 
-    def stream(self, method: str, handler: Handler) -> Behavior:
+    def stream(self, method: str, handler: Handler) -> StreamBehavior:
         decode = _decoder(method, handler.request_deserializer)
-        if streamed := handler.stream_stream:
-            return lambda requests, context: streamed(map(decode, requests), context)
-        behavior: Any = handler.unary_stream
-        return lambda request, context: behavior(decode(request), context)
+        if single := handler.unary_stream:
+            return lambda request, context: single(decode(request), context)
+        streamed = handler.stream_stream
 
-    def deserializer(self, method: str, deserialize: Any) -> Any:
-        """Keeps the bytes, on the polling thread; what is too large leaves only its size."""
+        def stream(requests: object, context: grpc.ServicerContext) -> Iterator[object]:
+            return streamed(map(decode, cast(Iterable[object], requests)), context)
+
+        return stream
+
+    def deserializer(self, method: str, deserialize: Deserialize) -> Deserialize:
+        """Keep the bytes, on the polling thread; of a request that is too large only its size."""
         is_large = method.endswith(_LARGE)
         limit = self._max_batch_request_bytes if is_large else self._max_request_bytes
 
@@ -52,21 +57,22 @@ class DecodingInterceptor(CallInterceptor):
         return keep
 
 
-def _decoder(method: str, deserialize: Any) -> Callable[[bytes | Exception], Any]:
+def _decoder(method: str, deserialize: Deserialize) -> Callable[[object], Message]:
     kind: Descriptor | None = None
     if found := _SERVICE.methods_by_name.get(method.rpartition("/")[2]):
         kind = found.input_type
 
-    def decode(request: bytes | Exception) -> Any:
+    def decode(request: object) -> Message:
         if isinstance(request, Exception):
             raise request
+        data = cast(bytes, request)
         if kind:
-            check_item_counts(request, kind)
+            check_item_counts(data, kind)
         try:
-            message = deserialize(request)
+            message = cast(Message, deserialize(data))
         except DecodeError:
             raise InvalidRequestError([MALFORMED]) from None
-        if not request.isascii():
+        if not data.isascii():
             normalise(message)
         return message
 

@@ -1,10 +1,10 @@
-"""What happens around every call of ours, and in which order."""
+"""Assemble the interceptors around every call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import grpc
 from opentelemetry.sdk.trace.sampling import Sampler
@@ -14,7 +14,7 @@ from server.access.rate_limits import RateLimiter
 from server.calls.access import AccessInterceptor
 from server.calls.accounting import AccountingInterceptor, account_for_unknown
 from server.calls.cancellation import CancellationInterceptor
-from server.calls.current import arrived
+from server.calls.current import begin_call
 from server.calls.decoding import DecodingInterceptor
 from server.calls.failures import ErrorInterceptor
 from server.calls.interceptor import CallInterceptor, Handler
@@ -23,42 +23,44 @@ from server.calls.unread import UnreadAnswers
 from server.settings import Settings
 from storage.database import Database
 
-_OURS = "/taskservice.v1.", "/grpc.reflection."
+_GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+_WRAPPED_PACKAGES = "/taskservice.v1.", "/grpc.reflection."
 
 
 def interceptors(
     settings: Settings, authenticator: Authenticator, database: Database, sampler: Sampler
 ) -> list[CallInterceptor]:
-    """The interceptors, the outermost first."""
+    """Return the interceptors, the outermost first."""
     rate, burst = settings.calls_per_second, settings.rate_limit_burst
     return [
-        # Outermost: log lines, metrics and statements happen within the span.
+        # Outermost: log lines, metrics and statements belong to the span.
         TracingInterceptor(sampler),
-        # Outside of errors, so that it sees the code a caller sees.
+        # Outside of errors: logs and counts the code that the client gets.
         AccountingInterceptor(settings.slow_call_seconds, UnreadAnswers(settings.max_unread_bytes)),
-        # Whatever is raised below becomes a status here.
+        # Turns exceptions raised below into statuses.
         ErrorInterceptor(),
-        # Nothing below it is for strangers, nor for who calls too often.
+        # Authenticate, rate-limit and authorise before reading the request.
         AccessInterceptor(
             authenticator,
             RateLimiter(rate, burst or 2 * rate) if rate else None,
             reflection_is_open=settings.reflection_for == "on",
         ),
-        # Until here a request is bytes: what they become may be a hundred times as large.
+        # A decoded request may be a hundred times as large as its bytes.
         DecodingInterceptor(
             max_request_bytes=settings.max_request_bytes,
             max_batch_request_bytes=settings.max_batch_request_bytes,
         ),
-        # Innermost: it covers the statements and no more.
+        # Innermost: covers the statements and no more.
         CancellationInterceptor(database),
     ]
 
 
 class Pipeline(grpc.ServerInterceptor):
-    """All interceptors, as the one that grpcio knows.
+    """Present all interceptors to grpcio as one.
 
-    Around our service and its reflection. Anything else passes through untouched: unknown methods
-    stay UNIMPLEMENTED, and the health service's streams stay alive.
+    It wraps TaskService and its reflection. Other methods pass unchanged: unknown ones stay
+    UNIMPLEMENTED, and health has threads of its own.
     """
 
     def __init__(
@@ -66,28 +68,28 @@ class Pipeline(grpc.ServerInterceptor):
     ) -> None:
         self._interceptors = interceptors
         self._streams = streams
-        self._wrapped: dict[str, Handler] = {}
+        self._wrapped: dict[str, _GrpcHandler] = {}
 
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
+        continuation: Callable[[grpc.HandlerCallDetails], _GrpcHandler | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """A call has arrived, on the thread that all calls arrive on: nothing slow happens here."""
+    ) -> _GrpcHandler | None:
+        """Return the wrapped handler. This runs on the polling thread: it must be fast."""
         method = handler_call_details.method
         wrapped = self._wrapped.get(method)
         if wrapped is None:
             handler = continuation(handler_call_details)
             if handler is None:
                 account_for_unknown(method)
-            if handler is None or not method.startswith(_OURS):
+            if handler is None or not method.startswith(_WRAPPED_PACKAGES):
                 return handler
             wrapped = self._wrapped[method] = self._wrap(method, handler)
-        arrived(method, is_stream=wrapped.response_streaming)
+        begin_call(method, is_stream=wrapped.response_streaming)
         return wrapped
 
-    def _wrap(self, method: str, handler: Any) -> Handler:
+    def _wrap(self, method: str, handler: _GrpcHandler) -> _GrpcHandler:
+        wrapped = cast(Handler, handler)
         for interceptor in reversed(self._interceptors):
-            handler = interceptor.wrap(method, handler, self._streams)
-        wrapped: Handler = handler
-        return wrapped
+            wrapped = interceptor.wrap(method, wrapped, self._streams)
+        return cast(_GrpcHandler, wrapped)

@@ -1,28 +1,29 @@
-"""The span of a call: decided first, and made only when somebody will see it."""
+"""Make the spans of sampled calls with OpenTelemetry's interceptor."""
 
 from __future__ import annotations
 
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import grpc
 from opentelemetry import trace
 from opentelemetry.instrumentation.grpc import server_interceptor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 
-from server.calls.interceptor import Behavior, CallInterceptor, Handler
+from server.calls.interceptor import Behavior, CallInterceptor, Handler, StreamBehavior
 from server.telemetry.tracing import head_sampled
 
-# Who looks for a slow call is not looking for these.
+B = TypeVar("B", Behavior, StreamBehavior)
+
 _NEVER_SAMPLED = "grpc.reflection."
 
 
 class TracingInterceptor(CallInterceptor):
-    """OpenTelemetry's interceptor, around those calls that are sampled.
+    """Wrap sampled calls in OpenTelemetry's interceptor.
 
-    It costs as much as the rest of a call's telemetry together, also for a call that is not
-    sampled. Such a call takes a short way that only carries the trace's context on.
+    The library's interceptor costs as much as all other telemetry of a call, even for a call that
+    is not sampled. Such a call skips it and only propagates its trace context.
     """
 
     def __init__(self, sampler: Sampler) -> None:
@@ -32,7 +33,7 @@ class TracingInterceptor(CallInterceptor):
     def unary(self, method: str, handler: Handler) -> Behavior:
         return self._either(method, handler.unary_unary, self._traced(method, handler).unary_unary)
 
-    def stream(self, method: str, handler: Handler) -> Behavior:
+    def stream(self, method: str, handler: Handler) -> StreamBehavior:
         traced = self._traced(method, handler)
         return self._either(
             method,
@@ -40,28 +41,28 @@ class TracingInterceptor(CallInterceptor):
             traced.unary_stream or traced.stream_stream,
         )
 
-    def _either(self, method: str, behavior: Any, traced: Any) -> Behavior:
-        """The one for what is not sampled, or the one for what is."""
+    def _either(self, method: str, untraced: B, traced: B) -> B:
+        """Return a behavior that decides for each call whether it is traced."""
         name = method.removeprefix("/")
         sampler = ALWAYS_OFF if name.startswith(_NEVER_SAMPLED) else self._sampler
 
-        def either(request: Any, context: grpc.ServicerContext) -> Any:
+        def either(request: object, context: grpc.ServicerContext) -> object:
             is_sampled = head_sampled(sampler, name, context.invocation_metadata())
-            return (traced if is_sampled else behavior)(request, context)
+            return (traced if is_sampled else untraced)(request, context)
 
-        return either
+        return cast(B, either)
 
-    def _traced(self, method: str, handler: Handler) -> Any:
-        """The handler within OpenTelemetry's interceptor, which takes only the name from here."""
+    def _traced(self, method: str, handler: Handler) -> Handler:
+        """Return the handler within OpenTelemetry's interceptor, which only reads the name."""
         details = SimpleNamespace(method=method.removeprefix("/"))
-        return self._interceptor.intercept_service(lambda _: handler, details)
+        return cast(Handler, self._interceptor.intercept_service(lambda _: handler, details))
 
 
 class _Tracers:
-    """Tracers whose spans record no exception by themselves: grpcio raises an empty one to abort a
-    call, and what led to that is recorded where it is known."""
+    """Provide tracers whose spans do not record exceptions: grpcio aborts a call by an empty
+    exception, and `ErrorInterceptor` records its cause."""
 
-    def get_tracer(self, *arguments: Any, **options: Any) -> Any:
+    def get_tracer(self, *arguments: Any, **options: Any) -> SimpleNamespace:
         tracer = trace.get_tracer_provider().get_tracer(*arguments, **options)
         return SimpleNamespace(
             start_as_current_span=partial(tracer.start_as_current_span, record_exception=False)

@@ -1,13 +1,12 @@
-"""Server reflection, v1 and v1alpha: our contract, the health service, and the details of errors.
+"""Serve reflection, v1 and v1alpha: the contract, health, and the messages of error details.
 
-With these a client such as grpcurl needs no files: it calls the health service, and shows an
-error's details in words. Nothing else that this process has loaded is served.
+With these a client such as grpcurl needs no .proto files. Other loaded descriptors are not served.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -20,6 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from server.calls.grpcio_internals import with_pool
 from taskservice.v1 import task_service_pb2
 
 _FILES: tuple[Any, ...] = (
@@ -32,15 +32,14 @@ _SERVICES = tuple(
     service.full_name for file in _FILES for service in file.services_by_name.values()
 )
 
-# A client keeps its stream for a while, to ask more.
-_STREAMS = 16
-# Threads on which one stream too many ends the oldest.
-_SPARE = 4
+# A client keeps its stream open for further requests.
+_MAX_STREAMS = 16
+# Threads on which a stream over the limit ends the oldest.
+_SPARE_THREADS = 4
 
 
 class _Streams:
-    """No more than `_STREAMS` are open: for a new one the oldest gives way, so that nobody keeps
-    others out by saying nothing."""
+    """The open streams, `_MAX_STREAMS` at most: a new one ends the oldest."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,7 +48,7 @@ class _Streams:
     def add(self, context: grpc.ServicerContext) -> None:
         with self._lock:
             self._open[context] = None
-            oldest = next(iter(self._open)) if len(self._open) > _STREAMS else None
+            oldest = next(iter(self._open)) if len(self._open) > _MAX_STREAMS else None
         if not context.add_callback(lambda: self._forget(context)):
             self._forget(context)
         if oldest:
@@ -66,37 +65,42 @@ class _Streams:
 
 
 def add_reflection(server: grpc.Server) -> Callable[[], None]:
-    """Serves reflection under both of its names; returns what ends the streams that are open.
+    """Serve reflection under both names; return a function that ends the open streams.
 
-    Who may ask, and how often, is the interceptors' matter. grpcio-reflection knows v1alpha only;
-    v1 has the same messages, so that the same servicer answers for it.
+    grpcio-reflection knows only v1alpha; v1 has the same messages.
     """
     streams = _Streams()
-    pool = DescriptorPool()
-    for file in _FILES:
-        _add_file(pool, file)
-    servicer: Any = reflection.ReflectionServicer(_SERVICES, pool=pool)
-
-    def reflect(requests: Any, context: grpc.ServicerContext) -> Any:
-        streams.add(context)
-        with suppress(grpc.RpcError):  # Who hangs up has heard enough.
-            yield from servicer.ServerReflectionInfo(requests, context)
-
-    # A stream holds its thread for as long as the client likes: none of those that calls need.
-    reflect.experimental_thread_pool = ThreadPoolExecutor(  # type: ignore[attr-defined]
-        _STREAMS + _SPARE, thread_name_prefix="reflection"
-    )
-    handler: Any = grpc.stream_stream_rpc_method_handler(
-        reflect,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
+    handlers = {"ServerReflectionInfo": _handler(streams)}
     for version in ("v1", "v1alpha"):
         service = grpc.method_handlers_generic_handler(
-            f"grpc.reflection.{version}.ServerReflection", {"ServerReflectionInfo": handler}
+            f"grpc.reflection.{version}.ServerReflection", handlers
         )
         server.add_generic_rpc_handlers((service,))
     return streams.end_all
+
+
+def _handler(streams: _Streams) -> Any:
+    servicer: Any = reflection.ReflectionServicer(_SERVICES, pool=_descriptor_pool())
+
+    def reflect(requests: object, context: grpc.ServicerContext) -> Iterator[object]:
+        streams.add(context)
+        with suppress(grpc.RpcError):  # The client disconnected.
+            yield from servicer.ServerReflectionInfo(requests, context)
+
+    # Streams last as long as clients like: they must not hold the threads of calls.
+    threads = ThreadPoolExecutor(_MAX_STREAMS + _SPARE_THREADS, thread_name_prefix="reflection")
+    return grpc.stream_stream_rpc_method_handler(
+        with_pool(reflect, threads),
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+
+
+def _descriptor_pool() -> DescriptorPool:
+    pool = DescriptorPool()
+    for file in _FILES:
+        _add_file(pool, file)
+    return pool
 
 
 def _add_file(pool: DescriptorPool, file: FileDescriptor) -> None:

@@ -20,7 +20,8 @@ import grpc
 import structlog
 
 from server.calls.current import current_call
-from server.calls.turns import Turns
+from server.calls.fair_queue import FairQueue
+from server.calls.grpcio_internals import ServerCall
 from server.errors import (
     CredentialsExpiredError,
     ShuttingDownError,
@@ -192,7 +193,7 @@ class _OwnReads:
     def __init__(self, places: int) -> None:
         self._free = places
         self._lock = threading.Lock()
-        self._turns = Turns[threading.Event](share=1)
+        self._turns = FairQueue[threading.Event](share=1)
 
     @contextmanager
     def turn(self, caller: str) -> Iterator[None]:
@@ -206,7 +207,7 @@ class _OwnReads:
             yield
         finally:
             with self._lock:
-                self._turns.done(caller)
+                self._turns.finish(caller)
                 self._free += 1
                 self._begin()
 
@@ -276,7 +277,7 @@ class Watches:
             and what the database raises.
         """
         with self._opened(filter_, context) as watch:
-            current_call().opened()
+            current_call().on_opened()
             for notice in self._follow(watch, position, initial=initial):
                 watch.check()
                 watch.sending_since = time.monotonic()
@@ -501,5 +502,5 @@ def _disconnect(context: grpc.ServicerContext) -> None:
 
     grpcio's own context.cancel() knows no status but CANCELLED.
     """
-    code, details = grpc.StatusCode.UNAVAILABLE.value[0], b"the watch was not read for too long"
-    context._rpc_event.call.cancel(code, details)  # type: ignore[attr-defined]
+    code, details = grpc.StatusCode.UNAVAILABLE, "the watch was not read for too long"
+    ServerCall.of(context).cancel(code, details)

@@ -166,7 +166,7 @@ def test_the_oldest_of_too_many_silent_calls_are_ended(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However much time they have left: each costs memory."""
-    monkeypatch.setattr("server.calls.admission._MOST_AWAITED", 5)
+    monkeypatch.setattr("server.calls.arrivals._MAX_WAITING", 5)
     with silent_calls(serve(), f"{OURS}GetTask", 8) as calls:
         await_refused(calls, 3)
         for call in refused(calls):
@@ -339,9 +339,9 @@ def test_a_call_that_admission_fails_at_is_ended_and_the_next_is_served(
 ) -> None:
     stub = TaskServiceStub(serve())
     with monkeypatch.context() as patch, capture_logs() as logs:
-        patch.setattr("server.calls.admission._Call.connection", property({}.__getitem__))
+        patch.setattr("server.calls.arrivals.IncomingCall.peer", property({}.__getitem__))
         with pytest.raises(grpc.RpcError) as raised:
             stub.GetTaskStats(GetTaskStatsRequest(), timeout=PATIENCE_SECONDS)
     assert raised.value.code() is grpc.StatusCode.INTERNAL
-    assert "a call was not taken" in [line["event"] for line in logs]
+    assert "call admission failed" in [line["event"] for line in logs]
     stub.GetTaskStats(GetTaskStatsRequest(), timeout=PATIENCE_SECONDS)

@@ -39,7 +39,7 @@ MANY = 100 + PATIENCE_SECONDS
 @pytest.fixture
 def a_question_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rate of questions, so low that no machine is too slow to ask more often."""
-    monkeypatch.setattr("server.calls.access._QUESTIONS_PER_SECOND", 1)
+    monkeypatch.setattr("server.calls.access._REFLECTION_PER_SECOND", 1)
 
 
 @contextmanager

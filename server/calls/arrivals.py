@@ -1,0 +1,142 @@
+"""Wait for the requests of calls without holding a thread.
+
+grpcio gives a call a thread as soon as its headers have arrived, and the thread waits for the
+request: clients that send only headers would occupy all threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+
+import grpc
+import structlog
+
+from server.calls.current import has_current_call, mark_request_received
+from server.calls.grpcio_internals import SubmittedCall
+from server.calls.statuses import status_of
+from server.errors import RequestMissingError, RequestTimeoutError, TooManyWaitingError
+
+log = structlog.get_logger()
+
+# A call without a request holds a few kilobytes, and a client may open thousands.
+_MAX_WAITING = 1000
+_CLOCK_SECONDS = 1.0
+
+
+class IncomingCall(SubmittedCall):
+    """A call on its way to a thread."""
+
+    __slots__ = ("authentication_tried", "client", "has_ended_turn", "request")
+
+    request: object
+    client: Hashable
+    authentication_tried: bool
+    has_ended_turn: bool
+
+    @property
+    def size(self) -> int:
+        """The bytes of the request, which is not decoded yet."""
+        return len(self.request) if isinstance(self.request, bytes) else 0
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the client still waits for the answer."""
+        return self.is_active and time.time() < self.deadline
+
+    def reject(self, error: Exception) -> None:
+        """End the call on this thread: through the interceptors if they know its method."""
+        if self.run(has_current_call):
+            self.serve(error)
+        elif status := status_of(error):
+            self.abort(status.code, status.message)
+
+    @contextmanager
+    def ended_by_errors(self) -> Iterator[None]:
+        """End the call on an exception, which would end the polling thread and so the server."""
+        try:
+            yield
+        except Exception:
+            log.exception("call admission failed")
+            with suppress(Exception):
+                self.abort(grpc.StatusCode.INTERNAL.value[0], "the call could not be admitted")
+
+
+class Arrivals:
+    """The calls of one server whose requests have not arrived.
+
+    A call whose request takes longer than the timeout is rejected; so is the oldest of too many.
+    """
+
+    def __init__(self, name: str, timeout_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()  # Not held while a call is answered.
+        self._deadlines: dict[IncomingCall, float] = {}  # The oldest first.
+        # Calls that ended, or that have no request: grpcio knows which a moment later.
+        self._without_request: list[IncomingCall] = []
+        threading.Thread(
+            target=_run_clock, args=(weakref.ref(self),), name=f"{name}-clock", daemon=True
+        ).start()
+
+    def wait_for(self, call: IncomingCall, on_request: Callable[[IncomingCall], None]) -> None:
+        """Call `on_request` on the polling thread when the request has arrived."""
+        with self._lock:
+            oldest = self._evicted()
+            self._deadlines[call] = time.monotonic() + self._timeout_seconds
+        if oldest:
+            with oldest.ended_by_errors():
+                oldest.reject(TooManyWaitingError())
+        call.receive_request(partial(self._received, call, on_request))
+
+    def _evicted(self) -> IncomingCall | None:
+        if len(self._deadlines) < _MAX_WAITING:
+            return None
+        oldest = next(iter(self._deadlines))
+        del self._deadlines[oldest]
+        return oldest
+
+    def _received(
+        self, call: IncomingCall, on_request: Callable[[IncomingCall], None], request: object
+    ) -> None:
+        with call.ended_by_errors():
+            with self._lock:
+                is_expected = self._deadlines.pop(call, None) is not None
+            if not (is_expected and call.is_active):
+                return
+            if request is None:
+                with self._lock:
+                    self._without_request.append(call)
+            else:
+                call.request = request
+                call.run(mark_request_received)
+                on_request(call)
+
+    def reject_overdue(self) -> None:
+        """Reject the calls whose request is late, or will not come."""
+        now = time.monotonic()
+        with self._lock:
+            overdue = [call for call, deadline in self._deadlines.items() if deadline <= now]
+            for call in overdue:
+                del self._deadlines[call]
+            missing, self._without_request = self._without_request, []
+        _reject(overdue, RequestTimeoutError())
+        _reject(missing, RequestMissingError())
+
+
+def _reject(calls: list[IncomingCall], error: Exception) -> None:
+    for call in calls:
+        if call.is_active:
+            with call.ended_by_errors():
+                call.reject(error)
+
+
+def _run_clock(arrivals_of: weakref.ref[Arrivals]) -> None:
+    """Reject overdue calls every second until the arrivals are garbage."""
+    while arrivals := arrivals_of():
+        arrivals.reject_overdue()
+        del arrivals
+        time.sleep(_CLOCK_SECONDS)

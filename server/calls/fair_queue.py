@@ -1,0 +1,64 @@
+"""Queue items fairly: round-robin over clients, so that no client delays the others."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class FairQueue(Generic[T]):
+    """A queue of items by client; at most `share` items of a client run at once.
+
+    Not thread-safe.
+    """
+
+    def __init__(self, share: int) -> None:
+        self._share = share
+        self._queued: OrderedDict[Hashable, deque[T]] = OrderedDict()  # The next client first.
+        self._running: Counter[Hashable] = Counter()
+
+    def add(self, client: Hashable, item: T) -> None:
+        self._queued.setdefault(client, deque()).append(item)
+
+    def next(self) -> T | None:
+        """Take the next item to run; None if no queued item may run."""
+        for client, items in self._queued.items():
+            if self._running[client] < self._share:
+                item = items.popleft()
+                self._running[client] += 1
+                self._queued.move_to_end(client)
+                if not items:
+                    del self._queued[client]
+                return item
+        return None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers of running and of queued items."""
+        return {"running": self._running.total(), "queued": sum(map(len, self._queued.values()))}
+
+    def start(self, client: Hashable) -> bool:
+        """Count an item as running that was not queued; False if the client has its share."""
+        if self._running[client] >= self._share:
+            return False
+        self._running[client] += 1
+        return True
+
+    def finish(self, client: Hashable) -> None:
+        """Count one running item less."""
+        self._running[client] -= 1
+        if not self._running[client]:
+            del self._running[client]
+
+    def remove(self, client: Hashable, item: T) -> bool:
+        """Take an item out of the queue; False if it is not queued."""
+        items = self._queued.get(client)
+        if items is None or item not in items:
+            return False
+        items.remove(item)
+        if not items:
+            del self._queued[client]
+        return True

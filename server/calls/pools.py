@@ -1,0 +1,146 @@
+"""The thread pools of TaskService: one for unary calls, one for streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import NamedTuple, TypeAlias
+
+import grpc
+
+from server.calls.admission import RequestPool
+from server.calls.arrivals import IncomingCall
+from server.calls.concurrency import Limit
+from server.calls.current import current_call
+from server.errors import RefusedError
+from server.principal import Principal
+
+Authenticate: TypeAlias = Callable[[grpc.ServicerContext], Principal]
+
+# About 200 bytes each.
+_MAX_KNOWN_CREDENTIALS = 4096
+
+
+class _PrincipalName(NamedTuple):
+    """An authenticated client; another type than the address of a connection."""
+
+    name: str
+
+
+class StreamPool(RequestPool):
+    """The threads for streams of answers; a client opens one stream at a time.
+
+    Without that, a thousand streams opened after a restart would all compete for the processor
+    with unary calls.
+    """
+
+    def __init__(self, threads: int, *, bytes_limit: float, request_timeout_seconds: float) -> None:
+        super().__init__(
+            threads,
+            "stream",
+            request_timeout_seconds,
+            Limit(bytes=bytes_limit),
+            Limit(bytes=bytes_limit / 2),
+            share=1,
+        )
+
+    def _may_run(self, call: IncomingCall) -> bool:
+        call.run(self._observe, call)
+        return True
+
+    def _observe(self, call: IncomingCall) -> None:
+        current_call().on_opened = partial(self._opened, call)
+
+    def _opened(self, call: IncomingCall) -> None:
+        """Let another thread open the client's next stream."""
+        with self._lock:
+            self._end_turn(call)
+        self._start_another()
+
+
+class CallPool(RequestPool):
+    """The threads for unary calls, with at most `limit` calls and bytes in flight.
+
+    A client has at most half of the limit, or as many calls as there are threads, and never all
+    threads. The client is the principal. Credentials are verified on a thread: until they were
+    verified on this connection, and without authentication, the client is the connection.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        *,
+        limit: Limit,
+        request_timeout_seconds: float,
+        authenticate: Authenticate | None = None,
+    ) -> None:
+        super().__init__(
+            threads,
+            "call",
+            request_timeout_seconds,
+            total=limit,
+            per_client=Limit(max(threads, limit.calls // 2), limit.bytes / 2),
+            share=max(1, threads - 1),
+        )
+        self._authenticate = authenticate
+        self._known: dict[int, _PrincipalName] = {}  # By the hash of connection and credentials.
+
+    def _client_of(self, call: IncomingCall) -> Hashable:
+        known = self._known.get(_credentials(call)) if self._authenticate else None
+        return known or call.peer
+
+    def _may_run(self, call: IncomingCall) -> bool:
+        if self._authenticate is None or not call.is_awaited or call.authentication_tried:
+            return True
+        call.authentication_tried = True
+        principal = call.run(self._principal_of, call, self._authenticate)
+        if principal is None or principal == call.client:
+            return True
+        return self._reassign(call, principal)
+
+    def _principal_of(
+        self, call: IncomingCall, authenticate: Authenticate
+    ) -> _PrincipalName | None:
+        """Authenticate, and keep the result for the interceptors; None if that failed."""
+        try:
+            principal = authenticate(call.context())
+        except Exception as error:
+            current_call().identity = error
+            self._known.pop(_credentials(call), None)
+            return None
+        current_call().identity = principal
+        return _PrincipalName(principal.name)
+
+    def _reassign(self, call: IncomingCall, client: _PrincipalName) -> bool:
+        """Count the call as one of this client; return whether it may run at once."""
+        try:
+            may_run = self._moved(call, client)
+        except RefusedError as error:
+            call.reject(error)
+            may_run = False
+        self._start_another()  # The connection has one running call less.
+        return may_run
+
+    def _moved(self, call: IncomingCall, client: _PrincipalName) -> bool:
+        """Raises: TooManyOwnCallsError, TooManyBytesError."""
+        with self._lock:
+            self._remember(_credentials(call), client)
+            self._queue.finish(call.client)
+            self._limiter.release(call.client, call.size)
+            call.client = client
+            self._limiter.acquire(client, call.size)
+            may_run = self._queue.start(client)
+            if not may_run:
+                self._queue.add(client, call)
+            return may_run
+
+    def _remember(self, credentials: int, client: _PrincipalName) -> None:
+        self._known[credentials] = client
+        if len(self._known) > _MAX_KNOWN_CREDENTIALS:
+            del self._known[next(iter(self._known))]
+
+
+def _credentials(call: IncomingCall) -> int:
+    """Identify the credentials of a call on its connection."""
+    shown = [value for key, value in call.metadata if key == "authorization"]
+    return hash((call.peer, *shown))
