@@ -1,20 +1,9 @@
-"""How much one request may ask for."""
+"""Limits of a request that more than one room enforces."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class Limits(NamedTuple):
-    """What the contract allows; an operator may allow less."""
-
-    page_size: int = 1000
-    batch_items: int = 1000
-    filter_terms: int = 50
-    filter_depth: int = 20
-
-
-CONTRACT = Limits()
+MAX_BATCH_ITEMS = 1000
+"""The contract's limit for the items of a batch, and for any other repeated field."""
 
 LARGEST_VALID_BYTES = 16 * 1024
-"""A message with more, but for the batches, breaks rules, maybe a million times."""
+"""A message that keeps the rules of the contract is smaller, except for a batch."""

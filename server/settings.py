@@ -33,7 +33,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from server.limits import CONTRACT, Limits
 from server.principal import Scope, name_problem
 
 _SECRET_KEY_CHARACTERS = 32
@@ -132,10 +131,6 @@ class Settings(BaseSettings):
     rate_limit_per_second: int | None = Field(None, ge=1, le=1_000_000)
     rate_limit_burst: int | None = Field(None, ge=1, le=1_000_000)
     max_watches_per_principal: int | None = Field(None, ge=1, le=10_000)
-    max_page_size: int = Field(CONTRACT.page_size, ge=1, le=CONTRACT.page_size)
-    max_batch_items: int = Field(CONTRACT.batch_items, ge=1, le=CONTRACT.batch_items)
-    max_filter_terms: int = Field(CONTRACT.filter_terms, ge=1, le=CONTRACT.filter_terms)
-    max_filter_depth: int = Field(CONTRACT.filter_depth, ge=0, le=CONTRACT.filter_depth)
 
     slow_call_seconds: float = Field(1, gt=0, le=3600)
     task_count_interval_seconds: float = Field(60, ge=1, le=3600)
@@ -399,15 +394,6 @@ class Settings(BaseSettings):
         """How many watches a process keeps open for a principal; like the calls, all for one."""
         default = self.max_watches_per_worker if self.auth_mode == "none" else 100
         return self.max_watches_per_principal or default
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(
-            page_size=self.max_page_size,
-            batch_items=self.max_batch_items,
-            filter_terms=self.max_filter_terms,
-            filter_depth=self.max_filter_depth,
-        )
 
     @property
     def pool_size(self) -> int:

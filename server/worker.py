@@ -108,7 +108,6 @@ class Worker:
             EventLog(self._database),
             self._watches,
             self._settings.accepted_keys(),
-            self._settings.limits,
             deleted_retention=dt.timedelta(days=self._settings.deleted_retention_days),
         )
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(servicer, self._server)

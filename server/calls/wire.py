@@ -14,7 +14,7 @@ from typing import NamedTuple
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from server.errors import InvalidRequestError, violation
-from server.limits import CONTRACT, LARGEST_VALID_BYTES
+from server.limits import LARGEST_VALID_BYTES, MAX_BATCH_ITEMS
 
 # A varint has ten bytes at most, of seven bits each.
 _LAST_SHIFT = 63
@@ -54,8 +54,8 @@ def _check(data: bytes, span: _Span, kind: Descriptor, prefix: str) -> None:
         if field is None:
             continue
         count = counts[number] = counts[number] + 1
-        if field.is_repeated and count > CONTRACT.batch_items:
-            description = f"has more than {CONTRACT.batch_items} items"
+        if field.is_repeated and count > MAX_BATCH_ITEMS:
+            description = f"has more than {MAX_BATCH_ITEMS} items"
             violated = violation(prefix + field.name, description, "REPEATED_MAX_ITEMS")
             raise InvalidRequestError([violated])
         if field.message_type and not field.is_repeated and count > 1:

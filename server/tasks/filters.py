@@ -16,7 +16,6 @@ from typing import NamedTuple, NoReturn, TypeVar
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
 from server.calls.text import is_blank
-from server.limits import CONTRACT, Limits
 from server.tasks.validation import UUID, FieldError
 from storage.query import (
     NEWEST_FIRST,
@@ -35,6 +34,7 @@ from taskservice.v1.task_pb2 import TaskPriority, TaskStatus
 
 T = TypeVar("T")
 
+MAX_TERMS, MAX_DEPTH = 50, 20
 # A search that excludes tasks is served by no index: each one looks at every task.
 MAX_SEARCHES = 10
 # There is no index to search in what has just changed.
@@ -175,10 +175,6 @@ class _Part(NamedTuple):
 class _TreeBuilder(Transformer[Token, Filter]):
     """Turns each rule of the grammar, as soon as it is recognised, into a part of the tree."""
 
-    def __init__(self, limits: Limits) -> None:
-        super().__init__()
-        self._limits = limits
-
     def start(self, part: _Part) -> Filter:
         for word in part.bare_words if part.has_enums else ():
             if field := _ENUM_FIELDS.get(word.text):
@@ -205,8 +201,8 @@ class _TreeBuilder(Transformer[Token, Filter]):
         return part._replace(node=Not(part.node))
 
     def group(self, part: _Part) -> _Part:
-        if part.depth == self._limits.filter_depth:
-            problem = f"nested deeper than {self._limits.filter_depth}"
+        if part.depth == MAX_DEPTH:
+            problem = f"nested deeper than {MAX_DEPTH}"
             _refuse(part.start, problem, "FILTER_TOO_DEEP")
         return part._replace(depth=part.depth + 1)
 
@@ -247,8 +243,8 @@ class _TreeBuilder(Transformer[Token, Filter]):
         for part in joined:
             terms += part.terms
             searches += part.searches
-            if terms > self._limits.filter_terms:
-                problem = f"more than {self._limits.filter_terms} terms"
+            if terms > MAX_TERMS:
+                problem = f"more than {MAX_TERMS} terms"
                 _refuse(part.start, problem, "FILTER_TOO_LONG")
             if searches > MAX_SEARCHES:
                 problem = f"more than {MAX_SEARCHES} terms that search for words"
@@ -326,27 +322,27 @@ def _refuse(start: int | None, description: str, reason: str = "FILTER_INVALID")
 
 
 @cache
-def _parser(limits: Limits) -> Lark:
-    builder = _TreeBuilder(limits)
+def _parser() -> Lark:
+    builder = _TreeBuilder()
     return Lark.open(
         "filter.lark", rel_to=__file__, parser="lalr", lexer="basic", transformer=builder
     )
 
 
 @lru_cache(maxsize=1024)
-def parse_filter(text: str, limits: Limits = CONTRACT) -> Filter | None:
+def parse_filter(text: str) -> Filter | None:
     """The tree of a filter; None for an empty one. Raises: FieldError."""
     if is_blank(text):
         return None
     try:
-        return _parser(limits).parse(text)  # type: ignore[return-value]
+        return _parser().parse(text)  # type: ignore[return-value]
     except UnexpectedInput as error:
         raise FieldError(_explain(error, text), "FILTER_INVALID") from None
 
 
-def parse_watch_filter(text: str, limits: Limits) -> Filter | None:
+def parse_watch_filter(text: str) -> Filter | None:
     """The tree of a watch's filter, of which every change is asked. Raises: FieldError."""
-    filter_ = parse_filter(text, limits)
+    filter_ = parse_filter(text)
     if filter_ is not None and _searches(filter_) > MAX_WATCH_SEARCHES:
         description = f"searches for words more than {MAX_WATCH_SEARCHES} times"
         raise FieldError(description, "FILTER_TOO_COSTLY")

@@ -14,7 +14,6 @@ from server import principal as caller
 from server.access.authorization import ADMIN
 from server.calls.current import current_call
 from server.errors import InvalidRequestError, violation
-from server.limits import Limits
 from server.tasks import writes
 from server.tasks.conversions import (
     event_to_proto,
@@ -72,6 +71,7 @@ from taskservice.v1.task_service_pb2 import (
 M = TypeVar("M", bound=Message)
 
 DEFAULT_PAGE_SIZE = 50
+MAX_PAGE_SIZE = 1000
 
 # A page ends before it outgrows the 4 MiB that a gRPC client takes by default.
 MAX_PAGE_BYTES = 3 * 1024 * 1024
@@ -93,7 +93,6 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         events: EventLog,
         watches: Watches,
         keys: Sequence[bytes],
-        limits: Limits,
         *,
         deleted_retention: dt.timedelta,
     ) -> None:
@@ -103,9 +102,6 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self._watches = watches
         self._page_tokens = Tokens(keys, "page")
         self._resume_tokens = Tokens(keys, "resume")
-        self._limits = limits
-        self._filter = partial(parse_filter, limits=limits)
-        self._watch_filter = partial(parse_watch_filter, limits=limits)
 
     def CreateTask(self, request: CreateTaskRequest, context: grpc.ServicerContext) -> Task:
         check_create(request)
@@ -164,7 +160,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def BatchGetTasks(
         self, request: BatchGetTasksRequest, context: grpc.ServicerContext
     ) -> BatchGetTasksResponse:
-        check_batch_get(request, self._limits.batch_items)
+        check_batch_get(request)
         ids = [task_id.lower() for task_id in request.ids]
         rows = self._repository.find(ids)
         writes.check_answer(rows.values())
@@ -177,7 +173,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def BatchCreateTasks(
         self, request: BatchCreateTasksRequest, context: grpc.ServicerContext
     ) -> BatchCreateTasksResponse:
-        check_batch_create(request, self._limits.batch_items)
+        check_batch_create(request)
         items = request.requests
         with writes.naming_items("requests", ((item.task_id, item.request_id) for item in items)):
             rows = writes.create(self._repository, items, _origin(), _ITEM)
@@ -186,7 +182,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def BatchUpdateTasks(
         self, request: BatchUpdateTasksRequest, context: grpc.ServicerContext
     ) -> BatchUpdateTasksResponse:
-        fields = check_batch_update(request, self._limits.batch_items)
+        fields = check_batch_update(request)
         items = request.requests
         with writes.naming_items("requests", ((item.task.id, item.request_id) for item in items)):
             rows = writes.update(self._repository, items, fields, _origin(), _ITEM)
@@ -195,7 +191,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def BatchDeleteTasks(
         self, request: BatchDeleteTasksRequest, context: grpc.ServicerContext
     ) -> BatchDeleteTasksResponse:
-        check_batch_delete(request, self._limits.batch_items)
+        check_batch_delete(request)
         items = request.requests
         with writes.naming_items("requests", ((item.id, "") for item in items)):
             rows = writes.delete(self._repository, items, _origin())
@@ -253,7 +249,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
         violations = Violations(request)
         query = _ListQuery(
-            filter_=violations.parse("filter", self._filter, request.filter, None),
+            filter_=violations.parse("filter", parse_filter, request.filter, None),
             order=violations.parse("order_by", parse_order, request.order_by, NEWEST_FIRST),
             cursor=violations.parse("page_token", place, request.page_token, None),
             show_deleted=request.show_deleted,
@@ -277,14 +273,14 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             return Position(*place)
 
         violations = Violations(request)
-        filter_ = violations.parse("filter", self._watch_filter, request.filter, None)
+        filter_ = violations.parse("filter", parse_watch_filter, request.filter, None)
         position = violations.parse("resume_token", place, request.resume_token, None)
         violations.raise_any()
         return filter_, position
 
     def _check_filter(self, request: GetTaskStatsRequest | PurgeTasksRequest) -> Filter | None:
         violations = Violations(request)
-        filter_ = violations.parse("filter", self._filter, request.filter, None)
+        filter_ = violations.parse("filter", parse_filter, request.filter, None)
         violations.raise_any()
         return filter_
 
@@ -299,7 +295,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         return without_generated(task)
 
     def _page_size(self, asked: int) -> int:
-        return min(asked or DEFAULT_PAGE_SIZE, self._limits.page_size)
+        return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
     def _watch_response(self, notice: Notice, request: WatchTasksRequest) -> WatchTasksResponse:
         token = ""

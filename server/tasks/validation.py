@@ -15,7 +15,7 @@ import protovalidate
 from google.protobuf.message import Message
 
 from server.errors import FieldViolation, InvalidRequestError, TransitionNotAllowedError, violation
-from server.limits import LARGEST_VALID_BYTES
+from server.limits import LARGEST_VALID_BYTES, MAX_BATCH_ITEMS
 from server.tasks.conversions import masked, version_of
 from storage.errors import TaskDeletedError, VersionMismatchError
 from storage.tables import TaskRow
@@ -124,35 +124,35 @@ def check_update(request: UpdateTaskRequest) -> frozenset[str]:
     return fields
 
 
-def check_batch_get(request: BatchGetTasksRequest, most: int) -> None:
+def check_batch_get(request: BatchGetTasksRequest) -> None:
     """Raises: InvalidRequestError."""
-    _check_count("ids", request.ids, most)
+    _check_count("ids", request.ids)
     violations = Violations(request, fail_fast=False)
     violations.extend(_repeated(request.ids, "ids[{}]"))
     violations.raise_any()
 
 
-def check_batch_create(request: BatchCreateTasksRequest, most: int) -> None:
+def check_batch_create(request: BatchCreateTasksRequest) -> None:
     """Raises: InvalidRequestError."""
-    _check_items(request, _check_creation, most, id_field="task_id")
+    _check_items(request, _check_creation, id_field="task_id")
 
 
-def check_batch_update(request: BatchUpdateTasksRequest, most: int) -> list[frozenset[str]]:
+def check_batch_update(request: BatchUpdateTasksRequest) -> list[frozenset[str]]:
     """Returns the fields to change in each task. Raises: InvalidRequestError."""
-    return _check_items(request, _check_masked, most, id_field="task.id")
+    return _check_items(request, _check_masked, id_field="task.id")
 
 
-def check_batch_delete(request: BatchDeleteTasksRequest, most: int) -> None:
+def check_batch_delete(request: BatchDeleteTasksRequest) -> None:
     """Raises: InvalidRequestError."""
-    _check_items(request, lambda *_: None, most, id_field="id")
+    _check_items(request, lambda *_: None, id_field="id")
 
 
 def _check_items(
-    request: Any, check_item: Callable[[Any, Violations], T], most: int, *, id_field: str
+    request: Any, check_item: Callable[[Any, Violations], T], *, id_field: str
 ) -> list[T]:
     """Holds each item to the rules of its own kind, and all of them to those of a batch."""
     items = request.requests
-    _check_count("requests", items, most)
+    _check_count("requests", items)
     # All at once is faster; one by one they can be told of, up to so many.
     keeps_rules = not protovalidate.collect_violations(request, fail_fast=True)
     all_ = Violations()
@@ -173,11 +173,11 @@ def _check_items(
     return results
 
 
-def _check_count(field: str, items: Sequence[object], most: int) -> None:
+def _check_count(field: str, items: Sequence[object]) -> None:
     """Before anything else is done with them: there may be a million."""
-    if not 1 <= len(items) <= most:
+    if not 1 <= len(items) <= MAX_BATCH_ITEMS:
         rule = "REPEATED_MAX_ITEMS" if items else "REPEATED_MIN_ITEMS"
-        description = f"must have 1 to {most} items, and has {len(items)}"
+        description = f"must have 1 to {MAX_BATCH_ITEMS} items, and has {len(items)}"
         raise InvalidRequestError([violation(field, description, rule)])
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from server.calls.wire import check_item_counts
 from server.errors import InvalidRequestError
-from server.limits import CONTRACT, LARGEST_VALID_BYTES
+from server.limits import LARGEST_VALID_BYTES, MAX_BATCH_ITEMS
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksRequest,
@@ -22,7 +22,7 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 
-MOST = CONTRACT.batch_items
+MOST = MAX_BATCH_ITEMS
 PADDING = "x" * LARGEST_VALID_BYTES
 
 texts = st.text(max_size=40)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.limits import CONTRACT
-from server.tasks.filters import SORTABLE, parse_filter, parse_order
+from server.tasks.filters import MAX_DEPTH, MAX_TERMS, SORTABLE, parse_filter, parse_order
 from server.tasks.validation import FieldError
 from storage.query import (
     COMPARISONS,
@@ -199,13 +198,13 @@ def test_a_mistake_quotes_no_more_than_a_part_of_a_long_text() -> None:
 
 @pytest.mark.parametrize("joint", [" ", " AND ", " OR ", " OR -"])
 def test_a_filter_has_a_limited_number_of_terms(joint: str) -> None:
-    terms = [ANY] * CONTRACT.filter_terms
+    terms = [ANY] * MAX_TERMS
     assert parse_filter(joint.join(terms))
     assert filter_mistake(joint.join([*terms, ANY])).reason == "FILTER_TOO_LONG"
 
 
 def test_terms_are_counted_across_groups() -> None:
-    half = " OR ".join([ANY] * (CONTRACT.filter_terms // 2))
+    half = " OR ".join([ANY] * (MAX_TERMS // 2))
     assert parse_filter(f"({half}) AND ({half})")
     assert filter_mistake(f"({half}) AND ({half} OR {ANY})").reason == "FILTER_TOO_LONG"
 
@@ -218,8 +217,8 @@ def test_a_filter_has_a_limited_depth(opening: str) -> None:
         times = depth // opening.count("(")
         return opening * times + "a" + ")" * depth
 
-    assert parse_filter(nested(CONTRACT.filter_depth))
-    assert filter_mistake(nested(CONTRACT.filter_depth + 2)).reason == "FILTER_TOO_DEEP"
+    assert parse_filter(nested(MAX_DEPTH))
+    assert filter_mistake(nested(MAX_DEPTH + 2)).reason == "FILTER_TOO_DEEP"
 
 
 @pytest.mark.parametrize(
@@ -279,9 +278,9 @@ def test_every_text_can_be_quoted(field: str, sign: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("text", "position"),
     [
-        (f"{ANY} " * CONTRACT.filter_terms + "b", 9 * CONTRACT.filter_terms + 1),
+        (f"{ANY} " * MAX_TERMS + "b", 9 * MAX_TERMS + 1),
         ("a " * 10 + "b", 21),
-        ("(" * (CONTRACT.filter_depth + 1) + "a", CONTRACT.filter_depth + 2),
+        ("(" * (MAX_DEPTH + 1) + "a", MAX_DEPTH + 2),
     ],
 )
 def test_a_limit_names_the_place_that_exceeds_it(text: str, position: int) -> None:
