@@ -101,7 +101,8 @@ $(PROTO_DEPS)/fetched: $(INSTALLED) proto/requirements.lock
 		--wildcards '*/upstream/proto/buf/validate/validate.proto'
 	@rm -r $(PROTO_DEPS)/sdist
 	@api=$$($(BIN)/python -c 'from google.api import http_pb2; print(http_pb2.__file__.rsplit("/", 1)[0])') && \
-		cp $$api/annotations.proto $$api/http.proto $$api/field_behavior.proto $(PROTO_DEPS)/google/api/
+		for name in annotations client field_behavior http launch_stage resource; do \
+			cp $$api/$$name.proto $(PROTO_DEPS)/google/api/; done
 	@touch $@
 
 .PHONY: migration

@@ -20,10 +20,11 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from server.calls.grpcio_internals import with_pool
-from taskservice.v1 import task_service_pb2
+from taskservice.v1 import error_reason_pb2, task_service_pb2
 
 _FILES: tuple[Any, ...] = (
     task_service_pb2.DESCRIPTOR,
+    error_reason_pb2.DESCRIPTOR,
     health_pb2.DESCRIPTOR,
     error_details_pb2.DESCRIPTOR,
     status_pb2.DESCRIPTOR,

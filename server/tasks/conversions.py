@@ -37,6 +37,8 @@ _RECORDED = [field.name for field in Task.DESCRIPTOR.fields if field.name not in
 _ETAG = re.compile(r'"([0-9a-f]{1,15})"')
 _NO_VERSION = 0
 
+_MAX_INT32 = 2**31 - 1
+
 
 def task_to_proto(row: TaskRow, retention: dt.timedelta | None = None) -> Task:
     """The message of a row.
@@ -116,6 +118,11 @@ def _lower(text: str) -> str:
     return "".join(lower if len(lower) == 1 else character for character, lower in lowered)
 
 
+def saturated(count: int) -> int:
+    """Limit a count to what an int32 field of the contract holds."""
+    return min(count, _MAX_INT32)
+
+
 def stats_to_proto(stats: Stats) -> TaskStats:
     """The statistics; every status and priority stands in them, also with 0."""
     by_status = {status: 0 for status in TaskStatus.values() if status != TASK_STATUS_UNSPECIFIED}
@@ -128,15 +135,16 @@ def stats_to_proto(stats: Stats) -> TaskStats:
         by_priority[count.priority] += count.total  # type: ignore[index]
         overdue += count.overdue
     return TaskStats(
-        total=sum(by_status.values()),
+        total=saturated(sum(by_status.values())),
         by_status=[
-            TaskStats.StatusCount(status=status, count=count) for status, count in by_status.items()
+            TaskStats.StatusCount(status=status, count=saturated(count))
+            for status, count in by_status.items()
         ],
         by_priority=[
-            TaskStats.PriorityCount(priority=priority, count=count)
+            TaskStats.PriorityCount(priority=priority, count=saturated(count))
             for priority, count in by_priority.items()
         ],
-        overdue=overdue,
+        overdue=saturated(overdue),
         as_of=to_timestamp(stats.as_of),
     )
 

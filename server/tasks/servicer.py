@@ -17,6 +17,7 @@ from server.errors import InvalidRequestError, violation
 from server.tasks import writes
 from server.tasks.conversions import (
     event_to_proto,
+    saturated,
     stats_to_proto,
     task_to_proto,
     version_of,
@@ -124,8 +125,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             place = cursor_at(rows[len(tasks) - 1], query.order)
             response.next_page_token = self._page_tokens.seal(place, *_list_binding(request))
         if request.include_total_size:
-            response.total_size = self._repository.count(
-                query.filter_, show_deleted=query.show_deleted
+            response.total_size = saturated(
+                self._repository.count(query.filter_, show_deleted=query.show_deleted)
             )
         return response
 
@@ -237,11 +238,13 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             raise InvalidRequestError([_BLANK_FILTER])
         if not request.force:
             preview = self._repository.preview_purge(filter_, sample=_PURGE_SAMPLE)
-            return PurgeTasksResponse(purge_count=preview.total, purge_sample=preview.ids)
+            return PurgeTasksResponse(
+                purge_count=saturated(preview.total), purge_sample=preview.ids
+            )
         count = 0
         while purged := self._repository.purge(filter_, limit=_PURGE_BATCH):
             count += purged
-        return PurgeTasksResponse(purge_count=count)
+        return PurgeTasksResponse(purge_count=saturated(count))
 
     def _check_list(self, request: ListTasksRequest) -> _ListQuery:
         def place(token: str) -> Cursor:

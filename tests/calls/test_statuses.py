@@ -21,6 +21,7 @@ from server.calls import statuses
 from server.settings import Settings
 from storage import errors as storage
 from taskservice.v1 import task_service_pb2
+from taskservice.v1.error_reason_pb2 import ErrorReason
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksRequest,
@@ -188,6 +189,13 @@ def test_an_exception_becomes_its_status(
 
 def test_no_row_of_the_table_is_untested() -> None:
     assert {type(row[0]) for row in ROWS} == set(statuses.TABLE)
+
+
+def test_the_contract_lists_every_reason_and_no_other() -> None:
+    prefix = "ERROR_REASON_"
+    listed = {name.removeprefix(prefix) for name, number in ErrorReason.items() if number}
+    raised = [*(error for error, *_ in ROWS), ValueError()]
+    assert {statuses.reason_of(error) for error in raised} == listed
 
 
 def test_no_method_is_untested() -> None:

@@ -67,8 +67,11 @@ def test_a_symbol_comes_with_all_it_needs(ask: Ask) -> None:
         "taskservice/v1/task_event.proto",
         "buf/validate/validate.proto",
         "google/api/annotations.proto",
+        "google/api/client.proto",
         "google/api/field_behavior.proto",
         "google/api/http.proto",
+        "google/api/launch_stage.proto",
+        "google/api/resource.proto",
         "google/protobuf/descriptor.proto",
         "google/protobuf/duration.proto",
         "google/protobuf/field_mask.proto",
@@ -82,6 +85,7 @@ def test_a_symbol_comes_with_all_it_needs(ask: Ask) -> None:
     [
         ("grpc.health.v1.Health", "grpc_health/v1/health.proto"),
         ("google.rpc.Status", "google/rpc/status.proto"),
+        ("taskservice.v1.ErrorReason", "taskservice/v1/error_reason.proto"),
         *(
             (f"google.rpc.{detail}", "google/rpc/error_details.proto")
             for detail in (

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable
 
+from server.tasks.conversions import stats_to_proto
 from storage.database import Database
+from storage.repository import Stats, StatusPriorityCount
 from taskservice.v1.task_pb2 import (
     TASK_PRIORITY_HIGH,
     TASK_PRIORITY_LOW,
@@ -60,3 +63,11 @@ class TestGetTaskStats:
         with fails(INVALID, "INVALID_REQUEST") as failure:
             stub.GetTaskStats(GetTaskStatsRequest(filter="colour = red"))
         assert failure.violations == {"filter": "FILTER_INVALID"}
+
+
+def test_counts_beyond_int32_saturate() -> None:
+    half = 2**30 + 1
+    counts = [StatusPriorityCount(status, 1, total=half, overdue=half) for status in (1, 2)]
+    stats = stats_to_proto(Stats(as_of=dt.datetime.now(dt.UTC), counts=counts))
+    assert (stats.total, stats.overdue, stats.by_priority[0].count) == (2**31 - 1,) * 3
+    assert [each.count for each in stats.by_status[:2]] == [half] * 2

@@ -69,7 +69,7 @@ def create(channel: grpc.Channel, title: str) -> None:
 def ends_with_its_credentials() -> Iterator[None]:
     with fails(UNAUTHENTICATED, "CREDENTIALS_EXPIRED") as failure:
         yield
-    assert failure.message == "the credentials are not good any more; resume with new ones"
+    assert failure.message == "the credentials are no longer valid; resume with new ones"
 
 
 @pytest.fixture(params=[0.05, 30], ids=["bookmarks", "rare bookmarks"])

@@ -22,21 +22,25 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftaskservice/v1/task_event.proto\x12\x0etaskservice.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x03\n\tTaskEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12,\n\x04type\x18\x03 \x01(\x0e\x32\x1e.taskservice.v1.TaskEvent.Type\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12/\n\x0boccurred_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x10\n\x08trace_id\x18\x07 \x01(\t\x12\x31\n\x07\x63hanges\x18\x08 \x03(\x0b\x32 .taskservice.v1.TaskEvent.Change\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x1a\x66\n\x06\x43hange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12%\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"f\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cTYPE_CREATED\x10\x01\x12\x10\n\x0cTYPE_UPDATED\x10\x02\x12\x10\n\x0cTYPE_DELETED\x10\x03\x12\x12\n\x0eTYPE_UNDELETED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftaskservice/v1/task_event.proto\x12\x0etaskservice.v1\x1a\x19google/api/resource.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x03\n\tTaskEvent\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x07task_id\x18\x02 \x01(\tB\x15\xfa\x41\x12\n\x10taskservice/Task\x12,\n\x04type\x18\x03 \x01(\x0e\x32\x1e.taskservice.v1.TaskEvent.Type\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12/\n\x0boccurred_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x10\n\x08trace_id\x18\x07 \x01(\t\x12\x31\n\x07\x63hanges\x18\x08 \x03(\x0b\x32 .taskservice.v1.TaskEvent.Change\x12\x0c\n\x04\x65tag\x18\t \x01(\t\x1a\x66\n\x06\x43hange\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12%\n\x05\x61\x66ter\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"f\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cTYPE_CREATED\x10\x01\x12\x10\n\x0cTYPE_UPDATED\x10\x02\x12\x10\n\x0cTYPE_DELETED\x10\x03\x12\x12\n\x0eTYPE_UNDELETED\x10\x04\x42q\n\x16\x65xample.taskservice.v1B\x0eTaskEventProtoP\x01Z4taskservice.example/gen/taskservice/v1;taskservicev1\xaa\x02\x0eTaskservice.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'taskservice.v1.task_event_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_TASKEVENT']._serialized_start=115
-  _globals['_TASKEVENT']._serialized_end=580
-  _globals['_TASKEVENT_CHANGE']._serialized_start=374
-  _globals['_TASKEVENT_CHANGE']._serialized_end=476
-  _globals['_TASKEVENT_TYPE']._serialized_start=478
-  _globals['_TASKEVENT_TYPE']._serialized_end=580
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\026example.taskservice.v1B\016TaskEventProtoP\001Z4taskservice.example/gen/taskservice/v1;taskservicev1\252\002\016Taskservice.V1'
+  _globals['_TASKEVENT'].fields_by_name['task_id']._loaded_options = None
+  _globals['_TASKEVENT'].fields_by_name['task_id']._serialized_options = b'\372A\022\n\020taskservice/Task'
+  _globals['_TASKEVENT']._serialized_start=142
+  _globals['_TASKEVENT']._serialized_end=630
+  _globals['_TASKEVENT_CHANGE']._serialized_start=424
+  _globals['_TASKEVENT_CHANGE']._serialized_end=526
+  _globals['_TASKEVENT_TYPE']._serialized_start=528
+  _globals['_TASKEVENT_TYPE']._serialized_end=630
 # @@protoc_insertion_point(module_scope)

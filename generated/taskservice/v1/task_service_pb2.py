@@ -24,20 +24,23 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import client_pb2 as google_dot_api_dot_client__pb2
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from taskservice.v1 import task_pb2 as taskservice_dot_v1_dot_task__pb2
 from taskservice.v1 import task_event_pb2 as taskservice_dot_v1_dot_task__event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!taskservice/v1/task_service.proto\x12\x0etaskservice.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19taskservice/v1/task.proto\x1a\x1ftaskservice/v1/task_event.proto\"\xde\x03\n\x11\x43reateTaskRequest\x12.\n\x04task\x18\x01 \x01(\x0b\x32\x14.taskservice.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\xb9\x01\n\x07task_id\x18\x02 \x01(\tB\xa7\x01\xe2\x41\x01\x01\xbaH\x9f\x01r\x03\xb0\x01\x01\xba\x01\x93\x01\n\x13task_id.not_special\x12\x45must be a UUID made for this one purpose, not the nil or the max UUID\x1a\x35!this.matches(\'^[0-]+$\') && !this.matches(\'^[fF-]+$\')\xd8\x01\x01\x12\xbf\x01\n\nrequest_id\x18\x03 \x01(\tB\xaa\x01\xe2\x41\x01\x01\xbaH\xa2\x01r\x03\xb0\x01\x01\xba\x01\x96\x01\n\x16request_id.not_special\x12\x45must be a UUID made for this one purpose, not the nil or the max UUID\x1a\x35!this.matches(\'^[0-]+$\') && !this.matches(\'^[fF-]+$\')\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"*\n\x0eGetTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\"\xd0\x01\n\x10ListTasksRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\x12\x1e\n\x08order_by\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x0cshow_deleted\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12 \n\x12include_total_size\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\"e\n\x11ListTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"\xd9\x02\n\x11UpdateTaskRequest\x12.\n\x04task\x18\x01 \x01(\x0b\x32\x14.taskservice.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\xbf\x01\n\nrequest_id\x18\x03 \x01(\tB\xaa\x01\xe2\x41\x01\x01\xbaH\xa2\x01r\x03\xb0\x01\x01\xba\x01\x96\x01\n\x16request_id.not_special\x12\x45must be a UUID made for this one purpose, not the nil or the max UUID\x1a\x35!this.matches(\'^[0-]+$\') && !this.matches(\'^[fF-]+$\')\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"e\n\x11\x44\x65leteTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\x12\x1b\n\rallow_missing\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"J\n\x13UndeleteTaskRequest\x12\x18\n\x02id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\"3\n\x13GetTaskStatsRequest\x12\x1c\n\x06\x66ilter\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\"\xe8\x02\n\tTaskStats\x12\r\n\x05total\x18\x01 \x01(\x05\x12\x38\n\tby_status\x18\x02 \x03(\x0b\x32%.taskservice.v1.TaskStats.StatusCount\x12<\n\x0b\x62y_priority\x18\x03 \x03(\x0b\x32\'.taskservice.v1.TaskStats.PriorityCount\x12\x0f\n\x07overdue\x18\x04 \x01(\x05\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aH\n\x0bStatusCount\x12*\n\x06status\x18\x01 \x01(\x0e\x32\x1a.taskservice.v1.TaskStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x1aN\n\rPriorityCount\x12.\n\x08priority\x18\x01 \x01(\x0e\x32\x1c.taskservice.v1.TaskPriority\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\";\n\x14\x42\x61tchGetTasksRequest\x12#\n\x03ids\x18\x01 \x03(\tB\x16\xe2\x41\x01\x02\xbaH\x0f\x92\x01\x0c\x08\x01\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\"<\n\x15\x42\x61tchGetTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"_\n\x17\x42\x61tchCreateTasksRequest\x12\x44\n\x08requests\x18\x01 \x03(\x0b\x32!.taskservice.v1.CreateTaskRequestB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"?\n\x18\x42\x61tchCreateTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"_\n\x17\x42\x61tchUpdateTasksRequest\x12\x44\n\x08requests\x18\x01 \x03(\x0b\x32!.taskservice.v1.UpdateTaskRequestB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"?\n\x18\x42\x61tchUpdateTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"_\n\x17\x42\x61tchDeleteTasksRequest\x12\x44\n\x08requests\x18\x01 \x03(\x0b\x32!.taskservice.v1.DeleteTaskRequestB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"?\n\x18\x42\x61tchDeleteTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"x\n\x15ListTaskEventsRequest\x12\x1d\n\x07task_id\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x02\xbaH\x05r\x03\xb0\x01\x01\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \"\\\n\x16ListTaskEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.taskservice.v1.TaskEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8a\x02\n\x11WatchTasksRequest\x12\x1c\n\x06\x66ilter\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12 \n\x12send_initial_tasks\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x90\x01\xbaH\x8c\x01\x1a\x89\x01\n\x15watch.resume_or_begin\x12\x39send_initial_tasks cannot be combined with a resume_token\x1a\x35!(this.send_initial_tasks && this.resume_token != \'\')\"\xeb\x01\n\x12WatchTasksResponse\x12\x35\n\x04type\x18\x01 \x01(\x0e\x32\'.taskservice.v1.WatchTasksResponse.Type\x12\"\n\x04task\x18\x02 \x01(\x0b\x32\x14.taskservice.v1.Task\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"d\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nTYPE_ADDED\x10\x01\x12\x11\n\rTYPE_MODIFIED\x10\x02\x12\x10\n\x0cTYPE_DELETED\x10\x03\x12\x11\n\rTYPE_BOOKMARK\x10\x04\"\xfc\x03\n\x11PurgeTasksRequest\x12\xd1\x03\n\x06\x66ilter\x18\x01 \x01(\tB\xc0\x03\xe2\x41\x01\x02\xbaH\xb8\x03r\x03\x18\x80\x10\xba\x01\xaf\x03\n\x10\x66ilter.not_blank\x12\x39must not be blank; \"deleted_at:*\" means all deleted tasks\x1a\xdf\x02this.matches(\'[^\\u0000-\\u0020\\u007f-\\u00a0\\u00ad\\u034f\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890-\\u0891\\u08e2\\u115f-\\u1160\\u1680\\u17b4-\\u17b5\\u180b-\\u180f\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u2800\\u3000\\u3164\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufffb\\U000110bd\\U000110cd\\U00013430-\\U0001343f\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]\')\x12\x13\n\x05\x66orce\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"?\n\x12PurgeTasksResponse\x12\x13\n\x0bpurge_count\x18\x01 \x01(\x05\x12\x14\n\x0cpurge_sample\x18\x02 \x03(\t2\xc3\x0c\n\x0bTaskService\x12[\n\nCreateTask\x12!.taskservice.v1.CreateTaskRequest\x1a\x14.taskservice.v1.Task\"\x14\x82\xd3\xe4\x93\x02\x0e\"\x06/tasks:\x04task\x12T\n\x07GetTask\x12\x1e.taskservice.v1.GetTaskRequest\x1a\x14.taskservice.v1.Task\"\x13\x82\xd3\xe4\x93\x02\r\x12\x0b/tasks/{id}\x12`\n\tListTasks\x12 .taskservice.v1.ListTasksRequest\x1a!.taskservice.v1.ListTasksResponse\"\x0e\x82\xd3\xe4\x93\x02\x08\x12\x06/tasks\x12\x7f\n\nUpdateTask\x12!.taskservice.v1.UpdateTaskRequest\x1a\x14.taskservice.v1.Task\"8\x82\xd3\xe4\x93\x02\x32\x32\x10/tasks/{task.id}:\x04taskZ\x18\x1a\x10/tasks/{task.id}:\x04task\x12Z\n\nDeleteTask\x12!.taskservice.v1.DeleteTaskRequest\x1a\x14.taskservice.v1.Task\"\x13\x82\xd3\xe4\x93\x02\r*\x0b/tasks/{id}\x12j\n\x0cUndeleteTask\x12#.taskservice.v1.UndeleteTaskRequest\x1a\x14.taskservice.v1.Task\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/tasks/{id}:undelete:\x01*\x12l\n\x0cGetTaskStats\x12#.taskservice.v1.GetTaskStatsRequest\x1a\x19.taskservice.v1.TaskStats\"\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/tasks/stats/summary\x12u\n\rBatchGetTasks\x12$.taskservice.v1.BatchGetTasksRequest\x1a%.taskservice.v1.BatchGetTasksResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/tasks:batchGet\x12\x84\x01\n\x10\x42\x61tchCreateTasks\x12\'.taskservice.v1.BatchCreateTasksRequest\x1a(.taskservice.v1.BatchCreateTasksResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/tasks:batchCreate:\x01*\x12\x84\x01\n\x10\x42\x61tchUpdateTasks\x12\'.taskservice.v1.BatchUpdateTasksRequest\x1a(.taskservice.v1.BatchUpdateTasksResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/tasks:batchUpdate:\x01*\x12\x84\x01\n\x10\x42\x61tchDeleteTasks\x12\'.taskservice.v1.BatchDeleteTasksRequest\x1a(.taskservice.v1.BatchDeleteTasksResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/tasks:batchDelete:\x01*\x12\x80\x01\n\x0eListTaskEvents\x12%.taskservice.v1.ListTaskEventsRequest\x1a&.taskservice.v1.ListTaskEventsResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/tasks/{task_id}/events\x12k\n\nWatchTasks\x12!.taskservice.v1.WatchTasksRequest\x1a\".taskservice.v1.WatchTasksResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/tasks:watch0\x01\x12l\n\nPurgeTasks\x12!.taskservice.v1.PurgeTasksRequest\x1a\".taskservice.v1.PurgeTasksResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/tasks:purge:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!taskservice/v1/task_service.proto\x12\x0etaskservice.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/api/client.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19taskservice/v1/task.proto\x1a\x1ftaskservice/v1/task_event.proto\"\xde\x03\n\x11\x43reateTaskRequest\x12.\n\x04task\x18\x01 \x01(\x0b\x32\x14.taskservice.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xc8\x01\x01\x12\xb9\x01\n\x07task_id\x18\x02 \x01(\tB\xa7\x01\xe2\x41\x01\x01\xbaH\x9f\x01r\x03\xb0\x01\x01\xba\x01\x93\x01\n\x13task_id.not_special\x12\x45must be a UUID made for this one purpose, not the nil or the max UUID\x1a\x35!this.matches(\'^[0-]+$\') && !this.matches(\'^[fF-]+$\')\xd8\x01\x01\x12\xbf\x01\n\nrequest_id\x18\x03 \x01(\tB\xaa\x01\xe2\x41\x01\x01\xbaH\xa2\x01r\x03\xb0\x01\x01\xba\x01\x96\x01\n\x16request_id.not_special\x12\x45must be a UUID made for this one purpose, not the nil or the max UUID\x1a\x35!this.matches(\'^[0-]+$\') && !this.matches(\'^[fF-]+$\')\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"?\n\x0eGetTaskRequest\x12-\n\x02id\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xfa\x41\x12\n\x10taskservice/Task\xbaH\x05r\x03\xb0\x01\x01\"\xd0\x01\n\x10ListTasksRequest\x12\x1e\n\tpage_size\x18\x01 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12\x1c\n\x06\x66ilter\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\x12\x1e\n\x08order_by\x18\x04 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x02\x12\x1a\n\x0cshow_deleted\x18\x05 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12 \n\x12include_total_size\x18\x06 \x01(\x08\x42\x04\xe2\x41\x01\x01\"e\n\x11ListTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"\xd9\x02\n\x11UpdateTaskRequest\x12.\n\x04task\x18\x01 \x01(\x0b\x32\x14.taskservice.v1.TaskB\n\xe2\x41\x01\x02\xbaH\x03\xd8\x01\x03\x12\x35\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x04\xe2\x41\x01\x01\x12\xbf\x01\n\nrequest_id\x18\x03 \x01(\tB\xaa\x01\xe2\x41\x01\x01\xbaH\xa2\x01r\x03\xb0\x01\x01\xba\x01\x96\x01\n\x16request_id.not_special\x12\x45must be a UUID made for this one purpose, not the nil or the max UUID\x1a\x35!this.matches(\'^[0-]+$\') && !this.matches(\'^[fF-]+$\')\xd8\x01\x01\x12\x1b\n\rvalidate_only\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\"z\n\x11\x44\x65leteTaskRequest\x12-\n\x02id\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xfa\x41\x12\n\x10taskservice/Task\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\x12\x1b\n\rallow_missing\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01\"_\n\x13UndeleteTaskRequest\x12-\n\x02id\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xfa\x41\x12\n\x10taskservice/Task\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x04\x65tag\x18\x02 \x01(\tB\x0b\xe2\x41\x01\x01\xbaH\x04r\x02\x18\x64\"3\n\x13GetTaskStatsRequest\x12\x1c\n\x06\x66ilter\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\"\xe8\x02\n\tTaskStats\x12\r\n\x05total\x18\x01 \x01(\x05\x12\x38\n\tby_status\x18\x02 \x03(\x0b\x32%.taskservice.v1.TaskStats.StatusCount\x12<\n\x0b\x62y_priority\x18\x03 \x03(\x0b\x32\'.taskservice.v1.TaskStats.PriorityCount\x12\x0f\n\x07overdue\x18\x04 \x01(\x05\x12)\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1aH\n\x0bStatusCount\x12*\n\x06status\x18\x01 \x01(\x0e\x32\x1a.taskservice.v1.TaskStatus\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x1aN\n\rPriorityCount\x12.\n\x08priority\x18\x01 \x01(\x0e\x32\x1c.taskservice.v1.TaskPriority\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"P\n\x14\x42\x61tchGetTasksRequest\x12\x38\n\x03ids\x18\x01 \x03(\tB+\xe2\x41\x01\x02\xfa\x41\x12\n\x10taskservice/Task\xbaH\x0f\x92\x01\x0c\x08\x01\x10\xe8\x07\"\x05r\x03\xb0\x01\x01\"<\n\x15\x42\x61tchGetTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"_\n\x17\x42\x61tchCreateTasksRequest\x12\x44\n\x08requests\x18\x01 \x03(\x0b\x32!.taskservice.v1.CreateTaskRequestB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"?\n\x18\x42\x61tchCreateTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"_\n\x17\x42\x61tchUpdateTasksRequest\x12\x44\n\x08requests\x18\x01 \x03(\x0b\x32!.taskservice.v1.UpdateTaskRequestB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"?\n\x18\x42\x61tchUpdateTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"_\n\x17\x42\x61tchDeleteTasksRequest\x12\x44\n\x08requests\x18\x01 \x03(\x0b\x32!.taskservice.v1.DeleteTaskRequestB\x0f\xe2\x41\x01\x02\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"?\n\x18\x42\x61tchDeleteTasksResponse\x12#\n\x05tasks\x18\x01 \x03(\x0b\x32\x14.taskservice.v1.Task\"\x8d\x01\n\x15ListTaskEventsRequest\x12\x32\n\x07task_id\x18\x01 \x01(\tB!\xe2\x41\x01\x02\xfa\x41\x12\n\x10taskservice/Task\xbaH\x05r\x03\xb0\x01\x01\x12\x1e\n\tpage_size\x18\x02 \x01(\x05\x42\x0b\xe2\x41\x01\x01\xbaH\x04\x1a\x02(\x00\x12 \n\npage_token\x18\x03 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \"\\\n\x16ListTaskEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.taskservice.v1.TaskEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8a\x02\n\x11WatchTasksRequest\x12\x1c\n\x06\x66ilter\x18\x01 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80\x10\x12\"\n\x0cresume_token\x18\x02 \x01(\tB\x0c\xe2\x41\x01\x01\xbaH\x05r\x03\x18\x80 \x12 \n\x12send_initial_tasks\x18\x03 \x01(\x08\x42\x04\xe2\x41\x01\x01:\x90\x01\xbaH\x8c\x01\x1a\x89\x01\n\x15watch.resume_or_begin\x12\x39send_initial_tasks cannot be combined with a resume_token\x1a\x35!(this.send_initial_tasks && this.resume_token != \'\')\"\xeb\x01\n\x12WatchTasksResponse\x12\x35\n\x04type\x18\x01 \x01(\x0e\x32\'.taskservice.v1.WatchTasksResponse.Type\x12\"\n\x04task\x18\x02 \x01(\x0b\x32\x14.taskservice.v1.Task\x12\x14\n\x0cresume_token\x18\x03 \x01(\t\"d\n\x04Type\x12\x14\n\x10TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nTYPE_ADDED\x10\x01\x12\x11\n\rTYPE_MODIFIED\x10\x02\x12\x10\n\x0cTYPE_DELETED\x10\x03\x12\x11\n\rTYPE_BOOKMARK\x10\x04\"\xfc\x03\n\x11PurgeTasksRequest\x12\xd1\x03\n\x06\x66ilter\x18\x01 \x01(\tB\xc0\x03\xe2\x41\x01\x02\xbaH\xb8\x03r\x03\x18\x80\x10\xba\x01\xaf\x03\n\x10\x66ilter.not_blank\x12\x39must not be blank; \"deleted_at:*\" means all deleted tasks\x1a\xdf\x02this.matches(\'[^\\u0000-\\u0020\\u007f-\\u00a0\\u00ad\\u034f\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890-\\u0891\\u08e2\\u115f-\\u1160\\u1680\\u17b4-\\u17b5\\u180b-\\u180f\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u2800\\u3000\\u3164\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufffb\\U000110bd\\U000110cd\\U00013430-\\U0001343f\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]\')\x12\x13\n\x05\x66orce\x18\x02 \x01(\x08\x42\x04\xe2\x41\x01\x01\"V\n\x12PurgeTasksResponse\x12\x13\n\x0bpurge_count\x18\x01 \x01(\x05\x12+\n\x0cpurge_sample\x18\x02 \x03(\tB\x15\xfa\x41\x12\n\x10taskservice/Task2\xd7\r\n\x0bTaskService\x12q\n\nCreateTask\x12!.taskservice.v1.CreateTaskRequest\x1a\x14.taskservice.v1.Task\"*\xda\x41\x04task\xda\x41\x0ctask,task_id\x82\xd3\xe4\x93\x02\x0e\"\x06/tasks:\x04task\x12Y\n\x07GetTask\x12\x1e.taskservice.v1.GetTaskRequest\x1a\x14.taskservice.v1.Task\"\x18\xda\x41\x02id\x82\xd3\xe4\x93\x02\r\x12\x0b/tasks/{id}\x12i\n\tListTasks\x12 .taskservice.v1.ListTasksRequest\x1a!.taskservice.v1.ListTasksResponse\"\x17\xda\x41\x06\x66ilter\x82\xd3\xe4\x93\x02\x08\x12\x06/tasks\x12\x92\x01\n\nUpdateTask\x12!.taskservice.v1.UpdateTaskRequest\x1a\x14.taskservice.v1.Task\"K\xda\x41\x10task,update_mask\x82\xd3\xe4\x93\x02\x32\x32\x10/tasks/{task.id}:\x04taskZ\x18\x1a\x10/tasks/{task.id}:\x04task\x12_\n\nDeleteTask\x12!.taskservice.v1.DeleteTaskRequest\x1a\x14.taskservice.v1.Task\"\x18\xda\x41\x02id\x82\xd3\xe4\x93\x02\r*\x0b/tasks/{id}\x12o\n\x0cUndeleteTask\x12#.taskservice.v1.UndeleteTaskRequest\x1a\x14.taskservice.v1.Task\"$\xda\x41\x02id\x82\xd3\xe4\x93\x02\x19\"\x14/tasks/{id}:undelete:\x01*\x12u\n\x0cGetTaskStats\x12#.taskservice.v1.GetTaskStatsRequest\x1a\x19.taskservice.v1.TaskStats\"%\xda\x41\x06\x66ilter\x82\xd3\xe4\x93\x02\x16\x12\x14/tasks/stats/summary\x12{\n\rBatchGetTasks\x12$.taskservice.v1.BatchGetTasksRequest\x1a%.taskservice.v1.BatchGetTasksResponse\"\x1d\xda\x41\x03ids\x82\xd3\xe4\x93\x02\x11\x12\x0f/tasks:batchGet\x12\x8f\x01\n\x10\x42\x61tchCreateTasks\x12\'.taskservice.v1.BatchCreateTasksRequest\x1a(.taskservice.v1.BatchCreateTasksResponse\"(\xda\x41\x08requests\x82\xd3\xe4\x93\x02\x17\"\x12/tasks:batchCreate:\x01*\x12\x8f\x01\n\x10\x42\x61tchUpdateTasks\x12\'.taskservice.v1.BatchUpdateTasksRequest\x1a(.taskservice.v1.BatchUpdateTasksResponse\"(\xda\x41\x08requests\x82\xd3\xe4\x93\x02\x17\"\x12/tasks:batchUpdate:\x01*\x12\x8f\x01\n\x10\x42\x61tchDeleteTasks\x12\'.taskservice.v1.BatchDeleteTasksRequest\x1a(.taskservice.v1.BatchDeleteTasksResponse\"(\xda\x41\x08requests\x82\xd3\xe4\x93\x02\x17\"\x12/tasks:batchDelete:\x01*\x12\x8a\x01\n\x0eListTaskEvents\x12%.taskservice.v1.ListTaskEventsRequest\x1a&.taskservice.v1.ListTaskEventsResponse\")\xda\x41\x07task_id\x82\xd3\xe4\x93\x02\x19\x12\x17/tasks/{task_id}/events\x12t\n\nWatchTasks\x12!.taskservice.v1.WatchTasksRequest\x1a\".taskservice.v1.WatchTasksResponse\"\x1d\xda\x41\x06\x66ilter\x82\xd3\xe4\x93\x02\x0e\x12\x0c/tasks:watch0\x01\x12{\n\nPurgeTasks\x12!.taskservice.v1.PurgeTasksRequest\x1a\".taskservice.v1.PurgeTasksResponse\"&\xda\x41\x0c\x66ilter,force\x82\xd3\xe4\x93\x02\x11\"\x0c/tasks:purge:\x01*Bs\n\x16\x65xample.taskservice.v1B\x10TaskServiceProtoP\x01Z4taskservice.example/gen/taskservice/v1;taskservicev1\xaa\x02\x0eTaskservice.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'taskservice.v1.task_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\026example.taskservice.v1B\020TaskServiceProtoP\001Z4taskservice.example/gen/taskservice/v1;taskservicev1\252\002\016Taskservice.V1'
   _globals['_CREATETASKREQUEST'].fields_by_name['task']._loaded_options = None
   _globals['_CREATETASKREQUEST'].fields_by_name['task']._serialized_options = b'\342A\001\002\272H\003\310\001\001'
   _globals['_CREATETASKREQUEST'].fields_by_name['task_id']._loaded_options = None
@@ -47,7 +50,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATETASKREQUEST'].fields_by_name['validate_only']._loaded_options = None
   _globals['_CREATETASKREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
   _globals['_GETTASKREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_GETTASKREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_GETTASKREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\372A\022\n\020taskservice/Task\272H\005r\003\260\001\001'
   _globals['_LISTTASKSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTTASKSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
   _globals['_LISTTASKSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -69,19 +72,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPDATETASKREQUEST'].fields_by_name['validate_only']._loaded_options = None
   _globals['_UPDATETASKREQUEST'].fields_by_name['validate_only']._serialized_options = b'\342A\001\001'
   _globals['_DELETETASKREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_DELETETASKREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_DELETETASKREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\372A\022\n\020taskservice/Task\272H\005r\003\260\001\001'
   _globals['_DELETETASKREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_DELETETASKREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\004r\002\030d'
   _globals['_DELETETASKREQUEST'].fields_by_name['allow_missing']._loaded_options = None
   _globals['_DELETETASKREQUEST'].fields_by_name['allow_missing']._serialized_options = b'\342A\001\001'
   _globals['_UNDELETETASKREQUEST'].fields_by_name['id']._loaded_options = None
-  _globals['_UNDELETETASKREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_UNDELETETASKREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002\372A\022\n\020taskservice/Task\272H\005r\003\260\001\001'
   _globals['_UNDELETETASKREQUEST'].fields_by_name['etag']._loaded_options = None
   _globals['_UNDELETETASKREQUEST'].fields_by_name['etag']._serialized_options = b'\342A\001\001\272H\004r\002\030d'
   _globals['_GETTASKSTATSREQUEST'].fields_by_name['filter']._loaded_options = None
   _globals['_GETTASKSTATSREQUEST'].fields_by_name['filter']._serialized_options = b'\342A\001\001\272H\005r\003\030\200\020'
   _globals['_BATCHGETTASKSREQUEST'].fields_by_name['ids']._loaded_options = None
-  _globals['_BATCHGETTASKSREQUEST'].fields_by_name['ids']._serialized_options = b'\342A\001\002\272H\017\222\001\014\010\001\020\350\007\"\005r\003\260\001\001'
+  _globals['_BATCHGETTASKSREQUEST'].fields_by_name['ids']._serialized_options = b'\342A\001\002\372A\022\n\020taskservice/Task\272H\017\222\001\014\010\001\020\350\007\"\005r\003\260\001\001'
   _globals['_BATCHCREATETASKSREQUEST'].fields_by_name['requests']._loaded_options = None
   _globals['_BATCHCREATETASKSREQUEST'].fields_by_name['requests']._serialized_options = b'\342A\001\002\272H\010\222\001\005\010\001\020\350\007'
   _globals['_BATCHUPDATETASKSREQUEST'].fields_by_name['requests']._loaded_options = None
@@ -89,7 +92,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHDELETETASKSREQUEST'].fields_by_name['requests']._loaded_options = None
   _globals['_BATCHDELETETASKSREQUEST'].fields_by_name['requests']._serialized_options = b'\342A\001\002\272H\010\222\001\005\010\001\020\350\007'
   _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['task_id']._loaded_options = None
-  _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002\272H\005r\003\260\001\001'
+  _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['task_id']._serialized_options = b'\342A\001\002\372A\022\n\020taskservice/Task\272H\005r\003\260\001\001'
   _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001\272H\004\032\002(\000'
   _globals['_LISTTASKEVENTSREQUEST'].fields_by_name['page_token']._loaded_options = None
@@ -106,86 +109,88 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PURGETASKSREQUEST'].fields_by_name['filter']._serialized_options = b'\342A\001\002\272H\270\003r\003\030\200\020\272\001\257\003\n\020filter.not_blank\0229must not be blank; \"deleted_at:*\" means all deleted tasks\032\337\002this.matches(\'[^\\u0000-\\u0020\\u007f-\\u00a0\\u00ad\\u034f\\u0600-\\u0605\\u061c\\u06dd\\u070f\\u0890-\\u0891\\u08e2\\u115f-\\u1160\\u1680\\u17b4-\\u17b5\\u180b-\\u180f\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u2800\\u3000\\u3164\\ufe00-\\ufe0f\\ufeff\\uffa0\\ufff0-\\ufffb\\U000110bd\\U000110cd\\U00013430-\\U0001343f\\U0001bca0-\\U0001bca3\\U0001d173-\\U0001d17a\\U000e0000-\\U000e0fff]\')'
   _globals['_PURGETASKSREQUEST'].fields_by_name['force']._loaded_options = None
   _globals['_PURGETASKSREQUEST'].fields_by_name['force']._serialized_options = b'\342A\001\001'
+  _globals['_PURGETASKSRESPONSE'].fields_by_name['purge_sample']._loaded_options = None
+  _globals['_PURGETASKSRESPONSE'].fields_by_name['purge_sample']._serialized_options = b'\372A\022\n\020taskservice/Task'
   _globals['_TASKSERVICE'].methods_by_name['CreateTask']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['CreateTask']._serialized_options = b'\202\323\344\223\002\016\"\006/tasks:\004task'
+  _globals['_TASKSERVICE'].methods_by_name['CreateTask']._serialized_options = b'\332A\004task\332A\014task,task_id\202\323\344\223\002\016\"\006/tasks:\004task'
   _globals['_TASKSERVICE'].methods_by_name['GetTask']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['GetTask']._serialized_options = b'\202\323\344\223\002\r\022\013/tasks/{id}'
+  _globals['_TASKSERVICE'].methods_by_name['GetTask']._serialized_options = b'\332A\002id\202\323\344\223\002\r\022\013/tasks/{id}'
   _globals['_TASKSERVICE'].methods_by_name['ListTasks']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['ListTasks']._serialized_options = b'\202\323\344\223\002\010\022\006/tasks'
+  _globals['_TASKSERVICE'].methods_by_name['ListTasks']._serialized_options = b'\332A\006filter\202\323\344\223\002\010\022\006/tasks'
   _globals['_TASKSERVICE'].methods_by_name['UpdateTask']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['UpdateTask']._serialized_options = b'\202\323\344\223\00222\020/tasks/{task.id}:\004taskZ\030\032\020/tasks/{task.id}:\004task'
+  _globals['_TASKSERVICE'].methods_by_name['UpdateTask']._serialized_options = b'\332A\020task,update_mask\202\323\344\223\00222\020/tasks/{task.id}:\004taskZ\030\032\020/tasks/{task.id}:\004task'
   _globals['_TASKSERVICE'].methods_by_name['DeleteTask']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['DeleteTask']._serialized_options = b'\202\323\344\223\002\r*\013/tasks/{id}'
+  _globals['_TASKSERVICE'].methods_by_name['DeleteTask']._serialized_options = b'\332A\002id\202\323\344\223\002\r*\013/tasks/{id}'
   _globals['_TASKSERVICE'].methods_by_name['UndeleteTask']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['UndeleteTask']._serialized_options = b'\202\323\344\223\002\031\"\024/tasks/{id}:undelete:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['UndeleteTask']._serialized_options = b'\332A\002id\202\323\344\223\002\031\"\024/tasks/{id}:undelete:\001*'
   _globals['_TASKSERVICE'].methods_by_name['GetTaskStats']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['GetTaskStats']._serialized_options = b'\202\323\344\223\002\026\022\024/tasks/stats/summary'
+  _globals['_TASKSERVICE'].methods_by_name['GetTaskStats']._serialized_options = b'\332A\006filter\202\323\344\223\002\026\022\024/tasks/stats/summary'
   _globals['_TASKSERVICE'].methods_by_name['BatchGetTasks']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['BatchGetTasks']._serialized_options = b'\202\323\344\223\002\021\022\017/tasks:batchGet'
+  _globals['_TASKSERVICE'].methods_by_name['BatchGetTasks']._serialized_options = b'\332A\003ids\202\323\344\223\002\021\022\017/tasks:batchGet'
   _globals['_TASKSERVICE'].methods_by_name['BatchCreateTasks']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['BatchCreateTasks']._serialized_options = b'\202\323\344\223\002\027\"\022/tasks:batchCreate:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['BatchCreateTasks']._serialized_options = b'\332A\010requests\202\323\344\223\002\027\"\022/tasks:batchCreate:\001*'
   _globals['_TASKSERVICE'].methods_by_name['BatchUpdateTasks']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['BatchUpdateTasks']._serialized_options = b'\202\323\344\223\002\027\"\022/tasks:batchUpdate:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['BatchUpdateTasks']._serialized_options = b'\332A\010requests\202\323\344\223\002\027\"\022/tasks:batchUpdate:\001*'
   _globals['_TASKSERVICE'].methods_by_name['BatchDeleteTasks']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['BatchDeleteTasks']._serialized_options = b'\202\323\344\223\002\027\"\022/tasks:batchDelete:\001*'
+  _globals['_TASKSERVICE'].methods_by_name['BatchDeleteTasks']._serialized_options = b'\332A\010requests\202\323\344\223\002\027\"\022/tasks:batchDelete:\001*'
   _globals['_TASKSERVICE'].methods_by_name['ListTaskEvents']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['ListTaskEvents']._serialized_options = b'\202\323\344\223\002\031\022\027/tasks/{task_id}/events'
+  _globals['_TASKSERVICE'].methods_by_name['ListTaskEvents']._serialized_options = b'\332A\007task_id\202\323\344\223\002\031\022\027/tasks/{task_id}/events'
   _globals['_TASKSERVICE'].methods_by_name['WatchTasks']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['WatchTasks']._serialized_options = b'\202\323\344\223\002\016\022\014/tasks:watch'
+  _globals['_TASKSERVICE'].methods_by_name['WatchTasks']._serialized_options = b'\332A\006filter\202\323\344\223\002\016\022\014/tasks:watch'
   _globals['_TASKSERVICE'].methods_by_name['PurgeTasks']._loaded_options = None
-  _globals['_TASKSERVICE'].methods_by_name['PurgeTasks']._serialized_options = b'\202\323\344\223\002\021\"\014/tasks:purge:\001*'
-  _globals['_CREATETASKREQUEST']._serialized_start=273
-  _globals['_CREATETASKREQUEST']._serialized_end=751
-  _globals['_GETTASKREQUEST']._serialized_start=753
-  _globals['_GETTASKREQUEST']._serialized_end=795
-  _globals['_LISTTASKSREQUEST']._serialized_start=798
-  _globals['_LISTTASKSREQUEST']._serialized_end=1006
-  _globals['_LISTTASKSRESPONSE']._serialized_start=1008
-  _globals['_LISTTASKSRESPONSE']._serialized_end=1109
-  _globals['_UPDATETASKREQUEST']._serialized_start=1112
-  _globals['_UPDATETASKREQUEST']._serialized_end=1457
-  _globals['_DELETETASKREQUEST']._serialized_start=1459
-  _globals['_DELETETASKREQUEST']._serialized_end=1560
-  _globals['_UNDELETETASKREQUEST']._serialized_start=1562
-  _globals['_UNDELETETASKREQUEST']._serialized_end=1636
-  _globals['_GETTASKSTATSREQUEST']._serialized_start=1638
-  _globals['_GETTASKSTATSREQUEST']._serialized_end=1689
-  _globals['_TASKSTATS']._serialized_start=1692
-  _globals['_TASKSTATS']._serialized_end=2052
-  _globals['_TASKSTATS_STATUSCOUNT']._serialized_start=1900
-  _globals['_TASKSTATS_STATUSCOUNT']._serialized_end=1972
-  _globals['_TASKSTATS_PRIORITYCOUNT']._serialized_start=1974
-  _globals['_TASKSTATS_PRIORITYCOUNT']._serialized_end=2052
-  _globals['_BATCHGETTASKSREQUEST']._serialized_start=2054
-  _globals['_BATCHGETTASKSREQUEST']._serialized_end=2113
-  _globals['_BATCHGETTASKSRESPONSE']._serialized_start=2115
-  _globals['_BATCHGETTASKSRESPONSE']._serialized_end=2175
-  _globals['_BATCHCREATETASKSREQUEST']._serialized_start=2177
-  _globals['_BATCHCREATETASKSREQUEST']._serialized_end=2272
-  _globals['_BATCHCREATETASKSRESPONSE']._serialized_start=2274
-  _globals['_BATCHCREATETASKSRESPONSE']._serialized_end=2337
-  _globals['_BATCHUPDATETASKSREQUEST']._serialized_start=2339
-  _globals['_BATCHUPDATETASKSREQUEST']._serialized_end=2434
-  _globals['_BATCHUPDATETASKSRESPONSE']._serialized_start=2436
-  _globals['_BATCHUPDATETASKSRESPONSE']._serialized_end=2499
-  _globals['_BATCHDELETETASKSREQUEST']._serialized_start=2501
-  _globals['_BATCHDELETETASKSREQUEST']._serialized_end=2596
-  _globals['_BATCHDELETETASKSRESPONSE']._serialized_start=2598
-  _globals['_BATCHDELETETASKSRESPONSE']._serialized_end=2661
-  _globals['_LISTTASKEVENTSREQUEST']._serialized_start=2663
-  _globals['_LISTTASKEVENTSREQUEST']._serialized_end=2783
-  _globals['_LISTTASKEVENTSRESPONSE']._serialized_start=2785
-  _globals['_LISTTASKEVENTSRESPONSE']._serialized_end=2877
-  _globals['_WATCHTASKSREQUEST']._serialized_start=2880
-  _globals['_WATCHTASKSREQUEST']._serialized_end=3146
-  _globals['_WATCHTASKSRESPONSE']._serialized_start=3149
-  _globals['_WATCHTASKSRESPONSE']._serialized_end=3384
-  _globals['_WATCHTASKSRESPONSE_TYPE']._serialized_start=3284
-  _globals['_WATCHTASKSRESPONSE_TYPE']._serialized_end=3384
-  _globals['_PURGETASKSREQUEST']._serialized_start=3387
-  _globals['_PURGETASKSREQUEST']._serialized_end=3895
-  _globals['_PURGETASKSRESPONSE']._serialized_start=3897
-  _globals['_PURGETASKSRESPONSE']._serialized_end=3960
-  _globals['_TASKSERVICE']._serialized_start=3963
-  _globals['_TASKSERVICE']._serialized_end=5566
+  _globals['_TASKSERVICE'].methods_by_name['PurgeTasks']._serialized_options = b'\332A\014filter,force\202\323\344\223\002\021\"\014/tasks:purge:\001*'
+  _globals['_CREATETASKREQUEST']._serialized_start=325
+  _globals['_CREATETASKREQUEST']._serialized_end=803
+  _globals['_GETTASKREQUEST']._serialized_start=805
+  _globals['_GETTASKREQUEST']._serialized_end=868
+  _globals['_LISTTASKSREQUEST']._serialized_start=871
+  _globals['_LISTTASKSREQUEST']._serialized_end=1079
+  _globals['_LISTTASKSRESPONSE']._serialized_start=1081
+  _globals['_LISTTASKSRESPONSE']._serialized_end=1182
+  _globals['_UPDATETASKREQUEST']._serialized_start=1185
+  _globals['_UPDATETASKREQUEST']._serialized_end=1530
+  _globals['_DELETETASKREQUEST']._serialized_start=1532
+  _globals['_DELETETASKREQUEST']._serialized_end=1654
+  _globals['_UNDELETETASKREQUEST']._serialized_start=1656
+  _globals['_UNDELETETASKREQUEST']._serialized_end=1751
+  _globals['_GETTASKSTATSREQUEST']._serialized_start=1753
+  _globals['_GETTASKSTATSREQUEST']._serialized_end=1804
+  _globals['_TASKSTATS']._serialized_start=1807
+  _globals['_TASKSTATS']._serialized_end=2167
+  _globals['_TASKSTATS_STATUSCOUNT']._serialized_start=2015
+  _globals['_TASKSTATS_STATUSCOUNT']._serialized_end=2087
+  _globals['_TASKSTATS_PRIORITYCOUNT']._serialized_start=2089
+  _globals['_TASKSTATS_PRIORITYCOUNT']._serialized_end=2167
+  _globals['_BATCHGETTASKSREQUEST']._serialized_start=2169
+  _globals['_BATCHGETTASKSREQUEST']._serialized_end=2249
+  _globals['_BATCHGETTASKSRESPONSE']._serialized_start=2251
+  _globals['_BATCHGETTASKSRESPONSE']._serialized_end=2311
+  _globals['_BATCHCREATETASKSREQUEST']._serialized_start=2313
+  _globals['_BATCHCREATETASKSREQUEST']._serialized_end=2408
+  _globals['_BATCHCREATETASKSRESPONSE']._serialized_start=2410
+  _globals['_BATCHCREATETASKSRESPONSE']._serialized_end=2473
+  _globals['_BATCHUPDATETASKSREQUEST']._serialized_start=2475
+  _globals['_BATCHUPDATETASKSREQUEST']._serialized_end=2570
+  _globals['_BATCHUPDATETASKSRESPONSE']._serialized_start=2572
+  _globals['_BATCHUPDATETASKSRESPONSE']._serialized_end=2635
+  _globals['_BATCHDELETETASKSREQUEST']._serialized_start=2637
+  _globals['_BATCHDELETETASKSREQUEST']._serialized_end=2732
+  _globals['_BATCHDELETETASKSRESPONSE']._serialized_start=2734
+  _globals['_BATCHDELETETASKSRESPONSE']._serialized_end=2797
+  _globals['_LISTTASKEVENTSREQUEST']._serialized_start=2800
+  _globals['_LISTTASKEVENTSREQUEST']._serialized_end=2941
+  _globals['_LISTTASKEVENTSRESPONSE']._serialized_start=2943
+  _globals['_LISTTASKEVENTSRESPONSE']._serialized_end=3035
+  _globals['_WATCHTASKSREQUEST']._serialized_start=3038
+  _globals['_WATCHTASKSREQUEST']._serialized_end=3304
+  _globals['_WATCHTASKSRESPONSE']._serialized_start=3307
+  _globals['_WATCHTASKSRESPONSE']._serialized_end=3542
+  _globals['_WATCHTASKSRESPONSE_TYPE']._serialized_start=3442
+  _globals['_WATCHTASKSRESPONSE_TYPE']._serialized_end=3542
+  _globals['_PURGETASKSREQUEST']._serialized_start=3545
+  _globals['_PURGETASKSREQUEST']._serialized_end=4053
+  _globals['_PURGETASKSRESPONSE']._serialized_start=4055
+  _globals['_PURGETASKSRESPONSE']._serialized_end=4141
+  _globals['_TASKSERVICE']._serialized_start=4144
+  _globals['_TASKSERVICE']._serialized_end=5895
 # @@protoc_insertion_point(module_scope)

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class TaskServiceStub:
-    """Creates, finds, changes, deletes, counts and watches tasks.
+    """Manages tasks.
     """
 
     def __init__(self, channel):
@@ -109,150 +109,164 @@ class TaskServiceStub:
 
 
 class TaskServiceServicer:
-    """Creates, finds, changes, deletes, counts and watches tasks.
+    """Manages tasks.
     """
 
     def CreateTask(self, request, context):
         """Creates a task.
 
-        INVALID_ARGUMENT names every field that breaks a rule; ALREADY_EXISTS: the
-        task_id is taken, or the request_id was used with another request; NOT_FOUND: what
-        the same request created has been purged.
+        Errors: INVALID_ARGUMENT lists every field that breaks a rule; ALREADY_EXISTS if the task_id is
+        taken or the request_id was used with another request; NOT_FOUND if the task that the same
+        request created has been purged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTask(self, request, context):
-        """Returns a task, also when it is deleted (deleted_at is set then).
+        """Returns a task, including a deleted one (deleted_at is set).
 
-        NOT_FOUND: there is no task with this id.
+        Errors: NOT_FOUND if the task does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Lists tasks, a page at a time.
+        """Lists tasks in pages.
 
-        No task is skipped or repeated because others are written between two pages.
+        Writes between two pages neither skip nor repeat other tasks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTask(self, request, context):
-        """Changes the fields of a task that the mask names.
+        """Updates the fields of a task that the update mask names (AIP-134).
 
-        PUT and PATCH are the same call: to replace the whole task, send the mask "*".
-        An update that changes nothing leaves the task as it is, its etag included.
-        NOT_FOUND: there is no such task; FAILED_PRECONDITION: the task is deleted, or
-        its status does not lead to the new one; ABORTED: task.etag is not the
-        task's; ALREADY_EXISTS: the request_id was used with another request.
+        The two REST verbs differ in the mask, which the REST gateway sets:
+
+        * PATCH updates the fields that the body names, including those whose value is null or empty,
+        which are set to their default. An update_mask in the query replaces that mask.
+        * PUT replaces the task: the mask is "*", so that writable fields that the body does not name
+        are set to their default, and a title is required. An update_mask in the query is rejected
+        unless it is "*". PUT does not create a task.
+
+        In both, fields that only the server writes are ignored. task.id is taken from the path; a
+        different id in the body is rejected.
+
+        An update that changes nothing leaves the task unchanged, including its etag.
+
+        Errors: NOT_FOUND if the task does not exist; FAILED_PRECONDITION if the task is deleted or the
+        transition of its status is not allowed; ABORTED if task.etag is stale; ALREADY_EXISTS if the
+        request_id was used with another request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteTask(self, request, context):
-        """Deletes a task softly: it is no longer listed or counted, and can be
-        undeleted until it is purged.
+        """Soft-deletes a task (AIP-164): it is no longer listed or counted, and can be undeleted until it
+        is purged.
 
-        NOT_FOUND: there is no such task, or it is deleted already; ABORTED: the etag
-        is not the task's.
+        Errors: NOT_FOUND if the task does not exist or is already deleted; ABORTED if the etag is
+        stale.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UndeleteTask(self, request, context):
-        """Brings a deleted task back.
+        """Undeletes a task (AIP-164).
 
-        NOT_FOUND: there is no such task; ALREADY_EXISTS: it is not deleted; ABORTED:
-        the etag is not the task's.
+        Errors: NOT_FOUND if the task does not exist; ALREADY_EXISTS if it is not deleted; ABORTED if
+        the etag is stale.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTaskStats(self, request, context):
-        """Counts tasks for a dashboard. Deleted tasks do not count.
+        """Counts tasks by status and priority. Deleted tasks are not counted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchGetTasks(self, request, context):
-        """Returns up to 1000 tasks, deleted ones too.
+        """Returns up to 1000 tasks, including deleted ones (AIP-231).
 
-        NOT_FOUND: there is no task with one of the ids.
+        Errors: NOT_FOUND if one of the tasks does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchCreateTasks(self, request, context):
-        """Creates up to 1000 tasks, or none of them. Fails as CreateTask does.
+        """Creates up to 1000 tasks, or none (AIP-233). Errors as CreateTask.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchUpdateTasks(self, request, context):
-        """Updates up to 1000 tasks, or none of them. Fails as UpdateTask does.
+        """Updates up to 1000 tasks, or none (AIP-234). Errors as UpdateTask.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchDeleteTasks(self, request, context):
-        """Deletes up to 1000 tasks softly, or none of them. Fails as DeleteTask does.
+        """Soft-deletes up to 1000 tasks, or none (AIP-235). Errors as DeleteTask.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTaskEvents(self, request, context):
-        """Lists what happened to a task, the newest first, a page at a time: what the caller
-        did, or with the scope tasks:admin what anybody did.
+        """Lists the events of a task in pages, newest first: those that the calling principal caused, or
+        with the scope tasks:admin all of them.
 
-        Events are kept for as long as the operator says, 30 days by default; a task's
-        events outlive its removal by PurgeTasks. NOT_FOUND: there is neither such a
-        task nor an event of one that the caller may see.
+        The operator sets how long events are kept, 30 days by default. They outlive the removal of
+        the task by PurgeTasks.
+
+        Errors: NOT_FOUND if neither the task nor an event of it that the principal may read exists.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchTasks(self, request, context):
-        """Streams changes of tasks as they happen: each exactly once, those of one task in
-        their order.
+        """Streams changes of tasks: each change exactly once, those of one task in order.
 
-        Keep the newest resume_token. When the stream ends - UNAVAILABLE: this server
-        stops, its database is away, or the caller has read nothing for too long (this has
-        no ErrorInfo) - a new call with the token goes on where it ended, on any server.
-        Without a token the stream begins now.
+        Without a resume_token the stream starts at the time of the call. Keep the newest resume_token:
+        when the stream ends with UNAVAILABLE (this server stops, its database is unreachable, or the
+        client did not read for too long, the last without ErrorInfo), a new call with the token
+        continues the stream, on any server.
 
-        INVALID_ARGUMENT: the resume_token is not one of this watch (its violation has the
-        reason RESUME_TOKEN_INVALID), or was made with a key that the service does not have
-        any more; OUT_OF_RANGE: what follows it is no longer kept, or the database was restored
-        or failed over to a state without the event that the token names; in these cases begin
-        anew with send_initial_tasks. UNAUTHENTICATED with the reason CREDENTIALS_EXPIRED: the
-        caller's token has expired or its key was removed; go on with another token of the same
-        caller and the resume_token. RESOURCE_EXHAUSTED: this server has as many watches as it
-        takes, or the caller watches by as many different filters, 20, as one may on a server.
+        Errors:
+
+        * INVALID_ARGUMENT: the resume_token does not belong to this watch (violation reason
+        RESUME_TOKEN_INVALID) or was created with a key that the service no longer has. Start a new
+        watch with send_initial_tasks.
+        * OUT_OF_RANGE: the events after the resume_token are no longer stored, or the database was
+        restored or failed over to a state without the token's event. Start a new watch with
+        send_initial_tasks.
+        * UNAUTHENTICATED with the reason CREDENTIALS_EXPIRED: the credentials expired or their key was
+        removed. Resume with new credentials of the same principal.
+        * RESOURCE_EXHAUSTED: this server is at its limit of watches, or the client has watches with 20
+        different filters on this server, which is its limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PurgeTasks(self, request, context):
-        """Removes deleted tasks for good; counts them only, unless it is forced (AIP-165).
+        """Removes deleted tasks permanently, or counts them if `force` is not set (AIP-165).
 
-        For operators: deleted tasks are removed by themselves once they have been
-        deleted for as long as the operator says, 30 days by default. Their events stay.
-        Needs tasks:admin and tasks:read.
-        Tasks are removed in small groups; a call that is cut short has removed some.
+        For operators: deleted tasks are removed automatically after a retention period that the
+        operator sets, 30 days by default. Events are kept. Requires tasks:admin and tasks:read. Tasks
+        are removed in small groups; an interrupted call has removed some of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -340,7 +354,7 @@ def add_TaskServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TaskService:
-    """Creates, finds, changes, deletes, counts and watches tasks.
+    """Manages tasks.
     """
 
     @staticmethod
