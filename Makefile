@@ -62,6 +62,7 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 	@$(BIN)/mypy
 	@$(BIN)/mypy docs/examples
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python docs/check_text.py
 	@buf lint
 	@buf format --diff --exit-code proto
 
