@@ -66,6 +66,9 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 	@buf lint
 	@buf format --diff --exit-code proto
 
+docs/architecture.svg: docs/architecture.dot
+	@dot -Tsvg $< -o $@
+
 .PHONY: format
 format: $(INSTALLED) ## Format the code and the contract
 	@$(BIN)/ruff check --quiet --fix .
