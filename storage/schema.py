@@ -17,7 +17,7 @@ from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from storage.errors import DatabaseUnavailableError
-from storage.events import adopt_restored
+from storage.event_statements import adopt_restored
 from storage.session import is_direct, make_engine
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

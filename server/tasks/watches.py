@@ -36,7 +36,8 @@ from storage.errors import (
     StatementCancelledError,
     StatementTimeoutError,
 )
-from storage.events import Batch, Event, EventLog, InitialPage, InitialPages, Position
+from storage.events import Batch, Event, EventLog, Position
+from storage.initial_pages import InitialPage, InitialPages
 from storage.query import Filter
 from storage.tables import TaskRow
 from storage.wakeups import Listener

@@ -20,7 +20,8 @@ from sqlalchemy import Connection, Executable, text
 from storage import schema
 from storage.database import Database
 from storage.errors import EventsRemovedError, StorageError
-from storage.events import Event, EventLog, Position, Snapshot
+from storage.events import Event, EventLog, Position
+from storage.initial_pages import Snapshot
 from storage.query import COMPARISONS, And, Comparison, Filter, HasTag, HasWords, Not, Or, Present
 from storage.repository import Change, Creation, Origin, RequestRecord, Target, TaskRepository
 from storage.tables import TaskRow
