@@ -35,7 +35,8 @@ from server.tasks.validation import (
     check_create,
     check_update,
 )
-from server.tasks.watches import Notice, Watches
+from server.tasks.watch import Notice
+from server.tasks.watches import Watches
 from storage.errors import TaskNotFoundError
 from storage.events import EventLog, Position
 from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, cursor_at

@@ -45,8 +45,8 @@ def test_a_watch_that_does_not_keep_up_reads_for_itself(
     stub: TaskServiceStub, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than its buffer holds is neither lost nor repeated."""
-    monkeypatch.setattr("server.tasks.watches._BUFFER", 2)
-    monkeypatch.setattr("server.tasks.watches._BATCH", 5)
+    monkeypatch.setattr("server.tasks.watch._BUFFER", 2)
+    monkeypatch.setattr("server.tasks.watch_shared_reader._BATCH", 5)
     watches = [joined(watch), joined(watch, filter='title != "3"')]
     written = [title for n in range(10) for title in _created(stub, n)]
     for one, expected in zip(watches, (written, [t for t in written if t != "3"]), strict=True):
@@ -83,7 +83,7 @@ def test_more_filters_than_one_statement_asks_about_are_answered(
     stub: TaskServiceStub, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One connection opens them all here; else they are those of several callers."""
-    monkeypatch.setattr("server.tasks.watches._FILTERS_PER_CALLER", 80)
+    monkeypatch.setattr("server.tasks.watches._FILTERS_PER_CLIENT", 80)
     numbers = range(40)
     watches = [joined(watch, filter=f"assigned_to = person{n} OR id:*") for n in numbers]
     own = [joined(watch, filter=f"assigned_to = person{n}") for n in numbers]

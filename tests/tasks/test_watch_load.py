@@ -204,8 +204,8 @@ def test_steps_tell_what_stands_and_what_follows(
     connect: Connect, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """Nothing twice, and nothing not at all, wherever a step ends."""
-    monkeypatch.setattr("server.tasks.watches._READ_SECONDS", 0)
-    monkeypatch.setattr("server.tasks.watches._SCANNED", size)
+    monkeypatch.setattr("server.tasks.watch_own_reads._READ_SECONDS", 0)
+    monkeypatch.setattr("server.tasks.watch_own_reads._SCANNED", size)
     monkeypatch.setattr(
         EventLog,
         "tasks_as_they_stand",
