@@ -96,7 +96,7 @@ def main() -> None:
         settings = {
             "SECRET_KEY": KEYS["HS256"],
             "ALGORITHM": ",".join(KEYS),
-            "JWKS_FILE": str(jwks),
+            "JWKS_URL": jwks.as_uri(),
             "JWT_ISSUER": NAMED["iss"],
             "JWT_AUDIENCE": NAMED["aud"],
         }

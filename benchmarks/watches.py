@@ -39,7 +39,6 @@ ADDRESS = f"127.0.0.1:{PORT}"
 IN_FLIGHT = 16
 TURNS = 4
 CHANGES = 20
-ALL_BY_ONE = {"MAX_WATCHES_PER_PRINCIPAL": "10000"}
 
 
 class Watchers:
@@ -150,7 +149,7 @@ def main() -> None:
     with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder)) as postgres:
         schema.upgrade(postgres.url)
         fill(postgres.url, 10_000)
-        with running_service(postgres.url, 1, ALL_BY_ONE) as service:
+        with running_service(postgres.url, 1) as service:
             print(f"{'GetTask':20}{'rate':>10}{'CPU':>10}{'p99':>10}")
             asyncio.run(run(filters, arguments.seconds, psutil.Process(service.pid)))
 

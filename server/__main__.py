@@ -21,6 +21,7 @@ import jwt
 import structlog
 from sqlalchemy import make_url
 
+from server.ignored import ignored_variables
 from server.network.certificates import certificates
 from server.principal import Scope, name_problem
 from server.process.ports import AddressError, Place, Ports, listen_address, reserve_port
@@ -116,7 +117,7 @@ def _minutes(text: str) -> int:
 def serve(settings: Settings) -> bool:
     """Serve until SIGTERM or SIGINT."""
     log.info("starting", version=settings.version, environment=settings.environment)
-    for line in otel.ignored(settings):
+    for line in [*ignored_variables(), *otel.ignored(settings)]:
         log.warning(line)
     settings.key()  # Made here once, not by every worker.
     _prepare_connections(settings)
@@ -132,7 +133,7 @@ def _prepare_connections(settings: Settings) -> None:
     """What must be so before workers are forked and import grpc. Raises: SettingsError."""
     encrypted = certificates(settings) or settings.tls_terminated_upstream
     if settings.environment == "staging" and not encrypted:
-        log.warning("plaintext: set TLS_CERT_FILE, or say TLS_TERMINATED_UPSTREAM")
+        log.warning("plaintext: set TLS_CERT_FILE or TLS_TERMINATED_UPSTREAM")
     # Each failed handshake would write a line that is no JSON.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Each connection is a file; the soft limit is often 1024.

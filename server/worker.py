@@ -11,12 +11,12 @@ from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 import grpc
 import structlog
-from grpc_channelz.v1 import channelz
 
 from server.access.authentication import Authenticator, authenticator
 from server.calls.concurrency import Limit
 from server.calls.pipeline import Pipeline, interceptors
-from server.calls.pools import CallPool, StreamPool
+from server.calls.pools import MAX_QUEUED_BYTES, CallPool, StreamPool
+from server.jobs import census, readiness
 from server.jobs.census import Census
 from server.jobs.readiness import ReadinessMonitor
 from server.jobs.retention import Maintenance
@@ -26,6 +26,7 @@ from server.network.reflection import add_reflection
 from server.process.ports import ANYWHERE, AddressError, Place, Ports, listen_address
 from server.process.signals import Signals
 from server.settings import Settings
+from server.tasks import watches
 from server.tasks.servicer import TaskServicer
 from server.tasks.watches import Watches
 from server.telemetry import logs, otel
@@ -45,6 +46,7 @@ log = structlog.get_logger()
 # Threads on which one watch too many hears that it is one.
 _SPARE_STREAMS = 16
 # The longest that a statement of a call may read.
+_POOL_TIMEOUT_SECONDS = 2.0
 _READ_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
@@ -69,27 +71,20 @@ class Worker:
             EventLog(self._database),
             Listener(self._database),
             self._authenticator.authenticate,
-            limit=settings.max_watches_per_worker,
-            limit_per_principal=settings.watches_per_principal,
-            bookmark_seconds=settings.watch_bookmark_interval_seconds,
-            stall_seconds=settings.watch_stall_seconds,
+            limit_per_principal=_watches_per_principal(settings),
         )
         self._maintenance = Maintenance(self._database, settings)
-        self._census = Census(self._database, settings.task_count_interval_seconds)
-        self._health = HealthServicer(
-            settings.request_timeout_seconds,
-            watch_limit=settings.max_connections_per_worker,  # A client needs one on each.
-        )
+        self._census = Census(self._database, census.INTERVAL_SECONDS)
+        self._health = HealthServicer()
         self._readiness = ReadinessMonitor(
             self._health,
             self._check_ready,
             on_ready,
-            interval_seconds=settings.health_check_interval_seconds,
+            interval_seconds=readiness.INTERVAL_SECONDS,
         )
         self._calls = CallPool(
             settings.threads_per_worker,
-            limit=Limit(settings.call_limit, settings.max_queued_bytes),
-            request_timeout_seconds=settings.request_timeout_seconds,
+            limit=Limit(settings.call_limit, MAX_QUEUED_BYTES),
             authenticate=None
             if settings.auth_mode in {"none", None}
             else self._authenticator.authenticate,
@@ -99,7 +94,7 @@ class Worker:
         )
         self._end_reflection: Callable[[], None] = lambda: None
         self._add_services()
-        self._probes = _probe_server(settings, self._health, share=place.is_shared)
+        self._probes = _probe_server(self._health, share=place.is_shared)
         self._state = self._shown()
 
     def _add_services(self) -> None:
@@ -208,17 +203,20 @@ class Worker:
             raise
 
 
+def _watches_per_principal(settings: Settings) -> int:
+    """Return the limit of a principal's watches: without authentication all clients are one."""
+    return watches.MAX_WATCHES if settings.auth_mode == "none" else watches.MAX_PER_PRINCIPAL
+
+
 def _database(settings: Settings, url: str) -> Database:
     return Database(
         url,
         pool_size=settings.pool_size,
-        max_overflow=settings.db_max_overflow,
-        pool_timeout_seconds=settings.db_pool_timeout_seconds,
-        pool_recycle_seconds=settings.db_pool_recycle_seconds,
+        max_overflow=settings.pool_overflow,
+        pool_timeout_seconds=_POOL_TIMEOUT_SECONDS,
         statement_timeout_seconds=settings.db_statement_timeout_seconds,
         read_timeout_seconds=min(_READ_SECONDS, settings.db_statement_timeout_seconds),
         application_name=settings.app_name,
-        trace_comments=settings.db_trace_comments,
         direct_url=settings.direct_database_url,
     )
 
@@ -231,31 +229,21 @@ def _server(
     *,
     share: bool,
 ) -> grpc.Server:
-    streams = StreamPool(
-        settings.max_watches_per_worker + _SPARE_STREAMS,
-        bytes_limit=settings.max_queued_bytes,
-        request_timeout_seconds=settings.request_timeout_seconds,
-    )
+    streams = StreamPool(watches.MAX_WATCHES + _SPARE_STREAMS)
     return grpc.server(
         calls,
         interceptors=[
             Pipeline(interceptors(settings, authenticator, database, sampler(settings)), streams)
         ],
-        options=connections.options(settings, share=share),
+        options=connections.options(share=share),
     )
 
 
-def _probe_server(settings: Settings, health: HealthServicer, *, share: bool) -> grpc.Server:
-    """Health on a port and a thread of its own, in plaintext, for Kubernetes probes know no other;
-    and channelz, if switched on.
-
-    That tells of every connection and of its peer: not on the port for all.
-    """
+def _probe_server(health: HealthServicer, *, share: bool) -> grpc.Server:
+    """Create the server of the probe port: plaintext, as Kubernetes probes need it."""
     threads = ThreadPoolExecutor(1, thread_name_prefix="probe")
-    server = grpc.server(threads, options=connections.options(settings, share=share))
+    server = grpc.server(threads, options=connections.options(share=share))
     health.add_to(server, for_probes=True)
-    if settings.admin_enabled:
-        channelz.add_channelz_servicer(server)
     return server
 
 

@@ -47,7 +47,6 @@ class Database:
         statement_timeout_seconds: float = 30,
         read_timeout_seconds: float = 5,
         application_name: str = APPLICATION_NAME,
-        trace_comments: bool = False,
         direct_url: str | None = None,
     ) -> None:
         self._pool = Pool(
@@ -68,8 +67,6 @@ class Database:
         self._timer = StatementTimer(statement_timeout_seconds)
         self._read_timeout_seconds = read_timeout_seconds
         event.listen(self.engine, "connect", self._prepare)
-        if trace_comments:
-            event.listen(self.engine, "before_cursor_execute", _add_comment, retval=True)
         self._clock = dt.datetime.now(dt.UTC), -math.inf
 
     @property
@@ -259,14 +256,3 @@ def _execute(
         result = connection.execute(statement, parameters)
         measured.executed(result)
         return result.all()
-
-
-def _add_comment(
-    _connection: Connection,
-    _cursor: object,
-    statement: str,
-    parameters: object,
-    _context: object,
-    _executemany: bool,
-) -> tuple[str, object]:
-    return statement + measures.trace_comment(), parameters

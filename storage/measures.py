@@ -15,8 +15,6 @@ from opentelemetry.trace import (
     Span,
     SpanKind,
     StatusCode,
-    format_span_id,
-    format_trace_id,
     get_current_span,
     get_tracer,
 )
@@ -120,18 +118,6 @@ def _end(span: Span, error: BaseException | None, error_type: str) -> None:
 
 def _type_of(error: BaseException) -> str:
     return getattr(getattr(error, "orig", None), "pgcode", None) or type(error).__name__
-
-
-def trace_comment() -> str:
-    """The trace of the call under way as an SQL comment; empty for what is not sampled.
-
-    With it PostgreSQL's log and pg_stat_activity lead back to the call.
-    """
-    context = get_current_span().get_span_context()
-    if not context.trace_flags.sampled:
-        return ""
-    ids = f"{format_trace_id(context.trace_id)}-{format_span_id(context.span_id)}"
-    return f" /*traceparent='00-{ids}-{context.trace_flags:02x}'*/"
 
 
 def waited(began: float) -> None:

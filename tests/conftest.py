@@ -53,6 +53,7 @@ def _own_settings() -> Iterator[None]:
     for name in Settings.model_fields:
         patch.delenv(name.upper(), raising=False)
     patch.setitem(Settings.model_config, "env_file", None)
+    patch.setattr("server.jobs.readiness.INTERVAL_SECONDS", 0.1)
     yield
     patch.undo()
 
@@ -124,7 +125,6 @@ def repository(database: Database) -> TaskRepository:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return Settings(
         data_dir=tmp_path_factory.mktemp("data"),
-        health_check_interval_seconds=0.1,
         shutdown_grace_seconds=5,
     )
 

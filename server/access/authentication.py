@@ -118,10 +118,8 @@ class TokenAuthenticator(Authenticator):
             self._secrets = [_secret_key(key) for key in settings.accepted_keys()]
         public = settings.algorithms - {SYMMETRIC}
         self._key_set: KeySet | None = None
-        if source := settings.jwks_file or settings.jwks_url:
-            self._key_set = KeySet(
-                source, public, self._use, refresh_seconds=settings.jwks_refresh_seconds
-            )
+        if source := settings.jwks_source:
+            self._key_set = KeySet(source, public, self._use)
         self._use(None if public else {})
 
     def start(self) -> None:

@@ -26,6 +26,7 @@ from server.settings import ED25519, EDDSA
 
 log = structlog.get_logger()
 
+REFRESH_SECONDS = 60.0
 _TIMEOUT_SECONDS = 5.0
 _DEADLINE_SECONDS = 10.0
 _RETRY_SECONDS = 5.0
@@ -52,13 +53,10 @@ class KeySet:
         source: Path | str,
         algorithms: Set[str],
         on_change: Callable[[Keys], None],
-        *,
-        refresh_seconds: float,
     ) -> None:
         self._source = source
         self._algorithms = algorithms
         self._on_change = on_change
-        self._refresh_seconds = refresh_seconds
         self._known: bytes | None = None
         self._problem = ""
         self._stopped = threading.Event()
@@ -75,9 +73,9 @@ class KeySet:
             try:
                 self._refresh()
                 self._problem = ""
-                pause = self._refresh_seconds
+                pause = REFRESH_SECONDS
             except Exception as error:  # Whatever it answers, it will be asked again.
-                pause = min(self._refresh_seconds, _RETRY_SECONDS)
+                pause = min(REFRESH_SECONDS, _RETRY_SECONDS)
                 if (problem := str(error)) != self._problem:
                     log.warning("keys cannot be read; those known stay", why=problem)
                 self._problem = problem

@@ -22,14 +22,15 @@ log = structlog.get_logger()
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _UNKNOWN_METHOD_CHARACTERS = 100
+# A call that takes longer is logged as a warning.
+SLOW_CALL_SECONDS = 1.0
 
 
 class AccountingInterceptor(CallInterceptor):
     """Writes a line for each call: the method, the code, how long, for whom; and counts it."""
 
-    def __init__(self, slow_call_seconds: float, unread: UnreadAnswers) -> None:
-        self._slow_call_seconds = slow_call_seconds
-        self._unread = unread
+    def __init__(self) -> None:
+        self._unread = UnreadAnswers()
         self._refusals = {reason: logs.Pace() for reason in REFUSALS}
 
     @contextmanager
@@ -86,7 +87,7 @@ class AccountingInterceptor(CallInterceptor):
             if not fields["calls"]:
                 return
         write = log.info
-        is_slow = call.seconds > self._slow_call_seconds and not call.is_stream
+        is_slow = call.seconds > SLOW_CALL_SECONDS and not call.is_stream
         if is_slow or logs.is_verbose():
             write = log.warning if is_slow else log.info
             fields |= {

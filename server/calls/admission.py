@@ -35,14 +35,13 @@ class RequestPool(ThreadPoolExecutor):
         self,
         threads: int,
         name: str,
-        request_timeout_seconds: float,
         total: Limit = _NO_LIMIT,
         per_client: Limit = _NO_LIMIT,
         *,
         share: int | None = None,
     ) -> None:
         super().__init__(threads, thread_name_prefix=name)
-        self._arrivals = Arrivals(name, request_timeout_seconds)
+        self._arrivals = Arrivals(name)
         self._lock = threading.Lock()  # Not held while a call is answered.
         self._queue = FairQueue[IncomingCall](share or threads)
         self._limiter = ConcurrencyLimiter(total, per_client)

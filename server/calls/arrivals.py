@@ -23,6 +23,9 @@ from server.errors import RequestMissingError, RequestTimeoutError, TooManyWaiti
 
 log = structlog.get_logger()
 
+# A call whose request does not arrive in time is ended.
+REQUEST_SECONDS = 10.0
+
 # A call without a request holds a few kilobytes, and a client may open thousands.
 _MAX_WAITING = 1000
 _CLOCK_SECONDS = 1.0
@@ -69,11 +72,11 @@ class IncomingCall(SubmittedCall):
 class Arrivals:
     """The calls of one server whose requests have not arrived.
 
-    A call whose request takes longer than the timeout is rejected; so is the oldest of too many.
+    A call whose request takes longer than REQUEST_SECONDS is rejected, and so is the oldest of too
+    many.
     """
 
-    def __init__(self, name: str, timeout_seconds: float) -> None:
-        self._timeout_seconds = timeout_seconds
+    def __init__(self, name: str) -> None:
         self._lock = threading.Lock()  # Not held while a call is answered.
         self._deadlines: dict[IncomingCall, float] = {}  # The oldest first.
         # Calls that ended, or that have no request: grpcio knows which a moment later.
@@ -86,7 +89,7 @@ class Arrivals:
         """Call `on_request` on the polling thread when the request has arrived."""
         with self._lock:
             oldest = self._evicted()
-            self._deadlines[call] = time.monotonic() + self._timeout_seconds
+            self._deadlines[call] = time.monotonic() + REQUEST_SECONDS
         if oldest:
             with oldest.ended_by_errors():
                 oldest.reject(TooManyWaitingError())

@@ -13,6 +13,7 @@ from server.calls.interceptor import Behavior, CallInterceptor, Deserialize, Han
 from server.calls.text import normalise
 from server.calls.wire import MALFORMED, check_item_counts
 from server.errors import InvalidRequestError, RequestTooLargeError
+from server.limits import MAX_BATCH_REQUEST_BYTES, MAX_REQUEST_BYTES
 from taskservice.v1 import task_service_pb2
 
 _SERVICE = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"]
@@ -25,10 +26,6 @@ class DecodingInterceptor(CallInterceptor):
     A request that is too large or malformed is the client's error; grpcio has one size limit for
     all methods, and answers INTERNAL.
     """
-
-    def __init__(self, *, max_request_bytes: int, max_batch_request_bytes: int) -> None:
-        self._max_request_bytes = max_request_bytes
-        self._max_batch_request_bytes = max_batch_request_bytes
 
     def unary(self, method: str, handler: Handler) -> Behavior:
         behavior = handler.unary_unary
@@ -49,7 +46,7 @@ class DecodingInterceptor(CallInterceptor):
     def deserializer(self, method: str, deserialize: Deserialize) -> Deserialize:
         """Keep the bytes, on the polling thread; of a request that is too large only its size."""
         is_large = method.endswith(_LARGE)
-        limit = self._max_batch_request_bytes if is_large else self._max_request_bytes
+        limit = MAX_BATCH_REQUEST_BYTES if is_large else MAX_REQUEST_BYTES
 
         def keep(data: bytes) -> bytes | RequestTooLargeError:
             return data if len(data) <= limit else RequestTooLargeError(len(data), limit)

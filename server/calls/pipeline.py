@@ -19,11 +19,13 @@ from server.calls.decoding import DecodingInterceptor
 from server.calls.failures import ErrorInterceptor
 from server.calls.interceptor import CallInterceptor, Handler
 from server.calls.tracing import TracingInterceptor
-from server.calls.unread import UnreadAnswers
 from server.settings import Settings
 from storage.database import Database
 
 _GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+# A principal may send the calls of this many seconds at once.
+BURST_SECONDS = 2
 
 _WRAPPED_PACKAGES = "/taskservice.v1.", "/grpc.reflection."
 
@@ -32,25 +34,22 @@ def interceptors(
     settings: Settings, authenticator: Authenticator, database: Database, sampler: Sampler
 ) -> list[CallInterceptor]:
     """Return the interceptors, the outermost first."""
-    rate, burst = settings.calls_per_second, settings.rate_limit_burst
+    rate = settings.calls_per_second
     return [
         # Outermost: log lines, metrics and statements belong to the span.
         TracingInterceptor(sampler),
         # Outside of errors: logs and counts the code that the client gets.
-        AccountingInterceptor(settings.slow_call_seconds, UnreadAnswers(settings.max_unread_bytes)),
+        AccountingInterceptor(),
         # Turns exceptions raised below into statuses.
         ErrorInterceptor(),
         # Authenticate, rate-limit and authorise before reading the request.
         AccessInterceptor(
             authenticator,
-            RateLimiter(rate, burst or 2 * rate) if rate else None,
+            RateLimiter(rate, BURST_SECONDS * rate) if rate else None,
             reflection_is_open=settings.reflection_for == "on",
         ),
         # A decoded request may be a hundred times as large as its bytes.
-        DecodingInterceptor(
-            max_request_bytes=settings.max_request_bytes,
-            max_batch_request_bytes=settings.max_batch_request_bytes,
-        ),
+        DecodingInterceptor(),
         # Innermost: covers the statements and no more.
         CancellationInterceptor(database),
     ]

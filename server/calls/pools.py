@@ -17,6 +17,8 @@ from server.principal import Principal
 
 Authenticate: TypeAlias = Callable[[grpc.ServicerContext], Principal]
 
+# The bytes of all requests in flight in a process; a client may have half of them.
+MAX_QUEUED_BYTES = 32 * 1024 * 1024
 # About 200 bytes each.
 _MAX_KNOWN_CREDENTIALS = 4096
 
@@ -34,13 +36,12 @@ class StreamPool(RequestPool):
     with unary calls.
     """
 
-    def __init__(self, threads: int, *, bytes_limit: float, request_timeout_seconds: float) -> None:
+    def __init__(self, threads: int) -> None:
         super().__init__(
             threads,
             "stream",
-            request_timeout_seconds,
-            Limit(bytes=bytes_limit),
-            Limit(bytes=bytes_limit / 2),
+            Limit(bytes=MAX_QUEUED_BYTES),
+            Limit(bytes=MAX_QUEUED_BYTES / 2),
             share=1,
         )
 
@@ -71,13 +72,11 @@ class CallPool(RequestPool):
         threads: int,
         *,
         limit: Limit,
-        request_timeout_seconds: float,
         authenticate: Authenticate | None = None,
     ) -> None:
         super().__init__(
             threads,
             "call",
-            request_timeout_seconds,
             total=limit,
             per_client=Limit(max(threads, limit.calls // 2), limit.bytes / 2),
             share=max(1, threads - 1),

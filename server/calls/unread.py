@@ -18,6 +18,7 @@ from server.telemetry.logs import Pace
 
 log = structlog.get_logger()
 
+MAX_BYTES = 64 * 1024 * 1024
 # A call is kept with its answer: empty ones count, too.
 _CALL_BYTES = 16 * 1024
 
@@ -33,15 +34,14 @@ class _Answer:
 
 
 class UnreadAnswers:
-    """No more than `limit_bytes` of answers in this process: for a new one others give way, the
+    """No more than MAX_BYTES of answers in this process: for a new one others give way, the
     oldest of the connection that has most.
 
     Whoever fills the room makes it himself. There is no clock in it: a slow caller is served for as
     long as there is room.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._limit_bytes = limit_bytes
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._answers: dict[str, dict[_Answer, None]] = {}  # By peer, the oldest first.
         self._bytes = Counter[str]()
@@ -61,7 +61,7 @@ class UnreadAnswers:
 
     def _surplus(self) -> _Answer | None:
         with self._lock:
-            if self._total_bytes <= self._limit_bytes:
+            if self._total_bytes <= MAX_BYTES:
                 return None
             peer = max(self._bytes, key=self._bytes.__getitem__)
             answer = next(iter(self._answers[peer]))

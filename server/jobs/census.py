@@ -15,6 +15,8 @@ from taskservice.v1.task_pb2 import TaskStatus
 
 log = structlog.get_logger()
 
+INTERVAL_SECONDS = 60.0
+
 
 class Census:
     """The latest counts; None and nothing while there are none."""

@@ -12,6 +12,8 @@ from server.network.health import NOT_SERVING, READINESS, SERVING, STARTUP, Heal
 
 log = structlog.get_logger()
 
+INTERVAL_SECONDS = 2.0
+
 # A single failure may be a connection that broke; two in a row are an outage.
 _FAILURES_BELIEVED = 2
 

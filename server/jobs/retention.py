@@ -20,6 +20,9 @@ from storage.repository import TaskRepository
 
 log = structlog.get_logger()
 
+# The request ids of writes are remembered at least for so long.
+REQUEST_RETENTION = dt.timedelta(hours=24)
+
 _INTERVAL_SECONDS = 600.0
 _BATCH = 1000
 
@@ -34,7 +37,6 @@ class Maintenance:
         self._database = database
         self._repository = TaskRepository(database)
         self._events = EventLog(database)
-        self._request_retention = dt.timedelta(hours=settings.request_id_retention_hours)
         self._event_retention = dt.timedelta(days=settings.event_retention_days)
         self._deleted_retention = dt.timedelta(days=settings.deleted_retention_days)
         self._stopped = threading.Event()
@@ -55,7 +57,7 @@ class Maintenance:
                 return {}
             return {
                 "requests": self._all(
-                    partial(self._repository.forget_requests, older_than=self._request_retention)
+                    partial(self._repository.forget_requests, older_than=REQUEST_RETENTION)
                 ),
                 "events": self._all(partial(self._events.trim, older_than=self._event_retention)),
                 "tasks": self._all(

@@ -4,45 +4,57 @@ from __future__ import annotations
 
 import grpc
 
+from server.limits import MAX_BATCH_REQUEST_BYTES
 from server.network.certificates import Identity, certificates
 from server.settings import Settings
 
-# A client that vanished gives back what it holds.
+# Of one process, on each of its ports; a connection over the limit is closed.
+MAX_CONNECTIONS = 4000
+# Calls that are open on one connection.
+MAX_STREAMS = 256
+# Until TLS and the first frames of HTTP/2 are complete.
+HANDSHAKE_SECONDS = 10.0
+# A connection without a call is closed.
+IDLE_SECONDS = 300.0
+# Then a connection takes no more calls, so that clients connect to new servers, too.
+AGE_SECONDS = 600.0
+# Then the calls that are left on it are ended.
+AGE_GRACE_SECONDS = 60.0
+MIN_PING_INTERVAL_SECONDS = 10.0
+# Enough for credentials that are far too large to reach the code that refuses them.
+MAX_METADATA_BYTES = 128 * 1024
+# The resources of a client that vanished are freed.
 _KEEPALIVE_SECONDS = 30
 _KEEPALIVE_ANSWER_SECONDS = 10
 
 
-def options(settings: Settings, *, share: bool) -> list[tuple[str, int]]:
-    """The limits, as gRPC's core keeps them; the socket's too. Names: grpc's channel arguments."""
-    metadata_bytes, streams = settings.max_metadata_bytes, settings.max_streams_per_connection
-    pending = settings.max_connections_per_worker * streams
+def options(*, share: bool) -> list[tuple[str, int]]:
+    """Return the options of a server: the limits that gRPC's core enforces, and the socket's."""
+    pending = MAX_CONNECTIONS * MAX_STREAMS
     return [
         ("grpc.so_reuseport", int(share)),
-        ("grpc.max_allowed_incoming_connections", settings.max_connections_per_worker),
-        ("grpc.server_handshake_timeout_ms", _ms(settings.handshake_seconds)),
-        ("grpc.max_connection_idle_ms", _ms(settings.connection_idle_seconds)),
+        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+        ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_SECONDS)),
+        ("grpc.max_connection_idle_ms", _ms(IDLE_SECONDS)),
         # A tenth more or less, so that connections made at once do not end at once (gRFC A9).
-        ("grpc.max_connection_age_ms", _ms(settings.connection_age_seconds)),
-        ("grpc.max_connection_age_grace_ms", _ms(settings.connection_age_grace_seconds)),
+        ("grpc.max_connection_age_ms", _ms(AGE_SECONDS)),
+        ("grpc.max_connection_age_grace_ms", _ms(AGE_GRACE_SECONDS)),
         ("grpc.keepalive_time_ms", _ms(_KEEPALIVE_SECONDS)),
         ("grpc.keepalive_timeout_ms", _ms(_KEEPALIVE_ANSWER_SECONDS)),
-        ("grpc.http2.min_ping_interval_without_data_ms", _ms(settings.min_ping_interval_seconds)),
-        ("grpc.max_concurrent_streams", streams),
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(MIN_PING_INTERVAL_SECONDS)),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
         # A stream that is over is not yet forgotten. Were these counted with the others, a client
         # that keeps the limit would be refused; were they not counted, one that resets would not.
-        ("grpc.http2.max_deallocating_streams", streams),
+        ("grpc.http2.max_deallocating_streams", MAX_STREAMS),
         # The core drops calls at random when over 1,000 wait for the polling thread: a bare
         # CANCELLED for any client. The limits of connections and of their streams bound them.
         ("grpc.server.max_pending_requests", pending),
         ("grpc.server.max_pending_requests_hard_limit", pending),
         # Were they two, what lies between them would be refused by chance.
-        ("grpc.max_metadata_size", metadata_bytes),
-        ("grpc.absolute_max_metadata_size", metadata_bytes),
+        ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
         # After decompression, too.
-        (
-            "grpc.max_receive_message_length",
-            max(settings.max_request_bytes, settings.max_batch_request_bytes),
-        ),
+        ("grpc.max_receive_message_length", MAX_BATCH_REQUEST_BYTES),
     ]
 
 

@@ -24,6 +24,7 @@ from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthChec
 from server.calls.admission import RequestPool
 from server.calls.concurrency import Limit
 from server.calls.grpcio_internals import ServerCall, with_pool
+from server.network import connections
 from taskservice.v1 import task_service_pb2
 
 log = structlog.get_logger()
@@ -113,9 +114,7 @@ class _WatchLimiter:
 class HealthServicer:
     """Serve the same statuses on every server that it is added to."""
 
-    def __init__(self, request_timeout_seconds: float, *, watch_limit: int) -> None:
-        self._request_timeout_seconds = request_timeout_seconds
-        self._watch_limit = watch_limit
+    def __init__(self) -> None:
         self._statuses: dict[str, int] = {
             LIVENESS: SERVING,
             STARTUP: NOT_SERVING,
@@ -131,8 +130,8 @@ class HealthServicer:
         Probes so never queue behind calls, and load on one port does not affect the other.
         """
         limits = () if for_probes else (_CALLS, _CALLS_PER_CONNECTION)
-        pool = RequestPool(1, "health", self._request_timeout_seconds, *limits)
-        watch = partial(self._watch, _WatchLimiter(self._watch_limit))
+        pool = RequestPool(1, "health", *limits)
+        watch = partial(self._watch, _WatchLimiter(connections.MAX_CONNECTIONS))
         serialize = HealthCheckResponse.SerializeToString
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "Check": grpc.unary_unary_rpc_method_handler(

@@ -30,6 +30,13 @@ from storage.wakeups import Listener
 
 log = structlog.get_logger()
 
+# Open in one process: each holds a thread.
+MAX_WATCHES = 1000
+MAX_PER_PRINCIPAL = 100
+# A watch without changes receives a bookmark.
+BOOKMARK_SECONDS = 30.0
+# A watch whose client reads nothing is ended; the client may resume it.
+STALL_SECONDS = 10.0
 # The shared reader evaluates each filter for each write.
 _FILTERS_PER_CLIENT = 20
 
@@ -43,18 +50,12 @@ class Watches:
         listener: Listener,
         authenticate: Callable[[grpc.ServicerContext], object],
         *,
-        limit: int,
         limit_per_principal: int,
-        bookmark_seconds: float,
-        stall_seconds: float,
     ) -> None:
         self._own_reads = OwnReads(events)
         self._shared_reader = SharedReader(events, listener, self._end_stalled)
         self._authenticate = authenticate
-        self._limit = limit
         self._limit_per_principal = limit_per_principal
-        self._bookmark_seconds = bookmark_seconds
-        self._stall_seconds = stall_seconds
         self._lock = threading.Lock()
         self._open: set[Watch] = set()
         self._is_stopped = False
@@ -106,7 +107,7 @@ class Watches:
             position = yield from self._catch_up(watch, position)
             add_span_event("joined")
             yield Notice(BOOKMARK, None, position)
-            yield from watch.notices(self._bookmark_seconds)
+            yield from watch.notices(BOOKMARK_SECONDS)
             add_span_event("fell behind")
             position = watch.taken
 
@@ -122,7 +123,7 @@ class Watches:
     @contextmanager
     def _opened(self, filter_: Filter | None, context: grpc.ServicerContext) -> Iterator[Watch]:
         authenticate = partial(self._authenticate, context)
-        watch = Watch(filter_, context, Credentials(authenticate, self._bookmark_seconds))
+        watch = Watch(filter_, context, Credentials(authenticate, BOOKMARK_SECONDS))
         self._register(watch)
         try:
             if not context.add_callback(lambda: watch.end(StatementCancelledError())):
@@ -144,7 +145,7 @@ class Watches:
 
     def _check_limits(self, watch: Watch) -> None:
         """Raises: TooManyWatchesError, TooManyFiltersError."""
-        if len(self._open) >= self._limit:
+        if len(self._open) >= MAX_WATCHES:
             raise TooManyWatchesError
         own = sum(other.principal == watch.principal for other in self._open)
         if own >= self._limit_per_principal:
@@ -160,7 +161,7 @@ class Watches:
             watches = list(self._open)
         for watch in watches:
             since = watch.sending_since
-            if since is not None and now - since > self._stall_seconds:
+            if since is not None and now - since > STALL_SECONDS:
                 log.warning("watch stalled", peer=watch.context.peer())
                 watch.end(StatementCancelledError())
                 # The status must pass the messages that are not read.

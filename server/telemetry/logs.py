@@ -36,7 +36,7 @@ def configure(settings: Settings) -> None:
     Ours go there straight: by way of the standard library's logging a line costs three times as
     much, and there is one for each call.
     """
-    _set_level(logging.getLevelName("DEBUG" if settings.debug else settings.log_level))
+    _set_level(logging.getLevelName(settings.level))
     prepare: list[Processor] = [
         structlog.processors.add_log_level,
         _add_trace,
@@ -60,7 +60,9 @@ def configure(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     # Statements, without their parameters: those are the callers' data.
-    logging.getLogger("sqlalchemy.engine").setLevel("INFO" if settings.debug else "WARNING")
+    logging.getLogger("sqlalchemy.engine").setLevel(
+        "INFO" if settings.level == "DEBUG" else "WARNING"
+    )
     logging.getLogger("sqlalchemy.pool").setLevel("WARNING")
     # It quotes what a caller writes as tracestate, where that is none.
     logging.getLogger("opentelemetry.trace").setLevel("ERROR")

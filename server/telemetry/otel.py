@@ -58,15 +58,15 @@ def target(settings: Settings, signal: Signal) -> Target | None:
     return Target(protocol, own or (base.rstrip("/") + path if path else base))
 
 
-def sampler_name(settings: Settings) -> str:
-    """Returns OTEL_TRACES_SAMPLER, or its default where it is none that there is here."""
-    name = settings.otel_traces_sampler.lower()
+def sampler_name() -> str:
+    """Return OTEL_TRACES_SAMPLER, or its default if it names a sampler that is not supported."""
+    name = _standard("OTEL_TRACES_SAMPLER").lower()
     return name if name in _SAMPLERS else _DEFAULT_SAMPLER
 
 
 def sampling_ratio(settings: Settings) -> float:
     """Returns the share of traces that a sampler by ratio takes."""
-    given = _ratio(settings)
+    given = _ratio()
     if given is not None:
         return given
     return 1 if settings.environment == "development" else 0.1
@@ -76,10 +76,10 @@ def ignored(settings: Settings) -> Iterator[str]:
     """Yields a line for each variable whose value is ignored."""
     if not settings.otel_enabled:
         return
-    name, used = settings.otel_traces_sampler, sampler_name(settings)
-    if name.lower() != used:
+    name, used = _standard("OTEL_TRACES_SAMPLER"), sampler_name()
+    if name.lower() not in {"", used}:
         yield f"OTEL_TRACES_SAMPLER: {name!r} is not supported, {used} is used"
-    if settings.otel_traces_sampler_arg and _ratio(settings) is None:
+    if _standard("OTEL_TRACES_SAMPLER_ARG") and _ratio() is None:
         ratio = sampling_ratio(settings)
         yield f"OTEL_TRACES_SAMPLER_ARG: it is not a ratio between 0 and 1, {ratio} is used"
     signals: tuple[Signal, ...] = ("traces", "metrics")
@@ -89,9 +89,9 @@ def ignored(settings: Settings) -> Iterator[str]:
             yield f"OTLP for {signal}: the protocol {given!r} is not supported, {protocol} is used"
 
 
-def _ratio(settings: Settings) -> float | None:
+def _ratio() -> float | None:
     try:
-        ratio = float(settings.otel_traces_sampler_arg or "")
+        ratio = float(_standard("OTEL_TRACES_SAMPLER_ARG"))
     except ValueError:
         return None
     return ratio if 0 <= ratio <= 1 else None
@@ -104,4 +104,8 @@ def _protocol(signal: Signal) -> tuple[str, Protocol]:
 
 
 def _variable(name: str) -> str:
-    return os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
+    return _standard(f"OTEL_EXPORTER_OTLP_{name}")
+
+
+def _standard(name: str) -> str:
+    return os.environ.get(name, "").strip()

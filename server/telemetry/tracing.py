@@ -176,7 +176,7 @@ def sampler(settings: Settings) -> Sampler:
     """What decides which calls are traced: OTEL_TRACES_SAMPLER, with its standard meaning."""
     if not settings.otel_enabled:
         return ALWAYS_OFF
-    name = otel.sampler_name(settings)
+    name = otel.sampler_name()
     root: Sampler = {"always_on": ALWAYS_ON, "always_off": ALWAYS_OFF}.get(
         name.removeprefix("parentbased_"), TraceIdRatioBased(otel.sampling_ratio(settings))
     )
@@ -193,7 +193,7 @@ def set_up_tracing(settings: Settings, origin: Resource) -> Callable[[], None]:
         id_generator=_ChosenIds(),
         shutdown_on_exit=False,
     )
-    if settings.debug:
+    if settings.level == "DEBUG":
         provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=_one_line)))
     if target := otel.target(settings, "traces"):
         provider.add_span_processor(BatchSpanProcessor(_span_exporter(target)))

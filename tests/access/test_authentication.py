@@ -68,7 +68,6 @@ def issuers_channel(
         "algorithm": "HS256,RS256,ES256,EdDSA",
         "secret_key": SecretStr(SECRET_KEY),
         "jwks_url": key_server.url,
-        "jwks_refresh_seconds": 24 * 3600,
         "jwt_issuer": ISSUER,
         "jwt_audience": AUDIENCE,
     }

@@ -129,19 +129,21 @@ def source(request: pytest.FixtureRequest, tmp_path: Path, key_server: KeyServer
         os.replace(path.with_suffix(".new"), path)
 
     publish(b"")
-    return Source({"jwks_file": path}, publish)
+    return Source({"jwks_url": path.as_uri()}, publish)
 
 
 @pytest.fixture
-def serve(settings: Settings, database: Database, database_url: str) -> Callable[..., Any]:
+def serve(
+    settings: Settings, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
     """Starts a service that reads its keys again and again."""
+    monkeypatch.setattr("server.access.jwks.REFRESH_SECONDS", 0.02)
 
     @contextmanager
     def serve(**changes: object) -> Iterator[grpc.Channel]:
         own: dict[str, object] = {
             "auth_mode": "jwt",
             "algorithm": "RS256,ES256",
-            "jwks_refresh_seconds": 0.02,
             "jwt_issuer": ISSUER,
             "jwt_audience": AUDIENCE,
             **changes,
@@ -176,10 +178,11 @@ def test_until_there_are_keys_calls_are_to_come_again(
 
 
 def test_until_there_are_keys_the_service_is_not_ready(
-    serve: Callable[..., Any], key_server: KeyServer
+    serve: Callable[..., Any], key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For long enough that it would have become ready otherwise."""
-    with serve(jwks_url=key_server.url, health_check_interval_seconds=0.01) as channel:
+    monkeypatch.setattr("server.jobs.readiness.INTERVAL_SECONDS", 0.01)
+    with serve(jwks_url=key_server.url) as channel:
         wait_until(lambda: len(key_server.paths) > 50, "the issuer was asked again and again")
         assert (health(channel, LIVENESS), health(channel, READINESS)) == (SERVING, NOT_SERVING)
         key_server.document = key_set(OLD)
@@ -287,7 +290,7 @@ def test_known_keys_stay_when_the_url_is_away(
 def test_known_keys_stay_when_the_file_is_away(serve: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "jwks.json"
     path.write_bytes(key_set(OLD))
-    with serve(jwks_file=path) as channel, capture_logs() as logs:
+    with serve(jwks_url=path.as_uri()) as channel, capture_logs() as logs:
         await_ready(channel)
         path.unlink()
         wait_until(lambda: problems(logs), "it is missed")

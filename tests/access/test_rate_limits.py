@@ -41,9 +41,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def stub(settings: Settings, database: Database, database_url: str) -> Iterator[TaskServiceStub]:
+def stub(
+    settings: Settings, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TaskServiceStub]:
     """A service that takes one call a second, and three at once."""
-    limited = settings.model_copy(update={"rate_limit_per_second": 1, "rate_limit_burst": 3})
+    monkeypatch.setattr("server.calls.pipeline.BURST_SECONDS", 3)
+    limited = settings.model_copy(update={"rate_limit_per_second": 1})
     with running_worker(limited, database_url) as channel:
         yield TaskServiceStub(channel)
 
@@ -88,7 +91,7 @@ def test_who_calls_more_often_than_he_may_is_told_how_long_to_wait(stub: TaskSer
 def test_who_may_not_call_may_not_do_so_more_often_than_others(
     token_settings: Settings, database_url: str, stub_of: StubOf
 ) -> None:
-    limited = token_settings.model_copy(update={"rate_limit_per_second": 1, "rate_limit_burst": 3})
+    limited = token_settings.model_copy(update={"rate_limit_per_second": 1})
     with (
         running_worker(limited, database_url) as channel,
         fails(EXHAUSTED, "RATE_LIMIT_EXCEEDED"),

@@ -138,24 +138,33 @@ def test_a_probe_that_sends_no_request_does_not_stop_the_others(serve: Serve) ->
         assert health(channel, LIVENESS) == SERVING
 
 
-def test_watches_that_send_no_request_take_no_place(serve: Serve) -> None:
-    channel = serve(max_watches_per_worker=1)
+def test_watches_that_send_no_request_take_no_place(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.tasks.watches.MAX_WATCHES", 1)
+    channel = serve()
     with silent_calls(channel, f"{OURS}WatchTasks", 40):
         watch = Watch(TaskServiceStub(channel))
         watch.bookmark()
         watch.cancel()
 
 
-def test_a_call_whose_request_does_not_come_in_time_is_ended(serve: Serve) -> None:
+def test_a_call_whose_request_does_not_come_in_time_is_ended(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the clock: no other call needs to come."""
-    with silent_calls(serve(request_timeout_seconds=0.01), f"{OURS}GetTask", 1) as (silent,):
+    monkeypatch.setattr("server.calls.arrivals.REQUEST_SECONDS", 0.01)
+    with silent_calls(serve(), f"{OURS}GetTask", 1) as (silent,):
         failure = failure_of(silent, grpc.StatusCode.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT")
     assert failure.message == "the request did not arrive in time"
 
 
-def test_a_probe_whose_request_does_not_come_in_time_is_ended(serve: Serve) -> None:
+def test_a_probe_whose_request_does_not_come_in_time_is_ended(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is not ours, and takes no way through the interceptors."""
-    channel = serve(request_timeout_seconds=0.01)
+    monkeypatch.setattr("server.calls.arrivals.REQUEST_SECONDS", 0.01)
+    channel = serve()
     with silent_calls(channel, "/grpc.health.v1.Health/Check", 1) as (silent,):
         await_refused([silent], 1)
         assert silent.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -173,10 +182,13 @@ def test_the_oldest_of_too_many_silent_calls_are_ended(
             failure_of(call, EXHAUSTED, "TOO_MANY_WAITING")
 
 
-def test_silent_calls_that_are_ended_are_counted_and_get_a_line_in_a_second(serve: Serve) -> None:
+def test_silent_calls_that_are_ended_are_counted_and_get_a_line_in_a_second(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.calls.arrivals.REQUEST_SECONDS", 0.01)
     before = errors_counted("REQUEST_TIMEOUT")
     with capture_logs() as logs:
-        channel = serve(request_timeout_seconds=0.01)
+        channel = serve()
         with silent_calls(channel, f"{OURS}GetTask", 20) as calls:
             await_refused(calls, 20)
     assert errors_counted("REQUEST_TIMEOUT") == before + 20
@@ -192,9 +204,12 @@ def test_a_call_without_a_request_is_refused(serve: Serve) -> None:
         call(iter(()), timeout=PATIENCE_SECONDS)
 
 
-def test_a_call_that_is_cancelled_before_its_request_is_no_error(serve: Serve) -> None:
+def test_a_call_that_is_cancelled_before_its_request_is_no_error(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.calls.arrivals.REQUEST_SECONDS", 0.01)
     before = errors_counted("REQUEST_MISSING")
-    channel = serve(request_timeout_seconds=0.01)
+    channel = serve()
     with silent_calls(channel, f"{OURS}GetTask", 20):
         pass
     with silent_calls(channel, f"{OURS}GetTask", 1) as (later,):
@@ -202,10 +217,13 @@ def test_a_call_that_is_cancelled_before_its_request_is_no_error(serve: Serve) -
     assert errors_counted("REQUEST_MISSING") == before
 
 
-def test_the_wait_for_the_request_is_not_one_for_a_thread(serve: Serve) -> None:
+def test_the_wait_for_the_request_is_not_one_for_a_thread(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else a caller's slow upload would look like a service that is too busy."""
+    monkeypatch.setattr("server.calls.accounting.SLOW_CALL_SECONDS", 1e-06)
     request = GetTaskStatsRequest().SerializeToString()
-    channel = serve(slow_call_seconds=0.000001)
+    channel = serve()
     call: Any = channel.stream_stream(
         f"{OURS}GetTaskStats", request_serializer=bytes, response_deserializer=bytes
     )

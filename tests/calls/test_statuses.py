@@ -18,6 +18,7 @@ from sqlalchemy import create_engine, text
 
 from server import errors
 from server.calls import statuses
+from server.limits import MAX_BATCH_REQUEST_BYTES, MAX_REQUEST_BYTES
 from server.settings import Settings
 from storage import errors as storage
 from taskservice.v1 import task_service_pb2
@@ -347,36 +348,32 @@ def _filled(size: int) -> bytes:
 
 @pytest.mark.parametrize("method", SMALL_METHODS)
 def test_a_request_larger_than_any_that_is_valid_is_refused(
-    channel: grpc.Channel, settings: Settings, method: str
+    channel: grpc.Channel, method: str
 ) -> None:
     """Before it is read, and by the size of it alone."""
     with fails(EXHAUSTED, "REQUEST_TOO_LARGE") as failure:
-        _raw(channel, method)(_filled(settings.max_request_bytes + 1))
-    assert str(settings.max_request_bytes) in failure.message
+        _raw(channel, method)(_filled(MAX_REQUEST_BYTES + 1))
+    assert str(MAX_REQUEST_BYTES) in failure.message
     assert failure.pushback == "-1"  # gRPC's own retries need not try again.
 
 
 def test_a_request_for_a_stream_has_the_same_limit(
-    channel: grpc.Channel, settings: Settings
+    channel: grpc.Channel,
 ) -> None:
     with fails(EXHAUSTED, "REQUEST_TOO_LARGE"):
-        next(_raw_stream(channel)(_filled(settings.max_request_bytes + 1)))
+        next(_raw_stream(channel)(_filled(MAX_REQUEST_BYTES + 1)))
 
 
 @pytest.mark.parametrize("method", ["CreateTask", "GetTask", "ListTaskEvents"])
-def test_a_request_at_the_limit_is_read(
-    channel: grpc.Channel, settings: Settings, method: str
-) -> None:
+def test_a_request_at_the_limit_is_read(channel: grpc.Channel, method: str) -> None:
     with fails(INVALID, "INVALID_REQUEST"):
-        _raw(channel, method)(_filled(settings.max_request_bytes))
+        _raw(channel, method)(_filled(MAX_REQUEST_BYTES))
 
 
 @pytest.mark.parametrize("method", LARGE_METHODS)
-def test_a_batch_of_tasks_may_be_larger(
-    channel: grpc.Channel, settings: Settings, method: str
-) -> None:
+def test_a_batch_of_tasks_may_be_larger(channel: grpc.Channel, method: str) -> None:
     with fails(INVALID, "INVALID_REQUEST") as failure:
-        _raw(channel, method)(_filled(settings.max_batch_request_bytes))
+        _raw(channel, method)(_filled(MAX_BATCH_REQUEST_BYTES))
     assert set(failure.violations.values()) == {"REPEATED_MIN_ITEMS"}
 
 

@@ -29,9 +29,12 @@ from tests.support.service import (
     running_service,
     wait_until,
 )
+from tests.support.tuned import tuned
 
 ENHANCE_YOUR_CALM = 0xB
 """HTTP/2's code of an error for a client that asks too much."""
+
+CONNECTIONS = "server.network.connections"
 
 StartService = Callable[..., ServiceProcess]
 
@@ -43,12 +46,16 @@ def service(
     """One process that takes little of everything."""
     with running_service(
         tmp_path_factory.mktemp("service"),
+        tuned(
+            {
+                f"{CONNECTIONS}.MAX_STREAMS": 3,
+                f"{CONNECTIONS}.HANDSHAKE_SECONDS": 0.5,
+                f"{CONNECTIONS}.MAX_METADATA_BYTES": 8000,
+            }
+        ),
         ENVIRONMENT="staging",
         DATABASE_URL=shared_database_url,
         WORKERS="1",
-        MAX_STREAMS_PER_CONNECTION="3",
-        HANDSHAKE_SECONDS="0.5",
-        MAX_METADATA_BYTES="8000",
     ) as service:
         await_ready(service.channel())
         yield service
@@ -56,11 +63,14 @@ def service(
 
 @pytest.fixture
 def start(start_service: StartService, own_database_url: str) -> StartService:
-    """Starts a service in staging with a database of its own."""
+    """Starts a service in staging with a database of its own, and these limits of connections."""
 
-    def start(**settings: str) -> ServiceProcess:
+    def start(**constants: float) -> ServiceProcess:
         return start_service(
-            ENVIRONMENT="staging", DATABASE_URL=own_database_url, WORKERS="1", **settings
+            program=tuned({f"{CONNECTIONS}.{name}": value for name, value in constants.items()}),
+            ENVIRONMENT="staging",
+            DATABASE_URL=own_database_url,
+            WORKERS="1",
         )
 
     return start
@@ -101,7 +111,7 @@ def test_connection_that_does_not_come_to_the_point_is_ended(
 
 def test_more_connections_than_allowed_are_closed_at_once(start: StartService) -> None:
     """Those that are there stay; and when one of them ends there is room for another."""
-    service = start(MAX_CONNECTIONS_PER_WORKER="3")
+    service = start(MAX_CONNECTIONS=3)
     with ExitStack() as opened:
         connections = [opened.enter_context(connected(service.port)) for _ in range(5)]
         # The server speaks first: with its settings, or not at all.
@@ -164,7 +174,7 @@ def test_client_that_pings_all_the_time_is_disconnected(service: ServiceProcess)
 
 def test_client_that_pings_as_often_as_it_may_stays(start: StartService) -> None:
     """With a call open: it wants to know whether the answer will come."""
-    service = start(MIN_PING_INTERVAL_SECONDS="0.1")
+    service = start(MIN_PING_INTERVAL_SECONDS=0.1)
     with RawConnection(service.port) as connection:
         connection.send(call_headers(1))
         connection.socket.settimeout(0.2)
@@ -178,13 +188,13 @@ def test_client_that_pings_as_often_as_it_may_stays(start: StartService) -> None
 
 
 def test_connection_without_calls_is_ended(start: StartService) -> None:
-    service = start(CONNECTION_IDLE_SECONDS="0.5")
+    service = start(IDLE_SECONDS=0.5)
     with RawConnection(service.port) as connection:
         assert connection.await_frame(GoAwayFrame).additional_data == b"connection idle"
 
 
 def test_connection_with_a_call_is_not_idle(start: StartService, own_database_url: str) -> None:
-    service = start(CONNECTION_IDLE_SECONDS="0.5")
+    service = start(IDLE_SECONDS=0.5)
     stub = service.stub()
     task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")))
     with locked_task(own_database_url, task.id):
@@ -196,7 +206,7 @@ def test_connection_with_a_call_is_not_idle(start: StartService, own_database_ur
 
 
 def test_no_call_fails_when_connections_come_of_age(start: StartService) -> None:
-    service = start(CONNECTION_AGE_SECONDS="0.3")
+    service = start(AGE_SECONDS=0.3)
     stub = service.stub()
     await_younger_connections(service, stub, 4)
 
@@ -204,7 +214,7 @@ def test_no_call_fails_when_connections_come_of_age(start: StartService) -> None
 def test_call_under_way_outlasts_the_age_of_its_connection(
     start: StartService, own_database_url: str
 ) -> None:
-    service = start(CONNECTION_AGE_SECONDS="0.3")
+    service = start(AGE_SECONDS=0.3)
     stub = service.stub()
     task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")))
     with locked_task(own_database_url, task.id):
@@ -218,7 +228,7 @@ def test_call_that_outlasts_the_grace_too_is_ended(
     start: StartService, own_database_url: str
 ) -> None:
     """And nothing runs for it any more."""
-    service = start(CONNECTION_AGE_SECONDS="0.3", CONNECTION_AGE_GRACE_SECONDS="0.3")
+    service = start(AGE_SECONDS=0.3, AGE_GRACE_SECONDS=0.3)
     stub = service.stub()
     task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")))
     with locked_task(own_database_url, task.id):
@@ -229,7 +239,7 @@ def test_call_that_outlasts_the_grace_too_is_ended(
 
 def test_watches_go_on_when_connections_come_of_age(start: StartService, tmp_path: Path) -> None:
     """On the next connection, by their tokens: the example misses nothing and repeats nothing."""
-    service = start(CONNECTION_AGE_SECONDS="0.3", CONNECTION_AGE_GRACE_SECONDS="0.3")
+    service = start(AGE_SECONDS=0.3, AGE_GRACE_SECONDS=0.3)
     titles: list[str] = []
 
     def watches_ended() -> int:

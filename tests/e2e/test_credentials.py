@@ -36,6 +36,7 @@ from tests.support.credentials import (
     running_key_server,
 )
 from tests.support.service import ServiceProcess, await_ready, run_command, wait_until
+from tests.support.tuned import tuned
 
 StartService = Callable[..., ServiceProcess]
 
@@ -199,8 +200,7 @@ def test_the_log_and_the_spans_have_the_caller_and_nothing_of_his_token(
         WORKERS="1",
         AUTH_MODE="jwt",
         SECRET_KEY=SECRET_KEY,
-        LOG_LEVEL="DEBUG",
-        DEBUG="true",  # Spans stand among the lines.
+        LOG_LEVEL="DEBUG",  # Spans are logged, too.
         OTEL_TRACES_SAMPLER="always_on",
     )
     stub = service.stub()
@@ -281,15 +281,15 @@ def test_keys_are_rotated_under_load_without_a_failed_call(
 
         publish(keys[0])
         service = start_service(
+            program=tuned({"server.access.jwks.REFRESH_SECONDS": 0.05}),
             ENVIRONMENT="staging",
             DATABASE_URL=own_database_url,
             WORKERS=str(_WORKERS),
             AUTH_MODE="jwt",
             ALGORITHM="RS256,ES256,EdDSA",
-            JWKS_REFRESH_SECONDS="0.05",
             JWT_ISSUER=ISSUER,
             JWT_AUDIENCE=AUDIENCE,
-            **({"JWKS_FILE": str(path)} if source == "file" else {"JWKS_URL": server.url}),
+            JWKS_URL=path.as_uri() if source == "file" else server.url,
         )
         load = Load(service)
         load.token = keys[0].sign(claims())

@@ -28,6 +28,7 @@ from tests.support.service import (
     health_stub,
     wait_until,
 )
+from tests.support.tuned import tuned
 
 
 @pytest.fixture
@@ -132,11 +133,11 @@ def test_watches_are_so_many_at_once_on_each_port(
 ) -> None:
     """As many as connections; whoever ends one makes room, and Check needs none."""
     service = start_service(
+        program=tuned({"server.network.connections.MAX_CONNECTIONS": 3}),
         ENVIRONMENT="staging",
         DATABASE_URL=own_database_url,
         WORKERS="1",
         HEALTH_PORT="0",
-        MAX_CONNECTIONS_PER_WORKER="3",
     )
     channel = service.channel()
     watches: list[Any] = []

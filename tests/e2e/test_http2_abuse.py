@@ -55,6 +55,7 @@ from tests.support.service import (
     running_service,
     wait_until,
 )
+from tests.support.tuned import tuned
 
 MEGABYTE = 1024 * 1024
 MAY_REMAIN_BYTES = 100 * MEGABYTE
@@ -72,10 +73,10 @@ def service(
     """One process, with more to read than fits into its memory for unread answers."""
     with running_service(
         tmp_path_factory.mktemp("service"),
+        tuned({"server.calls.unread.MAX_BYTES": 16 * MEGABYTE}),
         ENVIRONMENT="staging",
         DATABASE_URL=shared_database_url,
         WORKERS="1",
-        MAX_UNREAD_BYTES=str(16 * MEGABYTE),
         METRICS_PORT="0",
         **NO_OTHER_LIMIT,
     ) as service:

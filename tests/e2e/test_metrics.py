@@ -33,6 +33,7 @@ from tests.support.collector import Collector, running_collector
 from tests.support.postgres import await_waiting, execute, locked_task
 from tests.support.scrape import Scrape, await_scrape, fetch, scrape
 from tests.support.service import ServiceProcess, running_service, wait_until
+from tests.support.tuned import tuned
 
 SERVICE = "taskservice.v1.TaskService"
 CALLS = "grpc_server_call"
@@ -52,12 +53,12 @@ def pair(
     """A service of two workers, scraped and pushing."""
     with running_service(
         tmp_path_factory.mktemp("pair"),
+        tuned({"server.jobs.census.INTERVAL_SECONDS": 1}),
         ENVIRONMENT="staging",
         DATABASE_URL=shared_database_url,
         WORKERS="2",
         THREADS_PER_WORKER="2",
         METRICS_PORT="0",
-        TASK_COUNT_INTERVAL_SECONDS="1",
         OTEL_EXPORTER_ENDPOINT=collector.endpoint,
         OTEL_METRIC_EXPORT_INTERVAL="200",
     ) as service:

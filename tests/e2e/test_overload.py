@@ -39,6 +39,7 @@ from tests.support.service import (
     running_service,
     wait_until,
 )
+from tests.support.tuned import tuned
 
 THREADS = 4
 LIMIT = 16
@@ -58,9 +59,9 @@ def service(
     """A service that has no more connections than those that get in need."""
     with running_service(
         tmp_path_factory.mktemp("service"),
+        tuned({"server.settings.Settings.pool_overflow": 0}),
         ENVIRONMENT="staging",
         DATABASE_URL=shared_database_url,
-        DB_MAX_OVERFLOW="0",
         HEALTH_PORT="0",
         MAX_CONCURRENT_CALLS=str(LIMIT),
         METRICS_PORT="0",

@@ -38,6 +38,7 @@ from tests.support.service import (
     run_command,
     running_service,
 )
+from tests.support.tuned import tuned
 from tests.support.watching import ADDED, BOOKMARK, Watch
 
 SERVED = {"ENVIRONMENT": "staging", "AUTH_MODE": "none", "TLS_TERMINATED_UPSTREAM": "true"} | {
@@ -69,11 +70,11 @@ def service(
 ) -> Iterator[ServiceProcess]:
     with running_service(
         tmp_path_factory.mktemp("service"),
+        tuned({"server.tasks.watches.BOOKMARK_SECONDS": 3600}),
         ENVIRONMENT="staging",
         DATABASE_URL=pooled_url,
         DATABASE_DIRECT_URL=direct_url,
         DB_STATEMENT_TIMEOUT_SECONDS="2",
-        WATCH_BOOKMARK_INTERVAL_SECONDS="3600",
         WORKERS="2",
     ) as service:
         await_ready(service.channel())

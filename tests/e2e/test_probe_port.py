@@ -1,14 +1,12 @@
-"""HEALTH_PORT: probes, and channelz where it is switched on; the latter on no other port."""
+"""HEALTH_PORT: the health service on a port of its own, for probes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -22,7 +20,6 @@ from tests.support.service import (
     ServiceProcess,
     health,
     health_stub,
-    run_command,
     running_service,
     wait_until,
 )
@@ -32,14 +29,13 @@ from tests.support.service import (
 def service(
     tmp_path_factory: pytest.TempPathFactory, shared_database_url: str
 ) -> Iterator[ServiceProcess]:
-    """A service with a port for probes, and channelz on it."""
+    """A service of two workers with a port for probes."""
     with running_service(
         tmp_path_factory.mktemp("service"),
         ENVIRONMENT="staging",
         DATABASE_URL=shared_database_url,
         WORKERS="2",
         HEALTH_PORT="0",
-        ADMIN_ENABLED="true",
     ) as service:
         yield service
 
@@ -56,12 +52,6 @@ def probe_channel(service: ServiceProcess) -> grpc.Channel:
 def probes(service: ServiceProcess) -> Iterator[grpc.Channel]:
     with probe_channel(service) as channel:
         yield channel
-
-
-def servers(channel: grpc.Channel) -> int:
-    """How many servers channelz tells of."""
-    stub = channelz_pb2_grpc.ChannelzStub(channel)
-    return len(stub.GetServers(channelz_pb2.GetServersRequest()).server)
 
 
 def is_unimplemented(raised: pytest.ExceptionInfo[grpc.RpcError]) -> bool:
@@ -91,17 +81,6 @@ def test_the_port_for_probes_does_not_describe_itself(probes: grpc.Channel) -> N
     assert is_unimplemented(raised)
 
 
-def test_channelz_tells_of_both_servers_on_the_port_for_probes(probes: grpc.Channel) -> None:
-    assert servers(probes) == 2
-
-
-def test_channelz_is_not_on_the_port_of_the_service(service: ServiceProcess) -> None:
-    """It tells of every peer."""
-    with pytest.raises(grpc.RpcError) as raised:
-        servers(service.channel())
-    assert is_unimplemented(raised)
-
-
 @pytest.fixture
 def plain(start_service: Callable[..., ServiceProcess], shared_database_url: str) -> ServiceProcess:
     """A service with a port for probes alone."""
@@ -110,24 +89,12 @@ def plain(start_service: Callable[..., ServiceProcess], shared_database_url: str
     )
 
 
-def test_channelz_is_switched_off_unless_it_is_asked_for(plain: ServiceProcess) -> None:
-    with probe_channel(plain) as channel, pytest.raises(grpc.RpcError) as raised:
-        servers(channel)
-    assert is_unimplemented(raised)
-
-
 def test_a_probe_that_watches_hears_of_the_end(plain: ServiceProcess) -> None:
     with probe_channel(plain) as channel:
         watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest(service=LIVENESS))
         assert next(watch).status == SERVING
         assert plain.stop() == 0
         assert next(watch).status == NOT_SERVING
-
-
-def test_channelz_without_a_port_for_it_is_a_mistake(tmp_path: Path) -> None:
-    done = run_command(tmp_path, "serve", ADMIN_ENABLED="true")
-    assert done.returncode == 2
-    assert done.stderr == "ADMIN_ENABLED: needs HEALTH_PORT, the only port that has it\n"
 
 
 def test_a_port_for_probes_that_is_taken_ends_the_start(

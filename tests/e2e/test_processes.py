@@ -229,7 +229,7 @@ def test_a_worker_is_not_replaced_by_one_that_cannot_work(
     service = start_pair(
         AUTH_MODE="jwt",
         ALGORITHM="RS256",
-        JWKS_FILE=str(keys),
+        JWKS_URL=keys.as_uri(),
         JWT_ISSUER=ISSUER,
         JWT_AUDIENCE=AUDIENCE,
     )

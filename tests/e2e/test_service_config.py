@@ -53,7 +53,7 @@ class FailingServer(grpc.GenericRpcHandler):
         self.code = UNAVAILABLE
         self.pushback = ""
         self.attempts: Counter[str] = Counter()
-        self.health = HealthServicer(PATIENCE_SECONDS, watch_limit=10)
+        self.health = HealthServicer()
         self.health.set(READINESS, SERVING)
         self._server = grpc.server(ThreadPoolExecutor(4))
         self.health.add_to(self._server)
@@ -262,9 +262,7 @@ def test_a_client_that_calls_too_often_waits_and_is_served(
     start_service: Callable[..., ServiceProcess], shared_database_url: str
 ) -> None:
     """gRPC's own retries obey what the service says."""
-    service = start_service(
-        DATABASE_URL=shared_database_url, RATE_LIMIT_PER_SECOND="2", RATE_LIMIT_BURST="1"
-    )
+    service = start_service(DATABASE_URL=shared_database_url, RATE_LIMIT_PER_SECOND="1")
     with client(PLAIN, service.port) as stub:
         for _ in range(4):
             stub.GetTaskStats(GetTaskStatsRequest(), wait_for_ready=True)

@@ -36,6 +36,7 @@ from tests.support.service import (
     running_service,
     wait_until,
 )
+from tests.support.tuned import tuned
 
 StartService = Callable[..., ServiceProcess]
 Pair = trustme.LeafCert
@@ -130,12 +131,12 @@ def service(
     secret = Secret(tmp_path_factory.mktemp("secrets") / "tls", shared_pair)
     with running_service(
         tmp_path_factory.mktemp("service"),
+        tuned({"server.network.connections.HANDSHAKE_SECONDS": 3}),
         ENVIRONMENT="production",
         DATABASE_URL=shared_database_url,
         WORKERS="1",
         HEALTH_PORT="0",
         TLS_TERMINATED_UPSTREAM="false",
-        HANDSHAKE_SECONDS="3",
         **secret.settings,
     ) as service:
         yield service

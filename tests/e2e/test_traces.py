@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from sqlalchemy import NullPool, create_engine, text
 
 from server.settings import Settings
 from taskservice.v1.task_pb2 import Task
@@ -32,6 +30,7 @@ from tests.support.errors import fails
 from tests.support.postgres import await_waiting, closed, execute, locked_task
 from tests.support.scrape import scrape
 from tests.support.service import SERVING, ServiceProcess, health_stub, running_service, wait_until
+from tests.support.tuned import tuned
 
 SERVICE = "taskservice.v1.TaskService"
 NO_TASK = GetTaskRequest(id="0190a8d0-1e2b-7c3d-8e4f-5a6b7c8d9e0f")
@@ -71,7 +70,7 @@ def collector() -> Iterator[Collector]:
 def start(
     tmp_path_factory: pytest.TempPathFactory, shared_database_url: str, collector: Collector
 ) -> Callable[..., Any]:
-    def start(**settings: str) -> Any:
+    def start(program: tuple[str, ...] = (), **settings: str) -> Any:
         defaults = {
             "ENVIRONMENT": "staging",
             "DATABASE_URL": shared_database_url,
@@ -79,7 +78,7 @@ def start(
             "OTEL_EXPORTER_ENDPOINT": collector.endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "50",
         }
-        return running_service(tmp_path_factory.mktemp("service"), **defaults | settings)
+        return running_service(tmp_path_factory.mktemp("service"), program, **defaults | settings)
 
     return start
 
@@ -453,94 +452,44 @@ def test_what_is_no_trace_context_does_no_harm(
     assert "a-marker-of-mine" not in service.log
 
 
-@contextmanager
-def locked_table(url: str) -> Iterator[None]:
-    """While this holds, every statement on tasks waits."""
-    with create_engine(url, poolclass=NullPool).begin() as connection:
-        connection.execute(text("LOCK TABLE tasks"))
-        yield
-
-
-def waiting_get(url: str) -> str:
-    """The statement of a GetTask that waits; the service's own statements may wait beside it."""
-    waiting = (
-        "SELECT query FROM pg_stat_activity WHERE datname = current_database() "
-        "AND wait_event_type = 'Lock' AND query LIKE '%WHERE tasks.id = %'"
-    )
-    return str(wait_until(lambda: execute(url, waiting), "a GetTask waits"))
-
-
-def statement_of_a_call(stub: TaskServiceStub, url: str, trace: Trace, flags: str = "01") -> str:
-    """What PostgreSQL sees of a GetTask."""
-    with locked_table(url):
-        call: Any = stub.GetTask.future(NO_TASK, metadata=trace.metadata(flags))
-        seen = waiting_get(url)
-    assert call.exception() is not None
-    return seen
-
-
 @pytest.fixture(scope="module")
-def commenting(start: Callable[..., Any]) -> Iterator[ServiceProcess]:
-    """A service that traces every call, unless its caller says no, and tells PostgreSQL."""
+def traced(start: Callable[..., Any]) -> Iterator[ServiceProcess]:
+    """A service that traces every call, unless its client does not."""
     with start(
-        OTEL_TRACES_SAMPLER="parentbased_always_on", DB_TRACE_COMMENTS="true", OTEL_SERVICE_NAME="t"
+        tuned({"server.jobs.readiness.INTERVAL_SECONDS": 0.1}),
+        OTEL_TRACES_SAMPLER="parentbased_always_on",
+        OTEL_SERVICE_NAME="t",
     ) as service:
         yield service
 
 
-def test_the_trace_of_a_call_is_a_comment_in_its_statements_if_it_is_to_be(
-    commenting: ServiceProcess, collector: Collector, shared_database_url: str
-) -> None:
-    trace = new_trace()
-    seen = statement_of_a_call(commenting.stub(), shared_database_url, trace)
-    collector.await_server_span(trace.id)
-    spans = {span.span_id for span in collector.trace(trace.id)}
-    comment = re.search(r"/\*traceparent='00-(\w+)-(\w+)-01'\*/", seen)
-    assert comment, seen
-    assert comment[1] == trace.id
-    assert comment[2] in spans
-
-
-def test_a_call_that_is_not_traced_has_no_comment(
-    commenting: ServiceProcess, shared_database_url: str
-) -> None:
-    seen = statement_of_a_call(commenting.stub(), shared_database_url, new_trace(), flags="00")
-    assert "/*" not in seen
-
-
-def test_statements_have_no_comment_unless_they_are_to(
-    stub: TaskServiceStub, shared_database_url: str
-) -> None:
-    assert "/*" not in statement_of_a_call(stub, shared_database_url, new_trace())
-
-
 def test_a_trace_that_begins_here_has_one_id_in_the_log_and_in_its_spans(
-    commenting: ServiceProcess, collector: Collector
+    traced: ServiceProcess, collector: Collector
 ) -> None:
     """The sampler is asked about a trace id: the span must have that one, and no other."""
     request_id = secrets.token_hex(8)
     with pytest.raises(grpc.RpcError):
-        commenting.stub().GetTask(NO_TASK, metadata=(("x-request-id", request_id),))
-    line = call_line(commenting, request_id=request_id)
+        traced.stub().GetTask(NO_TASK, metadata=(("x-request-id", request_id),))
+    line = call_line(traced, request_id=request_id)
     call = collector.await_server_span(line["trace_id"])
     assert call.parent_id == ""
     assert call.span_id == line["span_id"]
 
 
 def test_the_service_has_the_name_that_it_is_given(
-    commenting: ServiceProcess, collector: Collector
+    traced: ServiceProcess, collector: Collector
 ) -> None:
     trace = new_trace()
     with pytest.raises(grpc.RpcError):
-        commenting.stub().GetTask(NO_TASK, metadata=trace.metadata())
+        traced.stub().GetTask(NO_TASK, metadata=trace.metadata())
     assert collector.await_server_span(trace.id).resource["service.name"] == "t"
 
 
 def test_threads_of_the_service_leave_no_statements_without_a_trace(
-    commenting: ServiceProcess, collector: Collector
+    traced: ServiceProcess, collector: Collector
 ) -> None:
     """Readiness asks the database ten times a second here."""
-    await_later_span(commenting.stub(), collector)
+    await_later_span(traced.stub(), collector)
     roots = {span.name for span in collector.spans() if not span.parent_id}
     assert roots <= {f"{SERVICE}/GetTask", "census"}
 

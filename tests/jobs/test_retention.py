@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,11 +48,11 @@ def ages(database: Database) -> None:
 
 
 @pytest.fixture
-def keeping(settings: Settings) -> Settings:
+def keeping(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Two days for requests, one for events and three for deleted tasks."""
+    monkeypatch.setattr("server.jobs.retention.REQUEST_RETENTION", dt.timedelta(days=2))
     return settings.model_copy(
         update={
-            "request_id_retention_hours": 48,
             "event_retention_days": 1,
             "deleted_retention_days": 3,
         }

@@ -94,9 +94,10 @@ def test_the_questions_of_one_connection_are_not_those_of_another(
 
 
 def test_questions_in_one_stream_count_against_the_rate_of_the_principal(
-    token_settings: Settings, database_url: str
+    token_settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = {"reflection": "authenticated", "rate_limit_per_second": 1, "rate_limit_burst": 5}
+    monkeypatch.setattr("server.calls.pipeline.BURST_SECONDS", 5)
+    limits = {"reflection": "authenticated", "rate_limit_per_second": 1}
     token = jwt.encode(claims(iss=None, aud=None), SECRET_KEY, "HS256")
     with serving(token_settings, database_url, **limits) as connect:
         channel = authorised(connect(), token)
@@ -107,9 +108,10 @@ def test_questions_in_one_stream_count_against_the_rate_of_the_principal(
 
 
 def test_questions_of_strangers_are_limited_by_connection_where_callers_have_a_rate(
-    token_settings: Settings, database_url: str
+    token_settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = {"reflection": "on", "rate_limit_per_second": 1, "rate_limit_burst": 5}
+    monkeypatch.setattr("server.calls.pipeline.BURST_SECONDS", 5)
+    limits = {"reflection": "on", "rate_limit_per_second": 1}
     with serving(token_settings, database_url, **limits) as connect:
         for _ in range(2):
             assert 4 <= count_until_refused(answers_to(connect(), 100)) < 100

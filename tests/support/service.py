@@ -80,7 +80,6 @@ class ServiceProcess:
         self.data_dir = folder / "data"
         defaults = {
             "AUTH_MODE": "none",
-            "HEALTH_CHECK_INTERVAL_SECONDS": "0.1",
             "RATE_LIMIT_PER_SECOND": "1000000",  # Tests are in a hurry.
             "SECRET_KEY": "0123456789abcdef0123456789abcdef",
             "SHUTDOWN_DELAY_SECONDS": "0",

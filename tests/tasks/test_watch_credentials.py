@@ -74,10 +74,14 @@ def ends_with_its_credentials() -> Iterator[None]:
 
 @pytest.fixture(params=[0.05, 30], ids=["bookmarks", "rare bookmarks"])
 def channel(
-    request: pytest.FixtureRequest, token_settings: Settings, database: Database, database_url: str
+    request: pytest.FixtureRequest,
+    token_settings: Settings,
+    database: Database,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[grpc.Channel]:
-    own = {"watch_bookmark_interval_seconds": request.param}
-    with running_worker(token_settings.model_copy(update=own), database_url) as channel:
+    monkeypatch.setattr("server.tasks.watches.BOOKMARK_SECONDS", request.param)
+    with running_worker(token_settings, database_url) as channel:
         yield channel
 
 
@@ -128,16 +132,20 @@ def key_server() -> Iterator[KeyServer]:
 
 @pytest.fixture
 def issuers_channel(
-    settings: Settings, database: Database, database_url: str, key_server: KeyServer
+    settings: Settings,
+    database: Database,
+    database_url: str,
+    key_server: KeyServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[grpc.Channel]:
+    monkeypatch.setattr("server.access.jwks.REFRESH_SECONDS", 0.02)
+    monkeypatch.setattr("server.tasks.watches.BOOKMARK_SECONDS", 0.05)
     own = {
         "auth_mode": "jwt",
         "algorithm": "RS256,ES256",
         "jwks_url": key_server.url,
-        "jwks_refresh_seconds": 0.02,
         "jwt_issuer": ISSUER,
         "jwt_audience": AUDIENCE,
-        "watch_bookmark_interval_seconds": 0.05,
     }
     with running_worker(settings.model_copy(update=own), database_url) as channel:
         await_ready(channel)

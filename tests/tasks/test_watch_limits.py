@@ -19,6 +19,8 @@ from storage.database import Database
 from storage.events import Batch, EventLog, Position
 from taskservice.v1.task_service_pb2 import GetTaskRequest, WatchTasksRequest, WatchTasksResponse
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.support.access import StubOf
+from tests.support.credentials import SECRET_KEY
 from tests.support.errors import EXHAUSTED, INVALID, UNAVAILABLE, fails
 from tests.support.service import PATIENCE_SECONDS, wait_until
 from tests.support.watching import (
@@ -36,6 +38,7 @@ from tests.support.watching import (
     titles_by_id,
     up_to_bookmark,
 )
+from tests.support.workers import running_worker
 
 NEVER = 600.0
 """Seconds, more than a test waits: what does not come before that does not come."""
@@ -61,9 +64,12 @@ def _created(stub: TaskServiceStub, number: int) -> list[str]:
     return titles_by_id(create(stub, *(f"{number * 7 + n}" for n in range(7))))
 
 
-def test_a_watch_that_is_not_read_is_told_to_resume(serve: Serve, watch: OpenWatch) -> None:
+def test_a_watch_that_is_not_read_is_told_to_resume(
+    serve: Serve, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may not hold a thread for good; nobody else hears of it, and it loses nothing."""
-    stub = serve(watch_stall_seconds=0.2)
+    monkeypatch.setattr("server.tasks.watches.STALL_SECONDS", 0.2)
+    stub = serve()
     unread: Any = stub.WatchTasks(WatchTasksRequest())
     heard: list[WatchTasksResponse] = [next(unread)]
     watching = joined(watch, stub)
@@ -114,7 +120,9 @@ def test_watches_that_read_for_themselves_leave_the_pool_to_calls(
         return read(self, position, **options)
 
     monkeypatch.setattr("storage.events.EventLog.read", held)
-    stub = serve(db_pool_size=3, db_max_overflow=0)
+    monkeypatch.setattr(Settings, "own_connections", -1)
+    monkeypatch.setattr(Settings, "pool_overflow", 0)
+    stub = serve(threads_per_worker=4)
     with gate.closed():
         watches = [watch(stub) for _ in range(20)]
         gate.await_arrival()
@@ -124,8 +132,11 @@ def test_watches_that_read_for_themselves_leave_the_pool_to_calls(
         up_to_bookmark(one)
 
 
-def test_one_watch_too_many_is_refused_until_another_ends(serve: Serve, watch: OpenWatch) -> None:
-    stub = serve(max_watches_per_worker=2)
+def test_one_watch_too_many_is_refused_until_another_ends(
+    serve: Serve, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.tasks.watches.MAX_WATCHES", 2)
+    stub = serve()
     watches = [joined(watch, stub) for _ in range(2)]
     failure = failure_of(EXHAUSTED, "TOO_MANY_WATCHES", watch(stub))
     assert failure.detail(error_details_pb2.RetryInfo).retry_delay.seconds
@@ -141,20 +152,30 @@ def test_one_watch_too_many_is_refused_until_another_ends(serve: Serve, watch: O
     assert watches[1].change().task.title == "one"
 
 
-def test_one_watch_too_many_of_a_principal_is_refused(serve: Serve, watch: OpenWatch) -> None:
-    stub = serve(max_watches_per_principal=2)
-    for _ in range(2):
-        joined(watch, stub)
-    failure = failure_of(EXHAUSTED, "TOO_MANY_WATCHES", watch(stub))
+def test_one_watch_too_many_of_a_principal_is_refused(
+    watch: OpenWatch,
+    stub_of: StubOf,
+    token_settings: Settings,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.tasks.watches.MAX_PER_PRINCIPAL", 2)
+    with running_worker(token_settings, database_url) as channel:
+        stub = stub_of("ann", "tasks:read", at=(channel, SECRET_KEY))
+        for _ in range(2):
+            watch(stub).bookmark()
+        failure = failure_of(EXHAUSTED, "TOO_MANY_WATCHES", watch(stub))
     assert failure.detail(error_details_pb2.RetryInfo).retry_delay.seconds
     (violation,) = failure.detail(error_details_pb2.QuotaFailure).violations
-    assert violation.subject == "anonymous"
+    assert violation.subject == "ann"
 
 
 def test_watches_take_no_thread_of_calls_and_no_connection_of_the_pool(
-    serve: Serve, watch: OpenWatch
+    serve: Serve, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stub = serve(threads_per_worker=1, db_pool_size=1, db_max_overflow=0)
+    monkeypatch.setattr(Settings, "own_connections", 0)
+    monkeypatch.setattr(Settings, "pool_overflow", 0)
+    stub = serve(threads_per_worker=1)
     watches = [joined(watch, stub, filter=f'title != "{n}"') for n in range(10)]
     (task,) = create(stub, "task")
     assert [one.change().task for one in watches] == [task] * 10

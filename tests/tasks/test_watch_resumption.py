@@ -153,17 +153,21 @@ def test_what_is_removed_before_a_token_does_not_matter_to_it(
     assert titles(watching.changes(1)) == ["two"]
 
 
-def test_bookmarks_come_while_nothing_happens(serve: Serve, watch: OpenWatch) -> None:
-    watching = watch(serve(watch_bookmark_interval_seconds=0.05))
+def test_bookmarks_come_while_nothing_happens(
+    serve: Serve, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.tasks.watches.BOOKMARK_SECONDS", 0.05)
+    watching = watch(serve())
     tokens = [watching.bookmark() for _ in range(3)]
     assert len(set(tokens)) == 3
 
 
 def test_bookmarks_move_past_changes_that_do_not_match(
-    serve: Serve, watch: OpenWatch, database: Database
+    serve: Serve, watch: OpenWatch, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a watch that seldom matches does not outlive what its token needs."""
-    stub = serve(watch_bookmark_interval_seconds=0.05)
+    monkeypatch.setattr("server.tasks.watches.BOOKMARK_SECONDS", 0.05)
+    stub = serve()
     watching, everything = joined(watch, stub, filter=OF_ANN), joined(watch, stub)
     create(stub, "not hers")
     everything.change()  # Both are served from one read.

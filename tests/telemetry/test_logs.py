@@ -111,7 +111,8 @@ for level in ('debug', 'info', 'warning', 'error', 'critical'):
 
 def test_the_level_says_which_lines_are_written() -> None:
     assert messages(EACH_LEVEL, LOG_LEVEL="WARNING") == ["warning", "error", "critical"]
-    assert messages(EACH_LEVEL, DEBUG="true", LOG_LEVEL="ERROR")[0] == "debug"
+    assert messages(EACH_LEVEL, DEBUG="true", LOG_LEVEL="ERROR")[0] == "error"
+    assert messages(EACH_LEVEL, DEBUG="true")[0] == "debug"
 
 
 def test_signals_move_the_level_by_one_and_not_beyond_the_last() -> None:

@@ -112,7 +112,7 @@ def test_every_trace_is_taken_in_development_and_one_in_ten_elsewhere(
 def test_a_sampler_that_there_is_not_is_ignored(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """As if it were not set, says the specification."""
     settings = loaded(monkeypatch, {"OTEL_TRACES_SAMPLER": name})
-    assert otel.sampler_name(settings) == "parentbased_traceidratio"
+    assert otel.sampler_name() == "parentbased_traceidratio"
     assert list(otel.ignored(settings)) == [
         f"OTEL_TRACES_SAMPLER: {name!r} is not supported, parentbased_traceidratio is used"
     ]
@@ -130,7 +130,7 @@ def test_an_argument_that_is_no_ratio_is_ignored(
 
 def test_a_sampler_is_known_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = loaded(monkeypatch, {"OTEL_TRACES_SAMPLER": "Always_On"})
-    assert otel.sampler_name(settings) == "always_on"
+    assert otel.sampler_name() == "always_on"
     assert not list(otel.ignored(settings))
 
 

@@ -199,21 +199,28 @@ def test_samplers_mean_what_opentelemetry_says(
     assert tuple(is_sampled(settings, flags) for flags in ("01", "00", None)) == expected
 
 
-def test_nothing_is_sampled_when_traces_are_switched_off() -> None:
-    assert not is_sampled(Settings(otel_enabled=False, otel_traces_sampler="always_on"), "01")
+def test_nothing_is_sampled_when_traces_are_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
+    assert not is_sampled(Settings(otel_enabled=False), "01")
 
 
 @given(st.integers(min_value=1, max_value=2**128 - 1), st.floats(0, 1))
 def test_all_services_decide_alike_about_a_trace(trace_id: int, ratio: float) -> None:
     """By the lower half of its id, as OpenTelemetry's other implementations do."""
-    settings = Settings(otel_traces_sampler="traceidratio", otel_traces_sampler_arg=str(ratio))
-    sampled, _ = decided(settings, [("traceparent", f"00-{trace_id:032x}-{PARENT}-00")])
+    metadata = [("traceparent", f"00-{trace_id:032x}-{PARENT}-00")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
+        patch.setenv("OTEL_TRACES_SAMPLER_ARG", str(ratio))
+        sampled, _ = decided(Settings(), metadata)
     assert sampled == (trace_id % 2**64 < round(ratio * 2**64))
 
 
-def test_the_span_of_a_call_is_in_the_trace_that_was_decided_about() -> None:
+def test_the_span_of_a_call_is_in_the_trace_that_was_decided_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """In another, it would be decided about again: of one in ten, one in a hundred was left."""
-    settings = Settings(otel_traces_sampler_arg="0.5")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.5")
+    settings = Settings()
     provider = TracerProvider(
         sampler=sampler(settings), id_generator=_ChosenIds(), shutdown_on_exit=False
     )
