@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from difflib import get_close_matches
-from pathlib import Path
 
-from pydantic_settings.sources import read_env_file
+from dotenv import dotenv_values
 
 from server.settings import Settings
 
@@ -30,7 +29,7 @@ def ignored_variables() -> Iterator[str]:
     """
     known = [name.upper() for name in Settings.model_fields]
     file = Settings.model_config.get("env_file")
-    in_file = read_env_file(Path(file)) if isinstance(file, str) else {}
+    in_file = dotenv_values(file) if isinstance(file, str) else {}
     removed = set(_REMOVED.split())
     unknown = {name.upper() for name in in_file}.difference(known)
     for name in sorted(unknown | (removed & os.environ.keys())):
