@@ -60,7 +60,7 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy docs/examples
+	@$(BIN)/mypy docs/check_text.py docs/examples
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python docs/check_text.py
 	@buf lint

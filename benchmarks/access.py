@@ -1,4 +1,4 @@
-"""What authentication costs a call: the service's CPU per GetTask, by the kind of token.
+"""Measure what authentication costs: the service's CPU per GetTask, by the kind of token.
 
     .venv/bin/python -m benchmarks.access
 
@@ -48,7 +48,7 @@ MODES: dict[str, tuple[str, int]] = {
 
 
 def key_set() -> str:
-    """The public keys as a JWKS."""
+    """Return the public keys as a JWKS."""
     kinds: dict[str, Any] = {"RS256": RSAAlgorithm, "ES256": ECAlgorithm, "EdDSA": OKPAlgorithm}
     keys = [
         {**kind.to_jwk(KEYS[name].public_key(), as_dict=True), "kid": name, "alg": name}
@@ -68,7 +68,7 @@ def tokens(algorithm: str, count: int) -> list[str]:
 
 
 async def service_cpu(machine: Machine, bearers: list[str], seconds: float) -> float:
-    """The service's CPU µs per GetTask, with one of these tokens each time."""
+    """Measure the service's CPU µs per GetTask, with one of these tokens each time."""
     metadata = cycle([(("authorization", f"Bearer {token}"),) for token in bearers] or [()])
     async with grpc.aio.insecure_channel(f"127.0.0.1:{PORT}") as channel:
         await channel.channel_ready()

@@ -1,4 +1,4 @@
-"""What a call costs: throughput, latency, CPU on both sides of the socket, and round trips.
+"""Measure a call: throughput, latency, CPU of service and PostgreSQL, and round trips.
 
     make bench                                     every call, 32 in flight
     .venv/bin/python -m benchmarks.calls GetTask   one call, or some
@@ -56,7 +56,7 @@ Call = Callable[[], Awaitable[Any]]
 
 
 def calls(stub: Any, ids: list[str]) -> dict[str, Call]:
-    """The calls to measure, by name."""
+    """Return the calls to measure, by name."""
     some = cycle(ids)
     title = cycle(["one title", "another title", "a third title"])
 
@@ -103,7 +103,7 @@ def calls(stub: Any, ids: list[str]) -> dict[str, Call]:
 
 
 class Machine:
-    """The CPU seconds that the service and PostgreSQL have used."""
+    """Read the CPU seconds that the service and PostgreSQL have used."""
 
     def __init__(self, service: int, postgres: int) -> None:
         self._service = psutil.Process(service)
@@ -122,7 +122,7 @@ def _cpu_seconds(root: psutil.Process) -> float:
 
 
 async def measure(call: Call, machine: Machine, *, seconds: float, in_flight: int) -> str:
-    """Calls for a while; returns a row of the table."""
+    """Call for some seconds; return a row of the table."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
 
@@ -145,7 +145,7 @@ async def measure(call: Call, machine: Machine, *, seconds: float, in_flight: in
 
 
 class RoundTrips:
-    """Counts the statements that PostgreSQL receives, in its log."""
+    """Count the statements that PostgreSQL receives, in its log."""
 
     def __init__(self, url: str, log: Path) -> None:
         self._engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
@@ -153,7 +153,7 @@ class RoundTrips:
 
     async def of(self, call: Call, times: int = 20) -> float:
         with self._logging():
-            # The readiness probe asks too, now and then; it is told apart by its text.
+            # The statements of the readiness probe are recognised by their text.
             start = self._log.stat().st_size
             for _ in range(times):
                 await call()
@@ -183,7 +183,7 @@ class RoundTrips:
 def running_service(
     url: str, workers: int, settings: Mapping[str, str] | None = None, checkout: Path = Path()
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A service with these settings, of this checkout or another."""
+    """Run a service with these settings, of this checkout or another."""
     environment = os.environ | {
         "ENVIRONMENT": "staging",
         "AUTH_MODE": "none",
@@ -209,7 +209,7 @@ def running_service(
 
 
 def fill(url: str, rows: int) -> None:
-    """Tasks to find: of every status and priority, half of them with a due date."""
+    """Create tasks of every status and priority, half of them with a due date."""
     with create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect() as database:
         database.execute(
             text(

@@ -1,4 +1,4 @@
-"""How much work gets done while four times as many clients call as the service takes.
+"""Measure throughput while four times as many clients call as the service accepts.
 
     .venv/bin/python -m benchmarks.overload
 
@@ -39,7 +39,7 @@ def retry_seconds(refusal: grpc.aio.AioRpcError) -> float:
 
 
 async def wave(stubs: list[Any], clients: int, seconds: float) -> int:
-    """Returns how many calls were answered."""
+    """Return how many calls were answered."""
     end = time.monotonic() + seconds
     answers = 0
 

@@ -1,8 +1,8 @@
-"""What telemetry costs a call: the service's CPU per GetTask with it off, and sampled more or less.
+"""Measure what telemetry costs: the service's CPU per GetTask, by the ratio of sampled calls.
 
     .venv/bin/python -m benchmarks.telemetry [--baseline CHECKOUT]
 
-One service after another, in turns, each with a collector that takes everything and keeps nothing.
+One service after another, in turns, each with a collector that discards what it receives.
 The ratio to the first row is the figure to compare: telemetry off, or another checkout, say of the
 commit before a change.
 """
@@ -49,7 +49,7 @@ MODES = {
 
 
 def collect() -> None:
-    """A collector's endpoint, for ever."""
+    """Serve a collector's endpoint until the process ends."""
 
     class Traces(trace_service_pb2_grpc.TraceServiceServicer):
         def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -83,7 +83,7 @@ def running_collector() -> Iterator[None]:
 
 
 async def service_cpu(machine: Machine, seconds: float) -> float:
-    """The service's CPU µs per GetTask."""
+    """Measure the service's CPU µs per GetTask."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{PORT}") as channel:
         await channel.channel_ready()
         stub: Any = TaskServiceStub(channel)

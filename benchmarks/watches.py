@@ -1,4 +1,4 @@
-"""What open watches cost the others: unary calls with none and with many open, memory, delivery.
+"""Measure what open watches cost: unary calls with and without them, memory, delivery.
 
     .venv/bin/python -m benchmarks.watches [--watches 1000] [--filters 20]
 
@@ -42,18 +42,18 @@ CHANGES = 20
 
 
 class Watchers:
-    """Open watches, and how many changes they have heard of."""
+    """Open watches and count the changes that they receive."""
 
     def __init__(self) -> None:
         self.ready = 0
-        self.heard = 0
+        self.received = 0
 
     async def watch(self, stub: Any, filter_: str) -> None:
         async for response in stub.WatchTasks(WatchTasksRequest(filter=filter_)):
             if response.type == WatchTasksResponse.TYPE_BOOKMARK:
                 self.ready += 1
             else:
-                self.heard += 1
+                self.received += 1
 
 
 @asynccontextmanager
@@ -69,7 +69,7 @@ async def open_watches(stub: Any, filters: list[str]) -> AsyncIterator[Watchers]
 
 
 async def unary(stub: Any, ids: list[str], service: psutil.Process, seconds: float) -> list[float]:
-    """Calls/s, CPU µs a call, and the 99th percentile of the latency in ms, of GetTask."""
+    """Measure calls/s, CPU µs a call, and the 99th percentile of the latency in ms, of GetTask."""
     some, latencies = cycle(ids), []
     before, began = sum(service.cpu_times()[:2]), time.perf_counter()
     end = began + seconds
@@ -118,12 +118,12 @@ async def run(filters: list[str], seconds: float, service: psutil.Process) -> No
             for number in range(CHANGES):
                 task = Task(title=f"change {number}")
                 await stub.CreateTask(CreateTaskRequest(task=task))
-            while watchers.heard < CHANGES * count:
+            while watchers.received < CHANGES * count:
                 await asyncio.sleep(0.01)
             elapsed = time.perf_counter() - began
             cpu = sum(service.cpu_times()[:2]) - before
-            told = CHANGES * count
-            print(f"delivery: {told / elapsed:.0f} changes/s, {cpu / told * 1e6:.0f} CPU µs each")
+            delivered = CHANGES * count
+            print(f"delivery: {delivered / elapsed:.0f} changes/s, {cpu / delivered * 1e6:.0f} CPU µs each")
 
 
 def medians(turns: list[list[float]]) -> list[float]:
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--filters", type=int, default=0, help="how many, 20 at most")
     parser.add_argument("--seconds", type=float, default=4)
     arguments = parser.parse_args()
-    # Each matches every change, so that all of them are told.
+    # Each matches every change, so that all of them receive it.
     different = [f'assigned_to != "{n}" AND priority > LOW' for n in range(arguments.filters)]
     filters = [
         it for it, _ in zip(cycle(different or [""]), range(arguments.watches), strict=False)

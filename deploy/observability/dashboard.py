@@ -64,7 +64,7 @@ _EXEMPLARS = (
 
 Panel: TypeAlias = timeseries.Panel | stat.Panel | heatmap.Panel
 Queries: TypeAlias = dict[str, str]
-"""What is asked, by the name that its lines get."""
+"""Queries, by the legend of their lines."""
 Steps: TypeAlias = dict[float, str]
 """Colours, by the value from which on they hold."""
 
@@ -112,25 +112,25 @@ def traffic() -> list[Panel]:
     return [
         _graph(
             "Calls that arrive, by method",
-            "All methods that there are not are other.",
+            "Unknown methods are counted as other.",
             {"{{grpc_method}}": f"sum by (grpc_method) ({started})"},
             unit="reqps",
         ),
         _graph(
-            "Calls that failed for a reason of ours, by method",
+            "Calls that failed through the service, by method",
             "WatchTasks ends with UNAVAILABLE at every deployment; its callers resume.",
             {"{{grpc_method}} {{grpc_status}}": f"sum by (grpc_method, grpc_status) ({failed})"},
             unit="reqps",
         ),
         _graph(
             "Calls answered with an error, by reason",
-            "The reason in ErrorInfo: callers have it, and so has the log.",
+            "The reason in ErrorInfo, which the client and the log have.",
             {"{{reason}}": f"sum by (reason) ({errors})"},
             unit="reqps",
         ),
         _graph(
             "Calls that did not end with OK, by status",
-            "Whoever hung up is CANCELLED.",
+            "CANCELLED: the client cancelled the call or disconnected.",
             {"{{grpc_status}}": f"sum by (grpc_status) ({not_ok})"},
             unit="reqps",
         ),
@@ -157,13 +157,13 @@ def latency() -> list[Panel]:
         ),
         _graph(
             "Median of OK calls, by method",
-            "From the arrival on: what a call waits for a thread is in it.",
+            "From arrival on, including the wait for a thread.",
             {"{{grpc_method}}": f"histogram_quantile(0.5, {of_method})"},
             unit="s",
         ),
         _heatmap("How long OK calls take", {"{{le}}": f"sum by (le) ({buckets})"}),
         _graph(
-            "Bytes that come and go",
+            "Bytes received and sent",
             "Of all requests and answers.",
             {
                 "requests": f"sum(rate(grpc_server_call_rcvd_{size}))",
@@ -185,7 +185,7 @@ def saturation() -> list[Panel]:
         ),
         _graph(
             "Connections to the database",
-            "A worker opens at most DB_POOL_SIZE and DB_MAX_OVERFLOW together.",
+            "A worker opens at most THREADS_PER_WORKER + 19.",
             {
                 "{{db_client_connection_state}}": connections,
                 "the most": "sum(db_client_connection_max{HERE})",
@@ -193,7 +193,7 @@ def saturation() -> list[Panel]:
         ),
         _graph(
             "Calls that wait for a connection",
-            "After five seconds the wait is given up, and the caller gets UNAVAILABLE.",
+            "After two seconds the call fails with UNAVAILABLE.",
             {
                 "wait": "sum(db_client_connection_pending_requests{HERE})",
                 "gave up": "sum(increase(db_client_connection_timeouts_total{HERE}[RATE]))",
@@ -202,7 +202,7 @@ def saturation() -> list[Panel]:
         ),
         _graph(
             "How long the wait for a connection is",
-            "Making a new connection is a part of it.",
+            "Includes opening a new connection.",
             {
                 "99th percentile": f"histogram_quantile(0.99, {waits})",
                 "median": f"histogram_quantile(0.5, {waits})",
@@ -257,7 +257,7 @@ def tasks() -> list[Panel]:
     return [
         _graph(
             "Open watches",
-            "Joined ones hear from the one thread of their worker; others read for themselves.",
+            "joined: served by the thread of their worker; reading: catching up.",
             {"{{state}}": "sum by (state) (taskservice_watches{HERE})"},
         ),
         _graph(
@@ -269,7 +269,7 @@ def tasks() -> list[Panel]:
         ),
         _graph(
             "Tasks by status",
-            "Those that are not deleted, counted every TASK_COUNT_INTERVAL_SECONDS.",
+            "Those that are not deleted, counted once a minute.",
             {
                 "{{status}}": "max by (status) (taskservice_tasks{JOB})",
                 "overdue": "max(taskservice_tasks_overdue{JOB})",
@@ -301,7 +301,7 @@ def processes() -> list[Panel]:
         ),
         _graph(
             "Memory, by worker",
-            "What is resident.",
+            "Resident memory.",
             {"{{instance}} {{worker}}": "process_resident_memory_bytes{HERE}"},
             unit="bytes",
         ),
@@ -334,13 +334,13 @@ def dashboard() -> Dashboard:
     )
     ids = itertools.count(1)
     for title, panels in {
-        "Is the promise kept?": promise(),
-        "What do callers get?": traffic(),
-        "How long do they wait?": latency(),
+        "Service level": promise(),
+        "Traffic and errors": traffic(),
+        "Latency": latency(),
         "What is full?": saturation(),
-        "What does the database do?": database(),
-        "How are watches and tasks?": tasks(),
-        "What are the processes?": processes(),
+        "Database": database(),
+        "Watches and tasks": tasks(),
+        "Processes": processes(),
     }.items():
         board.with_row(Row(title).id(next(ids)))
         for panel in _laid_out(panels):

@@ -1,10 +1,10 @@
-"""Follows tasks for ever: across restarts of the service, of PostgreSQL, and of itself.
+"""Follow tasks across restarts of the service, of PostgreSQL, and of this program.
 
     .venv/bin/python docs/examples/watch_tasks.py 127.0.0.1:50051 watch.token 'priority >= HIGH'
 
-The token of the last change that was dealt with stands in a file. Whoever is killed between a
-change and its token meets that change again: deal with changes so that twice does no harm, or keep
-the token in the same transaction as what you make of them.
+A file holds the token of the last change that was processed. A program that is killed between a
+change and its token receives that change again: make processing idempotent, or store the token in
+the same transaction as its result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from grpc_status import rpc_status
 from taskservice.v1.task_service_pb2 import WatchTasksRequest, WatchTasksResponse
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 
-# These say "not now", or "not here": the same token goes on elsewhere, or a little later.
+# Temporary: retry with the same token.
 RESUMABLE = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.CANCELLED,
@@ -34,14 +34,14 @@ LONGEST_PAUSE_SECONDS = 10.0
 
 
 def deal_with(change: WatchTasksResponse) -> None:
-    """What you want to be done. Here it is one line for each change."""
+    """Process a change: print one line."""
     kind = WatchTasksResponse.Type.Name(change.type).removeprefix("TYPE_")
     sys.stdout.write(f"{kind:8} {change.task.id} {change.task.title}\n")
     sys.stdout.flush()
 
 
 def follow(stub: TaskServiceStub, filter_: str, token_file: Path) -> None:
-    """Deals with every change, beginning with the tasks as they are."""
+    """Process every change, beginning with the matching tasks."""
     failures = 0
     while True:
         token = token_file.read_text() if token_file.exists() else ""
@@ -65,9 +65,9 @@ def follow(stub: TaskServiceStub, filter_: str, token_file: Path) -> None:
 
 
 def is_no_longer_good(error: grpc.RpcError) -> bool:
-    """Whether the token does not go on: away for too long, or sealed with a key that was rotated.
+    """Return whether the token is too old, or encrypted with a key that was rotated.
 
-    Whatever else is wrong with a request, a filter for instance, stays wrong.
+    Other violations of a request, of a filter for instance, are permanent.
     """
     if error.code() is grpc.StatusCode.OUT_OF_RANGE:
         return True
@@ -75,12 +75,12 @@ def is_no_longer_good(error: grpc.RpcError) -> bool:
     bad_request = BadRequest()
     for detail in status.details if status else ():
         if detail.Unpack(bad_request):
-            return all(it.field == "resume_token" for it in bad_request.field_violations)
+            return all(each.field == "resume_token" for each in bad_request.field_violations)
     return False
 
 
 def keep(token_file: Path, token: str) -> None:
-    """Replaces the file as a whole: half a token would be none."""
+    """Replace the file atomically."""
     new = token_file.with_suffix(".new")
     new.write_text(token)
     os.replace(new, token_file)
@@ -88,7 +88,7 @@ def keep(token_file: Path, token: str) -> None:
 
 def main() -> None:
     address, token_file, *filter_ = sys.argv[1:]
-    # A peer that vanished without a word is noticed within half a minute.
+    # A lost connection is detected within half a minute.
     options = [("grpc.keepalive_time_ms", 20_000), ("grpc.keepalive_timeout_ms", 10_000)]
     with grpc.insecure_channel(address, options=options) as channel:
         follow(TaskServiceStub(channel), " ".join(filter_), Path(token_file))
