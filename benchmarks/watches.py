@@ -122,8 +122,8 @@ async def run(filters: list[str], seconds: float, service: psutil.Process) -> No
                 await asyncio.sleep(0.01)
             elapsed = time.perf_counter() - began
             cpu = sum(service.cpu_times()[:2]) - before
-            delivered = CHANGES * count
-            print(f"delivery: {delivered / elapsed:.0f} changes/s, {cpu / delivered * 1e6:.0f} CPU µs each")
+            sent = CHANGES * count
+            print(f"delivery: {sent / elapsed:.0f} changes/s, {cpu / sent * 1e6:.0f} CPU µs each")
 
 
 def medians(turns: list[list[float]]) -> list[float]:
