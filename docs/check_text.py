@@ -90,6 +90,16 @@ def unreachable_pages(pages: dict[str, str]) -> Iterator[str]:
             yield f"{page}: not reachable from docs/README.md"
 
 
+def undocumented_settings(page: str) -> Iterator[str]:
+    """Find settings that only one of docs/configuration.md and .env.example has."""
+    cells = re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE)
+    documented = set(re.findall(r"`([A-Z_]+)`", " ".join(cells)))
+    listed = set(re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    for name in sorted(documented ^ listed):
+        missing = "docs/configuration.md" if name in listed else ".env.example"
+        yield f"{missing}: no setting {name}"
+
+
 def _line(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 
@@ -113,6 +123,7 @@ def findings() -> Iterator[str]:
             yield from broken_links(name, text)
             yield from stale_excerpts(name, text)
     yield from unreachable_pages(pages)
+    yield from undocumented_settings(pages["docs/configuration.md"])
 
 
 if __name__ == "__main__":
