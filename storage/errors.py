@@ -1,4 +1,4 @@
-"""What can go wrong below the servicer, in the words of tasks, never of a driver.
+"""The exceptions of storage, in terms of tasks; none is a driver's.
 
 StorageError
 ├── TaskNotFoundError            there is no such task
@@ -10,17 +10,17 @@ StorageError
 ├── RequestIdReusedError         the request id stands for another request
 ├── TransactionConflictError     serialization failures outlasted the retries
 ├── StatementTimeoutError        a statement took too long, and was ended
-├── StatementCancelledError      the caller is gone: its statement was not run, or ended
+├── StatementCancelledError      the call has ended: its statement was not run, or cancelled
 ├── DatabaseUnavailableError     the database is away, starting or failing over
 ├── ConstraintError              the schema refused the row, by the name of the constraint
-└── StatementFailedError         anything else that the database refused: a mistake of ours
+└── StatementFailedError         any other error of the database: a bug of the service
 """
 
 from __future__ import annotations
 
 
 class StorageError(Exception):
-    """The root of what storage raises on purpose."""
+    """The base of the exceptions of storage."""
 
 
 class TaskError(StorageError):
@@ -65,7 +65,7 @@ class EventsRemovedError(StorageError):
 
 
 class TransactionConflictError(StorageError):
-    """The database gave up the transaction for another one, more often than we retry."""
+    """The database gave up the transaction for another one, more often than it is retried."""
 
 
 class StatementTimeoutError(StorageError):

@@ -1,6 +1,6 @@
-"""Waking up those who wait for events, across processes: LISTEN and NOTIFY.
+"""Wake up the readers of events in all processes, by LISTEN and NOTIFY.
 
-A wake-up is a hint. It may be lost or come late: who waits looks for himself every so often.
+A wake-up is a hint that may be lost or late: readers also read at intervals.
 LISTEN needs a session of its own, which a pooler does not give: `Database.dedicated_connection`.
 """
 
@@ -29,7 +29,7 @@ _INTERVAL_SECONDS = 0.02
 
 
 class Announcer:
-    """Tells every process that there are new events, soon after it was asked to."""
+    """Notify every process of new events, shortly after `announce`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -44,31 +44,31 @@ class Announcer:
         self._asked.set()
 
     def announce(self) -> None:
-        """Returns at once."""
+        """Request a notification without blocking."""
         self._asked.set()
 
     def _run(self) -> None:
         while self._asked.wait() and not self._stopped.is_set():
             self._asked.clear()
-            with suppress(StorageError):  # Nobody is woken up; they will look for themselves.
+            with suppress(StorageError):  # The readers also read at intervals.
                 self._database.write(_NOTIFY)
             self._stopped.wait(_INTERVAL_SECONDS)
 
 
 class Listener:
-    """Waits for announcements, on a connection outside the pool; for one thread."""
+    """Wait for announcements on a connection outside the pool; for one thread."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connection: Any = None
 
     def listen(self) -> None:
-        """Begins to listen, or begins again. Raises: DatabaseUnavailableError."""
+        """Listen, unless it listens already. Raises: DatabaseUnavailableError."""
         if self._connection is None:
             self._connection = self._database.dedicated_connection(f"LISTEN {_CHANNEL}")
 
     def wait(self, timeout_seconds: float) -> None:
-        """Returns at an announcement, or when the time is over."""
+        """Return at an announcement or after the timeout."""
         if self._connection is None:
             time.sleep(timeout_seconds)
         elif readable(self._connection, timeout_seconds):
