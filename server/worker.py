@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
+from signal import SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 import grpc
 import structlog
@@ -23,7 +23,7 @@ from server.jobs.retention import Maintenance
 from server.network import connections
 from server.network.health import HealthServicer
 from server.network.reflection import add_reflection
-from server.process.ports import ANYWHERE, AddressError, Place, Ports, listen_address
+from server.process.ports import ALONE, AddressError, Ports, WorkerSlot, listen_address
 from server.process.signals import Signals
 from server.settings import Settings
 from server.tasks.servicer import TaskServicer
@@ -57,11 +57,10 @@ class Worker:
         self,
         settings: Settings,
         database_url: str,
-        place: Place = ANYWHERE,
-        on_ready: Callable[[], object] = lambda: None,
+        slot: WorkerSlot = ALONE,
     ) -> None:
         self._settings = settings
-        self._place = place
+        self._slot = slot
         self._database = _database(settings, database_url)
         self._announcer = Announcer(self._database)
         self._authenticator = authenticator(settings)
@@ -83,7 +82,6 @@ class Worker:
         self._readiness = ReadinessMonitor(
             self._health,
             self._check_ready,
-            on_ready,
             interval_seconds=settings.health_check_interval_seconds,
         )
         self._calls = CallPool(
@@ -94,12 +92,10 @@ class Worker:
             if settings.auth_mode in {"none", None}
             else self._authenticator.authenticate,
         )
-        self._server = _server(
-            settings, self._authenticator, self._database, self._calls, share=place.is_shared
-        )
+        self._server = _server(settings, self._authenticator, self._database, self._calls)
         self._end_reflection: Callable[[], None] = lambda: None
         self._add_services()
-        self._probes = _probe_server(settings, self._health, share=place.is_shared)
+        self._probes = _probe_server(settings, self._health)
         self._state = self._shown()
 
     def _add_services(self) -> None:
@@ -134,7 +130,7 @@ class Worker:
 
         Raises: AddressError.
         """
-        ports = self._place.ports
+        ports = self._slot.ports
         credentials = connections.credentials(self._settings)
         ports = ports._replace(grpc=self._listen(self._server, ports.grpc, credentials))
         if ports.health is not None:
@@ -146,7 +142,7 @@ class Worker:
         self._maintenance.start()
         self._announcer.start()
         self._watches.start()
-        if self._place.number == 0:  # All workers of the service have the same tasks to count.
+        if self._slot.number == 0:  # All workers of the service have the same tasks to count.
             self._census.start()
         self._state.show()
         return ports
@@ -224,12 +220,7 @@ def _database(settings: Settings, url: str) -> Database:
 
 
 def _server(
-    settings: Settings,
-    authenticator: Authenticator,
-    database: Database,
-    calls: CallPool,
-    *,
-    share: bool,
+    settings: Settings, authenticator: Authenticator, database: Database, calls: CallPool
 ) -> grpc.Server:
     streams = StreamPool(
         settings.max_watches_per_worker + _SPARE_STREAMS,
@@ -241,18 +232,18 @@ def _server(
         interceptors=[
             Pipeline(interceptors(settings, authenticator, database, sampler(settings)), streams)
         ],
-        options=connections.options(settings, share=share),
+        options=connections.options(settings),
     )
 
 
-def _probe_server(settings: Settings, health: HealthServicer, *, share: bool) -> grpc.Server:
+def _probe_server(settings: Settings, health: HealthServicer) -> grpc.Server:
     """Health on a port and a thread of its own, in plaintext, for Kubernetes probes know no other;
     and channelz, if switched on.
 
     That tells of every connection and of its peer: not on the port for all.
     """
     threads = ThreadPoolExecutor(1, thread_name_prefix="probe")
-    server = grpc.server(threads, options=connections.options(settings, share=share))
+    server = grpc.server(threads, options=connections.options(settings))
     health.add_to(server, for_probes=True)
     if settings.admin_enabled:
         channelz.add_channelz_servicer(server)
@@ -262,32 +253,31 @@ def _probe_server(settings: Settings, health: HealthServicer, *, share: bool) ->
 def serve(
     settings: Settings,
     database_url: str,
-    place: Place,
+    slot: WorkerSlot,
     *,
-    on_serving: Callable[[Ports], object],
-    on_ready: Callable[[], object] = lambda: None,
+    on_serving: Callable[[], object],
 ) -> bool:
-    """Serves until a signal comes or the parent's descriptor closes. Raises: AddressError."""
+    """Serve until a signal arrives or the supervisor ends. Raises: AddressError."""
     with (
-        Signals(SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2) as signals,
+        Signals(SIGTERM, SIGINT, SIGUSR1, SIGUSR2) as signals,
         _telemetry(settings),
     ):
-        worker = Worker(settings, database_url, place, on_ready)
-        ports = worker.start()
-        with _scraping(settings, place):  # From here on: the one before it did until now.
+        worker = Worker(settings, database_url, slot)
+        worker.start()
+        with _scraping(settings, slot):
             gc.freeze()  # All that is there by now stays: no collection need look at it again.
-            on_serving(ports)
-            _await_end(signals, place.parent)
+            on_serving()
+            _await_end(signals, slot.supervisor_fds)
             return worker.drain(signals)
 
 
-def _await_end(signals: Signals, parent: tuple[int, ...]) -> None:
+def _await_end(signals: Signals, supervisor_fds: tuple[int, ...]) -> None:
     while True:
-        came = signals.wait(also=parent)
-        for number in came:
+        received = signals.wait(also=supervisor_fds)
+        for number in received:
             if number in {SIGUSR1, SIGUSR2}:
                 logs.change_level(number)
-        if not came or set(came) - {SIGUSR1, SIGUSR2}:
+        if not received or set(received) - {SIGUSR1, SIGUSR2}:
             return
 
 
@@ -310,16 +300,16 @@ def _telemetry(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _scraping(settings: Settings, place: Place) -> Iterator[None]:
+def _scraping(settings: Settings, slot: WorkerSlot) -> Iterator[None]:
     """Prometheus finds the metrics, if there is a port for it."""
-    if place.ports.metrics is None:
+    if slot.ports.metrics is None:
         yield
         return
-    scraping = Scraping(place.number, place.folder)
+    scraping = Scraping(slot.number, slot.metrics_folder)
     try:
-        scraping.start(settings.metrics_on, place.ports.metrics)
+        scraping.start(settings.metrics_on, slot.ports.metrics)
     except OSError as error:
-        where = listen_address(settings.metrics_on, place.ports.metrics)
+        where = listen_address(settings.metrics_on, slot.ports.metrics)
         raise AddressError(f"cannot listen on {where}: {error.strerror}") from error
     try:
         yield

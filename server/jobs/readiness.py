@@ -26,13 +26,11 @@ class ReadinessMonitor:
         self,
         servicer: HealthServicer,
         check: Callable[[], None],
-        on_ready: Callable[[], object],
         *,
         interval_seconds: float,
     ) -> None:
         self._servicer = servicer
         self._check = check
-        self._on_ready = on_ready
         self._interval_seconds = interval_seconds
         self._answers: queue.Queue[Exception | None] = queue.Queue()
         self._stopped = threading.Event()
@@ -83,6 +81,5 @@ class ReadinessMonitor:
         if ready:
             self._servicer.set(STARTUP, SERVING)
             log.info("ready")
-            self._on_ready()
         else:
             log.error("not ready", why=why)

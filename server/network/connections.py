@@ -12,12 +12,12 @@ _KEEPALIVE_SECONDS = 30
 _KEEPALIVE_ANSWER_SECONDS = 10
 
 
-def options(settings: Settings, *, share: bool) -> list[tuple[str, int]]:
+def options(settings: Settings) -> list[tuple[str, int]]:
     """The limits, as gRPC's core keeps them; the socket's too. Names: grpc's channel arguments."""
     metadata_bytes, streams = settings.max_metadata_bytes, settings.max_streams_per_connection
     pending = settings.max_connections_per_worker * streams
     return [
-        ("grpc.so_reuseport", int(share)),
+        ("grpc.so_reuseport", 1),
         ("grpc.max_allowed_incoming_connections", settings.max_connections_per_worker),
         ("grpc.server_handshake_timeout_ms", _ms(settings.handshake_seconds)),
         ("grpc.max_connection_idle_ms", _ms(settings.connection_idle_seconds)),

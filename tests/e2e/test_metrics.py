@@ -354,21 +354,6 @@ def test_who_does_not_ask_for_openmetrics_gets_plain_text(pair: ServiceProcess) 
     assert "# EOF" not in text
 
 
-def test_a_port_that_is_taken_ends_the_start(
-    pair: ServiceProcess, start_service: Callable[..., ServiceProcess], shared_database_url: str
-) -> None:
-    port = pair.events("serving")[0]["metrics"]
-    other = start_service(
-        ENVIRONMENT="staging",
-        DATABASE_URL=shared_database_url,
-        WORKERS="1",
-        METRICS_PORT=str(port),
-    )
-    assert other.wait() == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in other.log
-    assert "METRICS_PORT" in other.log
-
-
 # --- The push -------------------------------------------------------------------------------------
 
 PUSHED = {
@@ -437,23 +422,6 @@ def test_a_killed_worker_is_scraped_again_once_it_is_replaced(pair: ServiceProce
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: len(pair.workers() - {victim}) == 2, "a new worker beside the old one")
     await_both(pair)
-
-
-def test_workers_that_are_replaced_are_scraped_under_their_numbers(pair: ServiceProcess) -> None:
-    """And no scrape fails meanwhile."""
-    before = pair.workers()
-    began = scrape(pair).values("process_start_time_seconds")
-    scrapes = []
-
-    def all_are_new() -> bool:
-        scrapes.append(scrape(pair).workers())
-        return len(pair.workers()) == 2 and not pair.workers() & before
-
-    pair.signal(signal.SIGHUP)
-    wait_until(all_are_new, "both are replaced")
-    assert all(workers <= {"0", "1"} for workers in scrapes)
-    await_both(pair)
-    assert not scrape(pair).values("process_start_time_seconds") & began
 
 
 # --- Who keeps the port busy ----------------------------------------------------------------------
