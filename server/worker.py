@@ -28,9 +28,8 @@ from server.process.signals import Signals
 from server.settings import Settings
 from server.tasks.servicer import TaskServicer
 from server.tasks.watches import Watches
-from server.telemetry import logs, otel
-from server.telemetry.metric_push import MetricPush
-from server.telemetry.metrics import State, tell_origin
+from server.telemetry import logs
+from server.telemetry.metrics import State, set_origin
 from server.telemetry.scraping import Scraping
 from server.telemetry.tracing import resource, sampler, set_up_tracing, within
 from storage import schema
@@ -283,19 +282,13 @@ def _await_end(signals: Signals, supervisor_fds: tuple[int, ...]) -> None:
 
 @contextmanager
 def _telemetry(settings: Settings) -> Iterator[None]:
-    """Spans and metrics go where the settings say; what is left goes there at the end."""
+    """Set up traces and metrics; export the remaining spans at the end."""
     origin = resource(settings)
     flush_spans = set_up_tracing(settings, origin)
-    tell_origin(origin, settings.version)
-    target = otel.target(settings, "metrics")
-    push = MetricPush(origin, target) if target else None
-    if push:
-        push.start()
+    set_origin(origin, settings.version)
     try:
         yield
     finally:
-        if push:
-            push.stop()
         flush_spans()
 
 

@@ -176,8 +176,8 @@ _build = Gauge(
 )
 
 
-def tell_origin(origin: Resource, version: str) -> None:
-    """Says of all metrics where they come from, and what is running."""
+def set_origin(origin: Resource, version: str) -> None:
+    """Export the origin as target_info, and what is running as build info."""
     REGISTRY.set_target_info(
         {name.replace(".", "_"): str(it) for name, it in origin.attributes.items()}
     )

@@ -195,22 +195,17 @@ def set_up_tracing(settings: Settings, origin: Resource) -> Callable[[], None]:
     )
     if settings.debug:
         provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=_one_line)))
-    if target := otel.target(settings, "traces"):
-        provider.add_span_processor(BatchSpanProcessor(_span_exporter(target)))
+    if endpoint := otel.traces_endpoint(settings):
+        provider.add_span_processor(BatchSpanProcessor(_span_exporter(endpoint)))
     trace.set_tracer_provider(provider)
     set_global_textmap(_PROPAGATOR)
     return lambda: within(FLUSH_SECONDS, provider.shutdown)
 
 
-def _span_exporter(target: otel.Target) -> SpanExporter:
-    """Only the protocol that is used is imported: each brings libraries of its own."""
-    if target.protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # noqa: PLC0415
+def _span_exporter(endpoint: str) -> SpanExporter:
+    from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # noqa: PLC0415
 
-        return trace_exporter.OTLPSpanExporter(target.endpoint)
-    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http  # noqa: PLC0415
-
-    return http.OTLPSpanExporter(target.endpoint)
+    return trace_exporter.OTLPSpanExporter(endpoint)
 
 
 def _one_line(span: ReadableSpan) -> str:

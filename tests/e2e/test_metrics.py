@@ -1,4 +1,4 @@
-"""What Prometheus scrapes at METRICS_PORT, and what a collector is sent."""
+"""The metrics that Prometheus scrapes at METRICS_PORT."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from taskservice.v1.task_service_pb2 import (
     WatchTasksRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.support.collector import Collector, running_collector
 from tests.support.postgres import await_waiting, execute, locked_task
 from tests.support.scrape import Scrape, await_scrape, fetch, scrape
 from tests.support.service import ServiceProcess, running_service, wait_until
@@ -40,16 +39,10 @@ NO_TASK = GetTaskRequest(id="0190a8d0-1e2b-7c3d-8e4f-5a6b7c8d9e0f")
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with running_collector() as collector:
-        yield collector
-
-
-@pytest.fixture(scope="module")
 def pair(
-    tmp_path_factory: pytest.TempPathFactory, shared_database_url: str, collector: Collector
+    tmp_path_factory: pytest.TempPathFactory, shared_database_url: str
 ) -> Iterator[ServiceProcess]:
-    """A service of two workers, scraped and pushing."""
+    """A service of two workers that is scraped."""
     with running_service(
         tmp_path_factory.mktemp("pair"),
         ENVIRONMENT="staging",
@@ -58,8 +51,6 @@ def pair(
         THREADS_PER_WORKER="2",
         METRICS_PORT="0",
         TASK_COUNT_INTERVAL_SECONDS="1",
-        OTEL_EXPORTER_ENDPOINT=collector.endpoint,
-        OTEL_METRIC_EXPORT_INTERVAL="200",
     ) as service:
         await_both(service)
         yield service
@@ -352,50 +343,6 @@ def test_who_does_not_ask_for_openmetrics_gets_plain_text(pair: ServiceProcess) 
     names = {family.name for family in text_string_to_metric_families(text)}
     assert f"{CALLS}_duration_seconds" in names
     assert "# EOF" not in text
-
-
-# --- The push -------------------------------------------------------------------------------------
-
-PUSHED = {
-    "grpc.server.call.started": "{call}",
-    "grpc.server.call.duration": "s",
-    "grpc.server.call.sent_total_compressed_message_size": "By",
-    "grpc.server.call.rcvd_total_compressed_message_size": "By",
-    "taskservice.server.call.errors": "{call}",
-    "taskservice.server.calls": "{call}",
-    "db.client.operation.duration": "s",
-    "db.client.connection.wait_time": "s",
-    "db.client.connection.count": "{connection}",
-    "db.client.connection.max": "{connection}",
-    "db.client.connection.pending_requests": "{request}",
-    "taskservice.watches": "{watch}",
-    "taskservice.events.lag": "s",
-    "taskservice.tasks": "{task}",
-    "taskservice.tasks.overdue": "{task}",
-    "taskservice.ready": "{worker}",
-    "process.cpu.time": "s",
-    "process.memory.usage": "By",
-    "process.open_file_descriptor.count": "{file_descriptor}",
-}
-
-
-def test_a_collector_is_sent_the_same_metrics_under_their_own_names(
-    pair: ServiceProcess, stub: TaskServiceStub, collector: Collector
-) -> None:
-    with pytest.raises(grpc.RpcError):
-        stub.GetTask(NO_TASK)
-    wait_until(lambda: PUSHED.keys() <= collector.metrics().keys(), "every metric is pushed")
-    assert "taskservice.build.info" in collector.metrics()
-    units = {name: collector.metrics()[name].unit for name in PUSHED}
-    assert units == PUSHED
-
-
-def test_every_process_pushes_as_itself(pair: ServiceProcess, collector: Collector) -> None:
-    def pids() -> set[int]:
-        resources = collector.metric_resources()
-        return {int(each["service.instance.id"].partition(":")[2]) for each in resources}
-
-    wait_until(lambda: pair.workers() <= pids(), "both workers have pushed")
 
 
 # --- Workers that come and go: the last tests, for they leave others behind -----------------------
