@@ -37,11 +37,11 @@ OK, FAILED, MISCONFIGURED = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0, 1 for a failure, 2 for a mistake in settings."""
+    """Run a command; return 0, 1 for a failure, or 2 for an error in the settings."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)
     for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # Nobody dies of wanting to know more.
+        signal.signal(number, signal.SIG_IGN)  # Until handlers are installed.
     options = vars(_parser().parse_args(arguments))
     command: Callable[..., bool] = options.pop("command")
     try:
@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupted(number: int, _frame: object) -> None:
-    """Ends at once what does not serve yet; the first process of a container needs to be told.
+    """Exit at once while the service does not serve yet.
 
-    An exception would not do: imports under way may swallow it.
+    The first process of a container needs a handler, and imports may swallow an exception.
     """
     os._exit(128 + number)
 
@@ -129,7 +129,7 @@ def serve(settings: Settings) -> bool:
 
 
 def _prepare_connections(settings: Settings) -> None:
-    """What must be so before workers are forked and import grpc. Raises: SettingsError."""
+    """Prepare the process before workers are forked and import grpc. Raises: SettingsError."""
     encrypted = certificates(settings) or settings.tls_terminated_upstream
     if settings.environment == "staging" and not encrypted:
         log.warning("plaintext: set TLS_CERT_FILE, or say TLS_TERMINATED_UPSTREAM")
@@ -151,8 +151,7 @@ def migrate(settings: Settings) -> bool:
 def token(settings: Settings, *, sub: str, scope: list[str], minutes: int | None) -> bool:
     """Print a token signed with SECRET_KEY, for development and tests.
 
-    Not in production. Whoever has the key there can sign without this, but the issuer should: it
-    knows whom it gives what. Raises: SettingsError.
+    Not in production, where the issuer signs. Raises: SettingsError.
     """
     if settings.environment == "production":
         raise SettingsError(["ENVIRONMENT: no tokens are made in production"])
@@ -169,7 +168,7 @@ def token(settings: Settings, *, sub: str, scope: list[str], minutes: int | None
 
 @contextmanager
 def _database(settings: Settings) -> Iterator[str]:
-    """The URL of the database that the settings name, or of our own, started and migrated."""
+    """Yield the URL of the configured database, or of the embedded one, started and migrated."""
     if settings.explicit_database_url is not None:
         yield settings.explicit_database_url
         return
@@ -181,7 +180,7 @@ def _database(settings: Settings) -> Iterator[str]:
 
 
 def _check_database(settings: Settings, url: str) -> None:
-    """Raises SchemaError; a database that is away may come back, and is not waited for."""
+    """Check the schema; do not wait for an unavailable database. Raises: SchemaError."""
     try:
         for advice in schema.check(
             url, settings.direct_database_url, connections=settings.database_connections

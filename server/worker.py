@@ -1,4 +1,4 @@
-"""A process that serves: it starts, waits for a signal, and drains."""
+"""Run one serving process: start, wait for a signal, drain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from server.tasks.watches import Watches
 from server.telemetry import logs
 from server.telemetry.metrics import State, set_origin
 from server.telemetry.scraping import Scraping
-from server.telemetry.tracing import resource, sampler, set_up_tracing, within
+from server.telemetry.tracing import resource, run_with_timeout, sampler, set_up_tracing
 from storage import schema
 from storage.database import Database
 from storage.events import EventLog
@@ -50,7 +50,7 @@ _CLOSE_SECONDS = 2.0
 
 
 class Worker:
-    """The service in one process: everything that `start` brings up, `drain` brings down."""
+    """Compose the service in one process; `start` starts its parts, `drain` stops them."""
 
     def __init__(
         self,
@@ -168,14 +168,14 @@ class Worker:
         self._maintenance.stop()
         self._census.stop()
         self._health.enter_graceful_shutdown()
-        hurried = bool(signals.wait(self._settings.drain_delay_seconds))
+        immediate = bool(signals.wait(self._settings.drain_delay_seconds))
         self._health.end_watches()
         self._end_reflection()
         self._watches.stop()
-        stopped = self._server.stop(0 if hurried else self._settings.shutdown_grace_seconds)
+        stopped = self._server.stop(0 if immediate else self._settings.shutdown_grace_seconds)
         while not stopped.is_set():
-            if signals.wait(_POLL_SECONDS) and not hurried:
-                hurried = True
+            if signals.wait(_POLL_SECONDS) and not immediate:
+                immediate = True
                 self._server.stop(0)
         self._probes.stop(0)
         self._state.hide()
@@ -183,11 +183,11 @@ class Worker:
         self._authenticator.stop()
         self._close_database()
         log.info("stopped")
-        return not hurried
+        return not immediate
 
     def _close_database(self) -> None:
-        """Waits for the cancel requests of calls cut short; not for a database that is silent."""
-        within(_CLOSE_SECONDS, self._database.close)
+        """Wait briefly for cancel requests of cancelled calls; the database may not answer."""
+        run_with_timeout(_CLOSE_SECONDS, self._database.close)
 
     def _check_ready(self) -> None:
         self._authenticator.check()
@@ -294,7 +294,7 @@ def _telemetry(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def _scraping(settings: Settings, slot: WorkerSlot) -> Iterator[None]:
-    """Prometheus finds the metrics, if there is a port for it."""
+    """Serve metrics, if METRICS_PORT is set. Raises: AddressError."""
     if slot.ports.metrics is None:
         yield
         return

@@ -30,7 +30,7 @@ class AccountingInterceptor(CallInterceptor):
     def __init__(self, slow_call_seconds: float, unread: UnreadAnswers) -> None:
         self._slow_call_seconds = slow_call_seconds
         self._unread = unread
-        self._refusals = {reason: logs.Pace() for reason in REFUSALS}
+        self._refusals = {reason: logs.LogThrottle() for reason in REFUSALS}
 
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
@@ -117,7 +117,7 @@ def account_for_unknown(method: str) -> None:
         log.info("call", method=method, code="UNIMPLEMENTED", duration_ms=0, calls=calls)
 
 
-_unknown = logs.Pace()
+_unknown = logs.LogThrottle()
 
 
 def _size(request: Any) -> int:

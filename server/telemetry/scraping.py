@@ -27,7 +27,7 @@ from prometheus_client.openmetrics.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from server.telemetry.tracing import within
+from server.telemetry.tracing import run_with_timeout
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -67,7 +67,7 @@ class Scraping:
     def stop(self) -> None:
         """Stop listening; answer the scrapes that have arrived."""
         self._server.shutdown()
-        within(_TIMEOUT_SECONDS, self._end)
+        run_with_timeout(_TIMEOUT_SECONDS, self._end)
 
     def _end(self) -> None:
         while select([self._server], [], [], 0)[0]:
