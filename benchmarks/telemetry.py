@@ -22,7 +22,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from sqlalchemy import make_url
 
@@ -37,7 +36,6 @@ COLLECTOR_PORT = 50952
 ON = {
     "METRICS_PORT": "50953",
     "OTEL_EXPORTER_ENDPOINT": f"http://127.0.0.1:{COLLECTOR_PORT}",
-    "OTEL_METRIC_EXPORT_INTERVAL": "15000",
 }
 OFF = {"OTEL_ENABLED": "false"}
 MODES = {
@@ -55,16 +53,9 @@ def collect() -> None:
         def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
             return trace_service_pb2.ExportTraceServiceResponse()
 
-    class Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
-        def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
-            return metrics_service_pb2.ExportMetricsServiceResponse()
-
     server = grpc.server(ThreadPoolExecutor(2))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
         Traces(), server
-    )
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(  # type: ignore[no-untyped-call]
-        Metrics(), server
     )
     server.add_insecure_port(f"127.0.0.1:{COLLECTOR_PORT}")
     server.start()

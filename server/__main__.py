@@ -24,8 +24,8 @@ from sqlalchemy import make_url
 from server.ignored import ignored_variables
 from server.network.certificates import certificates
 from server.principal import Scope, name_problem
-from server.process.ports import AddressError, Place, Ports, listen_address, reserve_port
-from server.process.supervisor import READY, SERVES, Supervisor
+from server.process.ports import AddressError, Ports, WorkerSlot, listen_address, reserve_port
+from server.process.supervisor import Supervisor
 from server.settings import MAX_TOKEN_MINUTES, SYMMETRIC, Settings, SettingsError
 from server.telemetry import logs, otel
 from storage import schema
@@ -38,11 +38,11 @@ OK, FAILED, MISCONFIGURED = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0, 1 for a failure, 2 for a mistake in settings."""
+    """Run a command; return 0, 1 for a failure, or 2 for an error in the settings."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupted)
     for number in (signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # Nobody dies of wanting to know more.
+        signal.signal(number, signal.SIG_IGN)  # Until handlers are installed.
     options = vars(_parser().parse_args(arguments))
     command: Callable[..., bool] = options.pop("command")
     try:
@@ -63,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupted(number: int, _frame: object) -> None:
-    """Ends at once what does not serve yet; the first process of a container needs to be told.
+    """Exit at once while the service does not serve yet.
 
-    An exception would not do: imports under way may swallow it.
+    The first process of a container needs a handler, and imports may swallow an exception.
     """
     os._exit(128 + number)
 
@@ -130,7 +130,7 @@ def serve(settings: Settings) -> bool:
 
 
 def _prepare_connections(settings: Settings) -> None:
-    """What must be so before workers are forked and import grpc. Raises: SettingsError."""
+    """Prepare the process before workers are forked and import grpc. Raises: SettingsError."""
     encrypted = certificates(settings) or settings.tls_terminated_upstream
     if settings.environment == "staging" and not encrypted:
         log.warning("plaintext: set TLS_CERT_FILE or TLS_TERMINATED_UPSTREAM")
@@ -152,8 +152,7 @@ def migrate(settings: Settings) -> bool:
 def token(settings: Settings, *, sub: str, scope: list[str], minutes: int | None) -> bool:
     """Print a token signed with SECRET_KEY, for development and tests.
 
-    Not in production. Whoever has the key there can sign without this, but the issuer should: it
-    knows whom it gives what. Raises: SettingsError.
+    Not in production, where the issuer signs. Raises: SettingsError.
     """
     if settings.environment == "production":
         raise SettingsError(["ENVIRONMENT: no tokens are made in production"])
@@ -170,7 +169,7 @@ def token(settings: Settings, *, sub: str, scope: list[str], minutes: int | None
 
 @contextmanager
 def _database(settings: Settings) -> Iterator[str]:
-    """The URL of the database that the settings name, or of our own, started and migrated."""
+    """Yield the URL of the configured database, or of the embedded one, started and migrated."""
     if settings.explicit_database_url is not None:
         yield settings.explicit_database_url
         return
@@ -182,7 +181,7 @@ def _database(settings: Settings) -> Iterator[str]:
 
 
 def _check_database(settings: Settings, url: str) -> None:
-    """Raises SchemaError; a database that is away may come back, and is not waited for."""
+    """Check the schema; do not wait for an unavailable database. Raises: SchemaError."""
     try:
         for advice in schema.check(
             url, settings.direct_database_url, connections=settings.database_connections
@@ -195,40 +194,34 @@ def _check_database(settings: Settings, url: str) -> None:
 def _serve_alone(settings: Settings, url: str) -> bool:
     from server.worker import serve as serve_calls  # noqa: PLC0415
 
-    with _reserved(settings, share=False) as ports:
-        pass
-    place = Place(ports)
-    return serve_calls(settings, url, place, on_serving=lambda ports: _announce(settings, ports))
+    with _reserved(settings) as ports:
+        return serve_calls(
+            settings, url, WorkerSlot(ports), on_serving=lambda: _announce(settings, ports)
+        )
 
 
 def _serve_supervised(settings: Settings, url: str) -> bool:
-    with _reserved(settings, share=True) as ports, _scrape_folder(settings) as folder:
+    with _reserved(settings) as ports, _metrics_folder(settings) as folder:
 
-        def serve_shared(number: int, parent: int, tell: Callable[[bytes], object]) -> bool:
+        def serve_worker(number: int, supervisor: int, report: Callable[[], object]) -> bool:
             from server.worker import serve as serve_calls  # noqa: PLC0415
 
-            place = Place(ports, number, folder, (parent,))
-            return serve_calls(
-                settings,
-                url,
-                place,
-                on_serving=lambda _: tell(SERVES),
-                on_ready=lambda: tell(READY),
-            )
+            slot = WorkerSlot(ports, number, folder, (supervisor,))
+            return serve_calls(settings, url, slot, on_serving=report)
 
         return Supervisor(
             settings.worker_count,
-            serve_shared,
+            serve_worker,
             on_serving=lambda: _announce(settings, ports),
             stop_within_seconds=settings.drain_delay_seconds + settings.shutdown_grace_seconds + 10,
         ).run()
 
 
 @contextmanager
-def _scrape_folder(settings: Settings) -> Iterator[Path | None]:
-    """A private folder where workers tell each other their metrics, if these are scraped.
+def _metrics_folder(settings: Settings) -> Iterator[Path | None]:
+    """Create the private folder where workers exchange metrics, if METRICS_PORT is set.
 
-    A container's shared memory is writable where its root file system is not.
+    In a container with a read-only root file system, shared memory is writable.
     Raises: SettingsError.
     """
     if settings.metrics_port is None:
@@ -247,8 +240,12 @@ def _scrape_folder(settings: Settings) -> Iterator[Path | None]:
 
 
 @contextmanager
-def _reserved(settings: Settings, *, share: bool) -> Iterator[Ports]:
-    """The ports of the settings, bound; free ones for those that are 0. Raises: AddressError."""
+def _reserved(settings: Settings) -> Iterator[Ports]:
+    """Reserve the ports of the settings; a free port for 0. Raises: AddressError.
+
+    A service with a database of its own never shares its ports with another service.
+    """
+    may_join = settings.explicit_database_url is not None
     wanted = {
         "GRPC_HOST or GRPC_PORT": (settings.grpc_host, settings.grpc_port),
         "GRPC_HOST or HEALTH_PORT": (settings.grpc_host, settings.health_port),
@@ -260,7 +257,7 @@ def _reserved(settings: Settings, *, share: bool) -> Iterator[Ports]:
             if port is None:
                 ports.append(None)
                 continue
-            held = bound.enter_context(reserve_port(host, port, names, share=share))
+            held = bound.enter_context(reserve_port(host, port, names, may_join=may_join))
             ports.append(held.getsockname()[1])
         grpc, health, metrics = ports
         yield Ports(grpc or 0, health, metrics)

@@ -1,4 +1,4 @@
-"""A process that serves: it starts, waits for a signal, and drains."""
+"""Run one serving process: start, wait for a signal, drain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
+from signal import SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 import grpc
 import structlog
@@ -23,17 +23,16 @@ from server.jobs.retention import Maintenance
 from server.network import connections
 from server.network.health import HealthServicer
 from server.network.reflection import add_reflection
-from server.process.ports import ANYWHERE, AddressError, Place, Ports, listen_address
+from server.process.ports import ALONE, AddressError, Ports, WorkerSlot, listen_address
 from server.process.signals import Signals
 from server.settings import Settings
 from server.tasks import watches
 from server.tasks.servicer import TaskServicer
 from server.tasks.watches import Watches
-from server.telemetry import logs, otel
-from server.telemetry.metric_push import MetricPush
-from server.telemetry.metrics import State, tell_origin
+from server.telemetry import logs
+from server.telemetry.metrics import State, set_origin
 from server.telemetry.scraping import Scraping
-from server.telemetry.tracing import resource, sampler, set_up_tracing, within
+from server.telemetry.tracing import resource, run_with_timeout, sampler, set_up_tracing
 from storage import schema
 from storage.database import Database
 from storage.events import EventLog
@@ -53,17 +52,16 @@ _CLOSE_SECONDS = 2.0
 
 
 class Worker:
-    """The service in one process: everything that `start` brings up, `drain` brings down."""
+    """Compose the service in one process; `start` starts its parts, `drain` stops them."""
 
     def __init__(
         self,
         settings: Settings,
         database_url: str,
-        place: Place = ANYWHERE,
-        on_ready: Callable[[], object] = lambda: None,
+        slot: WorkerSlot = ALONE,
     ) -> None:
         self._settings = settings
-        self._place = place
+        self._slot = slot
         self._database = _database(settings, database_url)
         self._announcer = Announcer(self._database)
         self._authenticator = authenticator(settings)
@@ -79,7 +77,6 @@ class Worker:
         self._readiness = ReadinessMonitor(
             self._health,
             self._check_ready,
-            on_ready,
             interval_seconds=readiness.INTERVAL_SECONDS,
         )
         self._calls = CallPool(
@@ -89,12 +86,10 @@ class Worker:
             if settings.auth_mode in {"none", None}
             else self._authenticator.authenticate,
         )
-        self._server = _server(
-            settings, self._authenticator, self._database, self._calls, share=place.is_shared
-        )
+        self._server = _server(settings, self._authenticator, self._database, self._calls)
         self._end_reflection: Callable[[], None] = lambda: None
         self._add_services()
-        self._probes = _probe_server(self._health, share=place.is_shared)
+        self._probes = _probe_server(self._health)
         self._state = self._shown()
 
     def _add_services(self) -> None:
@@ -129,7 +124,7 @@ class Worker:
 
         Raises: AddressError.
         """
-        ports = self._place.ports
+        ports = self._slot.ports
         credentials = connections.credentials(self._settings)
         ports = ports._replace(grpc=self._listen(self._server, ports.grpc, credentials))
         if ports.health is not None:
@@ -141,7 +136,7 @@ class Worker:
         self._maintenance.start()
         self._announcer.start()
         self._watches.start()
-        if self._place.number == 0:  # All workers of the service have the same tasks to count.
+        if self._slot.number == 0:  # All workers of the service have the same tasks to count.
             self._census.start()
         self._state.show()
         return ports
@@ -168,14 +163,14 @@ class Worker:
         self._maintenance.stop()
         self._census.stop()
         self._health.enter_graceful_shutdown()
-        hurried = bool(signals.wait(self._settings.drain_delay_seconds))
+        immediate = bool(signals.wait(self._settings.drain_delay_seconds))
         self._health.end_watches()
         self._end_reflection()
         self._watches.stop()
-        stopped = self._server.stop(0 if hurried else self._settings.shutdown_grace_seconds)
+        stopped = self._server.stop(0 if immediate else self._settings.shutdown_grace_seconds)
         while not stopped.is_set():
-            if signals.wait(_POLL_SECONDS) and not hurried:
-                hurried = True
+            if signals.wait(_POLL_SECONDS) and not immediate:
+                immediate = True
                 self._server.stop(0)
         self._probes.stop(0)
         self._state.hide()
@@ -183,11 +178,11 @@ class Worker:
         self._authenticator.stop()
         self._close_database()
         log.info("stopped")
-        return not hurried
+        return not immediate
 
     def _close_database(self) -> None:
-        """Waits for the cancel requests of calls cut short; not for a database that is silent."""
-        within(_CLOSE_SECONDS, self._database.close)
+        """Wait briefly for cancel requests of cancelled calls; the database may not answer."""
+        run_with_timeout(_CLOSE_SECONDS, self._database.close)
 
     def _check_ready(self) -> None:
         self._authenticator.check()
@@ -222,12 +217,7 @@ def _database(settings: Settings, url: str) -> Database:
 
 
 def _server(
-    settings: Settings,
-    authenticator: Authenticator,
-    database: Database,
-    calls: CallPool,
-    *,
-    share: bool,
+    settings: Settings, authenticator: Authenticator, database: Database, calls: CallPool
 ) -> grpc.Server:
     streams = StreamPool(watches.MAX_WATCHES + _SPARE_STREAMS)
     return grpc.server(
@@ -235,14 +225,14 @@ def _server(
         interceptors=[
             Pipeline(interceptors(settings, authenticator, database, sampler(settings)), streams)
         ],
-        options=connections.options(share=share),
+        options=connections.options(),
     )
 
 
-def _probe_server(health: HealthServicer, *, share: bool) -> grpc.Server:
+def _probe_server(health: HealthServicer) -> grpc.Server:
     """Create the server of the probe port: plaintext, as Kubernetes probes need it."""
     threads = ThreadPoolExecutor(1, thread_name_prefix="probe")
-    server = grpc.server(threads, options=connections.options(share=share))
+    server = grpc.server(threads, options=connections.options())
     health.add_to(server, for_probes=True)
     return server
 
@@ -250,64 +240,57 @@ def _probe_server(health: HealthServicer, *, share: bool) -> grpc.Server:
 def serve(
     settings: Settings,
     database_url: str,
-    place: Place,
+    slot: WorkerSlot,
     *,
-    on_serving: Callable[[Ports], object],
-    on_ready: Callable[[], object] = lambda: None,
+    on_serving: Callable[[], object],
 ) -> bool:
-    """Serves until a signal comes or the parent's descriptor closes. Raises: AddressError."""
+    """Serve until a signal arrives or the supervisor ends. Raises: AddressError."""
     with (
-        Signals(SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2) as signals,
+        Signals(SIGTERM, SIGINT, SIGUSR1, SIGUSR2) as signals,
         _telemetry(settings),
     ):
-        worker = Worker(settings, database_url, place, on_ready)
-        ports = worker.start()
-        with _scraping(settings, place):  # From here on: the one before it did until now.
+        worker = Worker(settings, database_url, slot)
+        worker.start()
+        with _scraping(settings, slot):
             gc.freeze()  # All that is there by now stays: no collection need look at it again.
-            on_serving(ports)
-            _await_end(signals, place.parent)
+            on_serving()
+            _await_end(signals, slot.supervisor_fds)
             return worker.drain(signals)
 
 
-def _await_end(signals: Signals, parent: tuple[int, ...]) -> None:
+def _await_end(signals: Signals, supervisor_fds: tuple[int, ...]) -> None:
     while True:
-        came = signals.wait(also=parent)
-        for number in came:
+        received = signals.wait(also=supervisor_fds)
+        for number in received:
             if number in {SIGUSR1, SIGUSR2}:
                 logs.change_level(number)
-        if not came or set(came) - {SIGUSR1, SIGUSR2}:
+        if not received or set(received) - {SIGUSR1, SIGUSR2}:
             return
 
 
 @contextmanager
 def _telemetry(settings: Settings) -> Iterator[None]:
-    """Spans and metrics go where the settings say; what is left goes there at the end."""
+    """Set up traces and metrics; export the remaining spans at the end."""
     origin = resource(settings)
     flush_spans = set_up_tracing(settings, origin)
-    tell_origin(origin, settings.version)
-    target = otel.target(settings, "metrics")
-    push = MetricPush(origin, target) if target else None
-    if push:
-        push.start()
+    set_origin(origin, settings.version)
     try:
         yield
     finally:
-        if push:
-            push.stop()
         flush_spans()
 
 
 @contextmanager
-def _scraping(settings: Settings, place: Place) -> Iterator[None]:
-    """Prometheus finds the metrics, if there is a port for it."""
-    if place.ports.metrics is None:
+def _scraping(settings: Settings, slot: WorkerSlot) -> Iterator[None]:
+    """Serve metrics, if METRICS_PORT is set. Raises: AddressError."""
+    if slot.ports.metrics is None:
         yield
         return
-    scraping = Scraping(place.number, place.folder)
+    scraping = Scraping(slot.number, slot.metrics_folder)
     try:
-        scraping.start(settings.metrics_on, place.ports.metrics)
+        scraping.start(settings.metrics_on, slot.ports.metrics)
     except OSError as error:
-        where = listen_address(settings.metrics_on, place.ports.metrics)
+        where = listen_address(settings.metrics_on, slot.ports.metrics)
         raise AddressError(f"cannot listen on {where}: {error.strerror}") from error
     try:
         yield

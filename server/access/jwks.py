@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK
 
+from server.periodic import Periodic
 from server.settings import ED25519, EDDSA
 
 log = structlog.get_logger()
@@ -57,28 +58,21 @@ class KeySet:
         self._source = source
         self._algorithms = algorithms
         self._on_change = on_change
+        self._periodic = Periodic("keys", self._run, REFRESH_SECONDS)
+        self.start, self.stop = self._periodic.start, self._periodic.stop
         self._known: bytes | None = None
         self._problem = ""
-        self._stopped = threading.Event()
 
-    def start(self) -> None:
-        threading.Thread(target=self._run, name="keys", daemon=True).start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def _run(self) -> None:
-        pause = 0.0
-        while not self._stopped.wait(pause):
-            try:
-                self._refresh()
-                self._problem = ""
-                pause = REFRESH_SECONDS
-            except Exception as error:  # Whatever it answers, it will be asked again.
-                pause = min(REFRESH_SECONDS, _RETRY_SECONDS)
-                if (problem := str(error)) != self._problem:
-                    log.warning("keys cannot be read; those known stay", why=problem)
-                self._problem = problem
+    def _run(self) -> float | None:
+        try:
+            self._refresh()
+        except Exception as error:
+            if (problem := str(error)) != self._problem:
+                log.warning("keys cannot be read; those known stay", why=problem)
+            self._problem = problem
+            return min(REFRESH_SECONDS, _RETRY_SECONDS)
+        self._problem = ""
+        return None
 
     def _refresh(self) -> None:
         source = self._source

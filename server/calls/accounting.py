@@ -31,7 +31,7 @@ class AccountingInterceptor(CallInterceptor):
 
     def __init__(self) -> None:
         self._unread = UnreadAnswers()
-        self._refusals = {reason: logs.Pace() for reason in REFUSALS}
+        self._refusals = {reason: logs.LogThrottle() for reason in REFUSALS}
 
     @contextmanager
     def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
@@ -118,7 +118,7 @@ def account_for_unknown(method: str) -> None:
         log.info("call", method=method, code="UNIMPLEMENTED", duration_ms=0, calls=calls)
 
 
-_unknown = logs.Pace()
+_unknown = logs.LogThrottle()
 
 
 def _size(request: Any) -> int:

@@ -14,7 +14,7 @@ import structlog
 
 from server.calls.current import Call
 from server.telemetry import metrics
-from server.telemetry.logs import Pace
+from server.telemetry.logs import LogThrottle
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ class UnreadAnswers:
         self._answers: dict[str, dict[_Answer, None]] = {}  # By peer, the oldest first.
         self._bytes = Counter[str]()
         self._total_bytes = 0
-        self._dropped = Pace()
+        self._dropped = LogThrottle()
 
     def add(self, call: Call, context: grpc.ServicerContext, size: int) -> None:
         """An answer of so many bytes is about to be sent; it counts until its call is over."""

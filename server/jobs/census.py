@@ -1,41 +1,31 @@
-"""What is in the database, counted every so often for dashboards: by one worker of the service."""
+"""Count the tasks in the database at an interval, for dashboards; one worker of a service does."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 
-import structlog
-
+from server.periodic import Periodic
 from server.telemetry.tracing import traced_operation
 from storage.database import Database
 from storage.events import EventLog
 from storage.repository import TaskRepository
 from taskservice.v1.task_pb2 import TaskStatus
 
-log = structlog.get_logger()
-
 INTERVAL_SECONDS = 60.0
 
 
 class Census:
-    """The latest counts; None and nothing while there are none."""
+    """Keep the latest counts; empty or None while there are none."""
 
     def __init__(self, database: Database, interval_seconds: float) -> None:
         self._repository = TaskRepository(database)
         self._events = EventLog(database)
-        self._interval_seconds = interval_seconds
-        self._stopped = threading.Event()
+        self._periodic = Periodic("census", self._run, interval_seconds)
+        self.start, self.stop = self._periodic.start, self._periodic.stop
         self._forget()
 
-    def start(self) -> None:
-        threading.Thread(target=self._run, name="census", daemon=True).start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
     def tasks(self) -> Mapping[str, int]:
-        """How many tasks there are of each status."""
+        """Return the number of tasks by status."""
         return self._tasks
 
     def overdue(self) -> int | None:
@@ -50,14 +40,12 @@ class Census:
         self._events_lag_seconds: float | None = None
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                with traced_operation("census"):
-                    self._count()
-            except Exception as error:  # The next turn may be better.
-                self._forget()  # An old number would look like a new one.
-                log.warning("tasks were not counted", why=str(error))
-            self._stopped.wait(self._interval_seconds)
+        try:
+            with traced_operation("census"):
+                self._count()
+        except Exception:
+            self._forget()  # An old number would look like a new one.
+            raise
 
     def _count(self) -> None:
         counts = self._repository.stats().counts

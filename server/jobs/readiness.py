@@ -1,82 +1,78 @@
-"""Readiness: whether the database serves, asked every so often and told to the health service."""
+"""Check readiness at an interval, and report it to the health service."""
 
 from __future__ import annotations
 
 import queue
-import threading
 from collections.abc import Callable
 
 import structlog
 
 from server.network.health import NOT_SERVING, READINESS, SERVING, STARTUP, HealthServicer
+from server.periodic import Periodic
 
 log = structlog.get_logger()
 
 INTERVAL_SECONDS = 2.0
 
-# A single failure may be a connection that broke; two in a row are an outage.
-_FAILURES_BELIEVED = 2
+# A single failure may be a broken connection; two in a row are an outage.
+_OUTAGE_FAILURES = 2
 
 
 class ReadinessMonitor:
-    """Asks the database every so often, and tells the health service when the answer changes.
+    """Run the check at an interval, and update the health service when the result changes.
 
-    Threads ask and judge apart, so that a database that does not answer at all counts as away.
+    Check and evaluation have a thread each, so that a check that hangs counts as a failure.
     """
 
     def __init__(
         self,
         servicer: HealthServicer,
         check: Callable[[], None],
-        on_ready: Callable[[], object],
         *,
         interval_seconds: float,
     ) -> None:
         self._servicer = servicer
         self._check = check
-        self._on_ready = on_ready
-        self._interval_seconds = interval_seconds
-        self._answers: queue.Queue[Exception | None] = queue.Queue()
-        self._stopped = threading.Event()
+        self._patience_seconds = 2 * interval_seconds + 1
+        self._checks = Periodic("readiness check", self._run_check, interval_seconds)
+        self._evaluation = Periodic("readiness", self._evaluate, 0)
+        self._results: queue.Queue[Exception | None] = queue.Queue()
+        self._failures = 0
         self._ready = False
         self._why = ""
 
     def start(self) -> None:
-        for target in (self._ask, self._judge):
-            threading.Thread(target=target, name="readiness", daemon=True).start()
+        self._checks.start()
+        self._evaluation.start()
 
     def stop(self) -> None:
-        self._stopped.set()
+        self._checks.stop()
+        self._evaluation.stop()
 
     @property
     def is_ready(self) -> bool:
         return self._ready
 
-    def _ask(self) -> None:
-        while not self._stopped.is_set():
-            try:
-                self._check()
-                self._answers.put(None)
-            except Exception as error:
-                self._answers.put(error)
-            self._stopped.wait(self._interval_seconds)
+    def _run_check(self) -> None:
+        try:
+            self._check()
+            self._results.put(None)
+        except Exception as error:
+            self._results.put(error)
 
-    def _judge(self) -> None:
-        failures = 0
-        patience_seconds = 2 * self._interval_seconds + 1
-        while not self._stopped.is_set():
-            try:
-                problem = self._answers.get(timeout=patience_seconds)
-            except queue.Empty:
-                problem = TimeoutError(f"no answer from the database in {patience_seconds} s")
-            failures = failures + 1 if problem else 0
-            if problem is None:
-                self._become(ready=True)
-            elif failures >= _FAILURES_BELIEVED:
-                self._become(ready=False, why=str(problem))
+    def _evaluate(self) -> None:
+        try:
+            problem = self._results.get(timeout=self._patience_seconds)
+        except queue.Empty:
+            problem = TimeoutError(f"no answer from the database in {self._patience_seconds} s")
+        self._failures = self._failures + 1 if problem else 0
+        if problem is None:
+            self._set(ready=True)
+        elif self._failures >= _OUTAGE_FAILURES:
+            self._set(ready=False, why=str(problem))
 
-    def _become(self, *, ready: bool, why: str = "") -> None:
-        if (ready, why) == (self._ready, self._why) or self._stopped.is_set():
+    def _set(self, *, ready: bool, why: str = "") -> None:
+        if (ready, why) == (self._ready, self._why) or self._evaluation.is_stopped:
             return
         changed = ready != self._ready
         self._ready, self._why = ready, why
@@ -85,6 +81,5 @@ class ReadinessMonitor:
         if ready:
             self._servicer.set(STARTUP, SERVING)
             log.info("ready")
-            self._on_ready()
         else:
             log.error("not ready", why=why)

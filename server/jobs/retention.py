@@ -1,17 +1,17 @@
-"""Housekeeping: what is kept for a set time is removed when that time is over.
+"""Remove rows whose retention time is over.
 
-By one process at a time, and a small batch at a time, so that nobody waits for it.
+One process at a time does, in small batches, so that locks are short.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Callable
 from functools import partial
 
 import structlog
 
+from server.periodic import Periodic
 from server.settings import Settings
 from server.telemetry.tracing import traced_operation
 from storage.database import Database
@@ -26,12 +26,12 @@ REQUEST_RETENTION = dt.timedelta(hours=24)
 _INTERVAL_SECONDS = 600.0
 _BATCH = 1000
 
-# Any number will do, as long as nobody else takes the same one: the letters "keep".
+# The key of the advisory lock, unique in the database: the letters "keep".
 _LOCK = 0x6B656570
 
 
 class Maintenance:
-    """Removes old request records, old events, and tasks deleted long ago; on its own thread."""
+    """Remove old request records, old events, and tasks deleted long ago."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -39,16 +39,13 @@ class Maintenance:
         self._events = EventLog(database)
         self._event_retention = dt.timedelta(days=settings.event_retention_days)
         self._deleted_retention = dt.timedelta(days=settings.deleted_retention_days)
-        self._stopped = threading.Event()
-
-    def start(self) -> None:
-        threading.Thread(target=self._run, name="maintenance", daemon=True).start()
-
-    def stop(self) -> None:
-        self._stopped.set()
+        self._periodic = Periodic(
+            "maintenance", self._run, _INTERVAL_SECONDS, delay_seconds=_INTERVAL_SECONDS
+        )
+        self.start, self.stop = self._periodic.start, self._periodic.stop
 
     def run_once(self) -> dict[str, int]:
-        """Removes all that is due, unless another process does; returns how much.
+        """Remove all rows that are due, unless another process does; return their numbers.
 
         Raises: StorageError.
         """
@@ -67,7 +64,7 @@ class Maintenance:
 
     def _all(self, remove: Callable[..., int]) -> int:
         removed = 0
-        while not self._stopped.is_set():
+        while not self._periodic.is_stopped:
             batch = remove(limit=_BATCH)
             removed += batch
             if batch < _BATCH:
@@ -75,11 +72,6 @@ class Maintenance:
         return removed
 
     def _run(self) -> None:
-        while not self._stopped.wait(_INTERVAL_SECONDS):
-            try:
-                with traced_operation("maintenance"):
-                    removed = self.run_once()
-            except Exception as error:  # The next turn may be better.
-                log.warning("maintenance failed", why=str(error))
-            else:
-                log.info("maintenance done", **removed)
+        with traced_operation("maintenance"):
+            removed = self.run_once()
+        log.info("maintenance done", **removed)

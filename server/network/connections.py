@@ -28,11 +28,11 @@ _KEEPALIVE_SECONDS = 30
 _KEEPALIVE_ANSWER_SECONDS = 10
 
 
-def options(*, share: bool) -> list[tuple[str, int]]:
+def options() -> list[tuple[str, int]]:
     """Return the options of a server: the limits that gRPC's core enforces, and the socket's."""
     pending = MAX_CONNECTIONS * MAX_STREAMS
     return [
-        ("grpc.so_reuseport", int(share)),
+        ("grpc.so_reuseport", 1),
         ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
         ("grpc.server_handshake_timeout_ms", _ms(HANDSHAKE_SECONDS)),
         ("grpc.max_connection_idle_ms", _ms(IDLE_SECONDS)),

@@ -1,4 +1,4 @@
-"""What the supervisor and a worker share: signals read in turn, and the port they serve on."""
+"""The ports of the service, and the place of a worker among the others."""
 
 from __future__ import annotations
 
@@ -7,57 +7,62 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
+
+log = structlog.get_logger()
+
 
 class AddressError(Exception):
-    """The service cannot listen where it was told to."""
+    """The service cannot listen on the address in its settings."""
 
 
 class Ports(NamedTuple):
-    """Where a worker listens; None for what is switched off."""
+    """The ports of a worker; None for one that is switched off."""
 
     grpc: int
     health: int | None = None
     metrics: int | None = None
 
 
-class Place(NamedTuple):
-    """Where a worker stands among the others of the service."""
+class WorkerSlot(NamedTuple):
+    """What a worker is assigned at its start."""
 
     ports: Ports
     number: int = 0
-    """Its own while it lives; the one that replaces it takes it over."""
-    folder: Path | None = None
-    """Where workers tell each other their metrics; None without METRICS_PORT, or for one alone."""
-    parent: tuple[int, ...] = ()
-    """The descriptor that closes when the supervisor is gone."""
-
-    @property
-    def is_shared(self) -> bool:
-        return bool(self.parent)
+    """Unique among running workers; a replacement takes the number of the worker it replaces."""
+    metrics_folder: Path | None = None
+    """Where workers exchange metrics; None without METRICS_PORT, or for a single worker."""
+    supervisor_fds: tuple[int, ...] = ()
+    """A descriptor that becomes readable when the supervisor ends; empty for a single worker."""
 
 
-ANYWHERE = Place(Ports(grpc=0))
-"""Alone, on a free port."""
+ALONE = WorkerSlot(Ports(grpc=0))
+"""A single worker on a free port."""
 
 
 def listen_address(host: str, port: int) -> str:
-    """The address as gRPC takes it."""
+    """Format the address for gRPC."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def reserve_port(
-    host: str, port: int, settings: str = "GRPC_HOST or GRPC_PORT", *, share: bool
+    host: str, port: int, settings: str = "GRPC_HOST or GRPC_PORT", *, may_join: bool = False
 ) -> socket.socket:
-    """Binds the port that these settings name, without listening on it; for port 0, a free one.
+    """Bind the port that these settings name, without listening; a free one for port 0.
 
-    With `share` processes of ours may listen on it beside each other (SO_REUSEPORT). Raises:
-    AddressError when somebody listens on it, even somebody who would share.
+    Workers listen on it beside the reservation (SO_REUSEPORT). With `may_join`, processes of
+    another service may listen on it, too: the kernel permits it to those of the same user that
+    share the port. Raises: AddressError, when the port is taken.
     """
-    bound = _bind(host, port, settings, share=False)
-    if not share:
-        return bound
-    port = bound.getsockname()[1]
-    bound.close()
+    try:
+        with _bind(host, port, settings, share=False) as probe:
+            port = probe.getsockname()[1]
+    except AddressError:
+        if not may_join:
+            raise
+        joined = _bind(host, port, settings, share=True)
+        log.warning("another process listens on this port, too", port=port)
+        return joined
     return _bind(host, port, settings, share=True)
 
 
@@ -73,11 +78,11 @@ def _bind(host: str, port: int, settings: str, *, share: bool) -> socket.socket:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             bound.bind(address)
             if not share:
-                bound.listen()  # Finds those who bound the port to share it.
+                bound.listen()  # Fails if a process listens that shares the port.
             undo.pop_all()
             return bound
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "this is no host name"
+        reason = error.strerror if isinstance(error, OSError) else "this is not a host name"
         raise AddressError(
             f"cannot listen on {listen_address(host, port)}: {reason}; choose another {settings}"
         ) from error

@@ -1,4 +1,4 @@
-"""Signals as something to wait for."""
+"""Signals that a process waits for."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import suppress
 
 
 class Signals:
-    """Signals as something to wait for: nothing runs inside a signal handler.
+    """Receive signals by waiting: no code runs inside a signal handler.
 
-    A context manager, for the main thread only; it leaves signals as it found them.
+    A context manager for the main thread; on exit it restores the handlers.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:
@@ -23,7 +23,7 @@ class Signals:
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
         self._wakeup_before = signal.set_wakeup_fd(self._writer)
-        self._before = {number: signal.signal(number, _noted) for number in self._numbers}
+        self._before = {number: signal.signal(number, _ignore) for number in self._numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -34,9 +34,9 @@ class Signals:
         os.close(self._writer)
 
     def wait(self, timeout_seconds: float | None = None, also: Iterable[int] = ()) -> list[int]:
-        """Waits for a signal, or for one of the other descriptors to become readable.
+        """Wait for a signal, or until one of the other descriptors is readable.
 
-        Returns the signals that came, in turn; none when the time is over.
+        Returns the received signals in order; none after the timeout.
         """
         select.select([self._reader, *also], [], [], timeout_seconds)
         with suppress(BlockingIOError):
@@ -44,5 +44,5 @@ class Signals:
         return []
 
 
-def _noted(_number: int, _frame: object) -> None:
-    """The wake-up descriptor has told of the signal; a handler must stand here all the same."""
+def _ignore(_number: int, _frame: object) -> None:
+    """Do nothing: without a Python handler, Python would not write to the wake-up descriptor."""

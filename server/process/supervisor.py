@@ -1,9 +1,9 @@
-"""Several workers as one service: started, watched, replaced and stopped together.
+"""Start, watch, replace and stop the workers of a service.
 
-Each worker is forked before grpc is imported, for grpc does not survive a fork. Workers share the
-port. A worker that dies is replaced, later each time it dies young; when that goes on, the service
-ends. A worker whose supervisor is gone drains and ends too: it waits on a pipe that only the
-supervisor holds open.
+Each worker is forked before grpc is imported, because grpc does not survive a fork. Workers share
+the port. A worker that fails is replaced, with a growing delay if it failed soon after its start;
+after several such failures in a row the service ends. A worker drains when the supervisor ends: it
+waits on a pipe that only the supervisor holds open.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from signal import SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
+from signal import SIGCHLD, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 import structlog
 
@@ -27,46 +27,37 @@ from server.telemetry import logs
 
 log = structlog.get_logger()
 
-# A worker that lived shorter than this died young; after so many in a row the service ends.
-_YOUNG_SECONDS = 10.0
+# A worker that ends sooner is an early failure; after so many in a row the service ends.
+_EARLY_SECONDS = 10.0
 _CRASH_LOOP = 5
 _CALM_SECONDS = 60.0
 _MAX_BACKOFF_SECONDS = 8.0
 _TICK_SECONDS = 1.0
-# A replacement that is not ready by then does not take over.
-_READY_WITHIN_SECONDS = 30.0
-_SIGNALS = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD}
+_SIGNALS = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2, SIGCHLD}
 
-SERVES, READY = b"s", b"r"
-"""What a worker tells of: that it takes calls; and, whenever health comes to say so, that it can
-answer them."""
-
-Serve = Callable[[int, int, Callable[[bytes], object]], bool]
-"""What a worker does: given its number, the descriptor that closes when the supervisor is gone, and
-what to tell the supervisor by, it returns whether it ended in order."""
+Serve = Callable[[int, int, Callable[[], object]], bool]
+"""Run a worker, given its number, the descriptor that becomes readable when the supervisor ends,
+and a function to call once it serves; returns whether it drained completely."""
 
 
 @dataclass
 class _Worker:
     pid: int
     number: int
-    tells_fd: int
-    """-1 once it is closed."""
+    status_fd: int
+    """Readable once the worker serves, or has ended; -1 once closed."""
     started: float = field(default_factory=time.monotonic)
     serves: bool = False
-    ready: bool = False
-    """Now, or once."""
-    retiring: bool = False
 
     def close(self) -> None:
-        """Hears no more of it."""
-        if self.tells_fd >= 0:
-            os.close(self.tells_fd)
-            self.tells_fd = -1
+        """Close the status pipe."""
+        if self.status_fd >= 0:
+            os.close(self.status_fd)
+            self.status_fd = -1
 
 
 class Supervisor:
-    """Keeps `count` workers serving."""
+    """Keep `count` workers running."""
 
     def __init__(
         self,
@@ -81,35 +72,30 @@ class Supervisor:
         self._on_serving = on_serving
         self._stop_within_seconds = stop_within_seconds
         self._workers: dict[int, _Worker] = {}
-        self._to_replace: list[int] = []
-        self._died_young = 0
-        self._last_death = -math.inf
+        self._early_failures = 0
+        self._last_failure = -math.inf
         self._not_before = 0.0
         self._stop_by: float | None = None
         self._announced = False
         self._in_order = True
 
     def run(self) -> bool:
-        """Runs until a signal ends the service; returns whether it ended in order."""
+        """Run until a signal ends the service; return whether every worker drained completely."""
         self._parent, self._alive = os.pipe()
         with Signals(*_SIGNALS) as signals:
             self._signals = signals
             while self._stop_by is None or self._workers:
                 self._keep_count()
-                self._replace_next()
-                waiting = [worker.tells_fd for worker in self._telling()]
-                for number in signals.wait(_TICK_SECONDS, also=waiting):
+                starting = [worker.status_fd for worker in self._starting()]
+                for number in signals.wait(_TICK_SECONDS, also=starting):
                     self._receive(number)
-                self._listen()
+                self._read_status()
                 self._reap()
                 self._kill_overdue()
         return self._in_order
 
     def _receive(self, number: int) -> None:
-        if number == SIGHUP:
-            log.info("replacing workers")
-            self._to_replace = [pid for pid, w in self._workers.items() if not w.retiring]
-        elif number in {SIGUSR1, SIGUSR2}:
+        if number in {SIGUSR1, SIGUSR2}:
             logs.change_level(number)
             for pid in self._workers:
                 os.kill(pid, number)
@@ -117,7 +103,7 @@ class Supervisor:
             self._stop()
 
     def _stop(self) -> None:
-        """Drains every worker; at a second signal they get theirs, and stop at once."""
+        """Drain every worker; a second signal stops them at once."""
         if self._stop_by is None:
             self._stop_by = time.monotonic() + self._stop_within_seconds
         for pid in self._workers:
@@ -130,69 +116,44 @@ class Supervisor:
             taken = {worker.number for worker in self._workers.values()}
             self._start_worker(next(n for n in itertools.count() if n not in taken))
 
-    def _replace_next(self) -> None:
-        """One at a time: the new worker is ready before the old one drains."""
-        workers = list(self._workers.values())
-        self._to_replace = [pid for pid in self._to_replace if pid in self._workers]
-        if not self._to_replace or self._stop_by is not None:
-            return
-        if any(worker.retiring or not worker.serves for worker in workers):
-            return
-        new = workers[-1]
-        if len(workers) == self._count:
-            self._start_worker(self._workers[self._to_replace[0]].number)
-        elif new.ready:
-            self._retire(self._to_replace.pop(0))
-        elif time.monotonic() > new.started + _READY_WITHIN_SECONDS:
-            log.error("a new worker does not become ready; the old ones stay", pid=new.pid)
-            self._to_replace = []
-            self._retire(new.pid)
-
-    def _retire(self, pid: int) -> None:
-        self._workers[pid].retiring = True
-        os.kill(pid, SIGTERM)
-
     def _start_worker(self, number: int) -> None:
-        hears, tells = os.pipe()
-        # Until the child has let go of our signals, one for it would count as one for us.
+        reader, writer = os.pipe()
+        # Until the child has restored the handlers, a signal to it would count as one to us.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS - {SIGCHLD})
         pid = os.fork()
         if pid == 0:
-            os.close(hears)
-            self._become_worker(number, tells, mask)
+            os.close(reader)
+            self._become_worker(number, writer, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(tells)
-        self._workers[pid] = _Worker(pid, number, hears)
+        os.close(writer)
+        self._workers[pid] = _Worker(pid, number, reader)
 
-    def _become_worker(self, number: int, tells: int, mask: Iterable[int]) -> None:
-        """In the child: serves, and never returns into what the parent was doing."""
+    def _become_worker(self, number: int, status_fd: int, mask: Iterable[int]) -> None:
+        """Serve in the child process; never return into the parent's code."""
         code = 1
         try:
             os.close(self._alive)
-            os.setsid()  # Ctrl-C at a terminal is the supervisor's, who passes it on once.
+            os.setsid()  # Ctrl-C in a terminal reaches the supervisor only, which forwards it once.
             self._signals.__exit__()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            if self._serve(number, self._parent, partial(_tell, tells)):
+            if self._serve(number, self._parent, partial(_report_serving, status_fd)):
                 code = 0
         except Exception as error:
             log.exception("worker failed", why=str(error))
         finally:
             os._exit(code)
 
-    def _listen(self) -> None:
-        for worker in self._telling():
-            if select.select([worker.tells_fd], [], [], 0)[0]:
-                told = os.read(worker.tells_fd, 64)
-                worker.serves |= SERVES in told
-                worker.ready |= READY in told
-                if not told:
-                    worker.close()
+    def _starting(self) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if worker.status_fd >= 0]
+
+    def _read_status(self) -> None:
+        for worker in self._starting():
+            if select.select([worker.status_fd], [], [], 0)[0]:
+                worker.serves = bool(os.read(worker.status_fd, 1))
+                worker.close()
         if not self._announced and sum(w.serves for w in self._workers.values()) == self._count:
             self._announced = True
             self._on_serving()
-
-    def _telling(self) -> list[_Worker]:
-        return [worker for worker in self._workers.values() if worker.tells_fd >= 0]
 
     def _reap(self) -> None:
         for pid in list(self._workers):
@@ -202,40 +163,38 @@ class Supervisor:
             worker = self._workers.pop(pid)
             worker.close()
             code = os.waitstatus_to_exitcode(status)
-            if worker.retiring or self._stop_by is not None:
-                # One that did not serve yet has nothing to drain, and ends at once.
-                self._in_order = self._in_order and (code == 0 or not worker.serves)
+            if self._stop_by is None:
+                self._handle_failure(worker, code)
             else:
-                self._mourn(worker, code)
+                # A worker that does not serve yet has nothing to drain, and ends at once.
+                self._in_order = self._in_order and (code == 0 or not worker.serves)
 
-    def _mourn(self, worker: _Worker, code: int) -> None:
-        """A worker died on its own: when is the next one to start, if at all?"""
+    def _handle_failure(self, worker: _Worker, code: int) -> None:
+        """Schedule the replacement of a failed worker, or end the service in a crash loop."""
         lived_seconds = time.monotonic() - worker.started
-        if not worker.ready:
-            self._to_replace = []  # What the replacement cannot do, the old one still does.
-        self._count_death(worker, lived_seconds)
-        backoff_seconds = min(0.25 * 2**self._died_young, _MAX_BACKOFF_SECONDS)
-        self._not_before = time.monotonic() + (backoff_seconds if self._died_young else 0)
+        self._count_failure(worker, lived_seconds)
+        backoff_seconds = min(0.25 * 2**self._early_failures, _MAX_BACKOFF_SECONDS)
+        self._not_before = time.monotonic() + (backoff_seconds if self._early_failures else 0)
         log.error(
-            "worker died",
+            "worker ended",
             worker=worker.number,
             pid=worker.pid,
             code=code,
             lived_seconds=round(lived_seconds, 1),
         )
-        if self._died_young >= _CRASH_LOOP:
-            log.critical("workers die as soon as they start; giving up")
+        if self._early_failures >= _CRASH_LOOP:
+            log.critical("workers fail as soon as they start; giving up")
             self._in_order = False
             self._stop()
 
-    def _count_death(self, worker: _Worker, lived_seconds: float) -> None:
-        """Counts the rounds in which new workers die young; many that die at once are one."""
-        now, before = time.monotonic(), self._last_death
-        self._last_death = now
-        if now - before > _CALM_SECONDS or lived_seconds >= _YOUNG_SECONDS:
-            self._died_young = 0
-        if lived_seconds < _YOUNG_SECONDS and worker.started >= before:
-            self._died_young += 1
+    def _count_failure(self, worker: _Worker, lived_seconds: float) -> None:
+        """Count rounds of early failures; workers that fail together count once."""
+        now, before = time.monotonic(), self._last_failure
+        self._last_failure = now
+        if now - before > _CALM_SECONDS or lived_seconds >= _EARLY_SECONDS:
+            self._early_failures = 0
+        if lived_seconds < _EARLY_SECONDS and worker.started >= before:
+            self._early_failures += 1
 
     def _kill_overdue(self) -> None:
         if self._stop_by is None or time.monotonic() < self._stop_by:
@@ -245,6 +204,7 @@ class Supervisor:
             os.kill(pid, signal.SIGKILL)
 
 
-def _tell(descriptor: int, what: bytes) -> None:
-    with suppress(OSError):  # The supervisor is gone; another descriptor says so.
-        os.write(descriptor, what)
+def _report_serving(status_fd: int) -> None:
+    with suppress(OSError):  # The supervisor has ended; the other descriptor shows it.
+        os.write(status_fd, b"s")
+        os.close(status_fd)

@@ -1,6 +1,6 @@
-"""Logging: JSON lines where a machine reads them, plain ones where a developer does.
+"""Configure logging: plain lines in development, JSON lines elsewhere.
 
-The level can be changed at run time: SIGUSR1 says more, SIGUSR2 less.
+SIGUSR1 makes the log more verbose at run time, SIGUSR2 less.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def configure(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(output)
-    handler.addFilter(_Seldom("opentelemetry", seconds=60))
+    handler.addFilter(_IntervalFilter("opentelemetry", seconds=60))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=prepare,
@@ -69,7 +69,7 @@ def configure(settings: Settings) -> None:
 
 
 def change_level(number: int) -> None:
-    """Says more after SIGUSR1, less after SIGUSR2."""
+    """Raise the verbosity after SIGUSR1, lower it after SIGUSR2."""
     at = _LEVELS.index(_level) + (-1 if number == signal.SIGUSR1 else 1)
     _set_level(_LEVELS[max(0, min(at, len(_LEVELS) - 1))])
     log.warning("log level changed", to=logging.getLevelName(_level))
@@ -100,9 +100,8 @@ def _add_trace(_logger: object, _method: str, event: EventDict) -> EventDict:
     return event
 
 
-class Pace:
-    """Of what happens again and again one in a second gets a line: the log must not be what an
-    overload costs most."""
+class LogThrottle:
+    """Log a repeated event at most once a second, so that logging does not add to an overload."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -110,7 +109,7 @@ class Pace:
         self._next = 0.0
 
     def count(self) -> int:
-        """Counts one more; returns how many its line stands for, 0 when it gets none."""
+        """Count an event; return how many its line stands for, 0 for no line."""
         with self._lock:
             self._count += 1
             now = time.monotonic()
@@ -121,32 +120,31 @@ class Pace:
             return count
 
 
-class _Seldom(logging.Filter):
-    """Lets one line of a family of loggers through in a while: a collector that is away is no
-    reason to fill the disk."""
+class _IntervalFilter(logging.Filter):
+    """Pass one record of a family of loggers per interval, to bound the log."""
 
     def __init__(self, family: str, *, seconds: float) -> None:
         super().__init__(family)
         self._seconds = seconds
         self._next = 0.0
-        self._untold = 0
+        self._omitted = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not super().filter(record):
             return True
         if time.monotonic() < self._next:
-            self._untold += 1
+            self._omitted += 1
             return False
         self._next = time.monotonic() + self._seconds
-        if self._untold:
-            record.msg = f"{record.getMessage()} ({self._untold} such lines were left out)"
+        if self._omitted:
+            record.msg = f"{record.getMessage()} ({self._omitted} such lines were omitted)"
             record.args = ()
-        self._untold = 0
+        self._omitted = 0
         return True
 
 
 class _Output:
-    """A log that cannot be written fails no call: its reader may be gone, or the disk full."""
+    """Ignore failed writes, so that a full disk or a closed pipe fails no call."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -178,9 +176,9 @@ def _rendering(settings: Settings) -> list[Processor]:
 
 
 def _escape(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Shows the characters that a terminal would obey: a caller chooses some of what is logged.
+    """Escape control characters: clients choose some of what is logged, and a terminal obeys them.
 
-    JSON has an escape for each of them already. A stack keeps its lines.
+    JSON escapes them already. A stack keeps its lines.
     """
     for key, value in event.items():
         text = value if isinstance(value, str) else repr(value)
@@ -192,7 +190,7 @@ def _escape(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 
 def _shown(text: str) -> str:
-    return "".join(it if it.isprintable() else ascii(it)[1:-1] for it in text)
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _to_json(event: EventDict, **_options: object) -> str:

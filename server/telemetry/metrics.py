@@ -108,10 +108,10 @@ def _exemplar(trace: SpanContext) -> dict[str, str]:
     return {"trace_id": format_trace_id(trace.trace_id), "span_id": format_span_id(trace.span_id)}
 
 
-# --- What is looked at when somebody asks -------------------------------------------------------
+# --- State that is read at each scrape ----------------------------------------------------------
 
-Look = Callable[[], Mapping[str, float] | float | None]
-"""The state of something now: a number, one for each value of a label, or None when unknown."""
+Reading = Callable[[], Mapping[str, float] | float | None]
+"""Reads a state: a number, one for each value of a label, or None when unknown."""
 
 
 class _Gauge(NamedTuple):
@@ -142,10 +142,10 @@ _GAUGES = {
 
 
 class State(Collector):
-    """The state of a worker, by the names above, shown whenever metrics are collected."""
+    """Collect the state of a worker, by the names above, at each scrape."""
 
-    def __init__(self, **looks: Look) -> None:
-        self._looks = looks
+    def __init__(self, **readings: Reading) -> None:
+        self._readings = readings
 
     def show(self) -> None:
         REGISTRY.register(self)
@@ -154,18 +154,18 @@ class State(Collector):
         REGISTRY.unregister(self)
 
     def describe(self) -> list[Metric]:
-        """None: the registry would ask for it by collecting, before there is anything to see."""
+        """Return nothing: otherwise the registry collects at registration, too early."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        for name, look in self._looks.items():
-            gauge, seen = _GAUGES[name], look()
+        for name, read in self._readings.items():
+            gauge, value = _GAUGES[name], read()
             family = Metric(gauge.name, gauge.description, "gauge")
-            if isinstance(seen, Mapping):
-                for key, value in seen.items():
-                    family.add_sample(gauge.name, {gauge.label: key}, value)
-            elif seen is not None:
-                family.add_sample(gauge.name, {}, seen)
+            if isinstance(value, Mapping):
+                for key, number in value.items():
+                    family.add_sample(gauge.name, {gauge.label: key}, number)
+            elif value is not None:
+                family.add_sample(gauge.name, {}, value)
             yield family
 
 
@@ -176,8 +176,8 @@ _build = Gauge(
 )
 
 
-def tell_origin(origin: Resource, version: str) -> None:
-    """Says of all metrics where they come from, and what is running."""
+def set_origin(origin: Resource, version: str) -> None:
+    """Export the origin as target_info, and what is running as build info."""
     REGISTRY.set_target_info(
         {name.replace(".", "_"): str(it) for name, it in origin.attributes.items()}
     )

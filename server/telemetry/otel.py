@@ -1,14 +1,13 @@
-"""OpenTelemetry's standard variables: what they say here, and which of them are ignored.
+"""Read OpenTelemetry's standard variables.
 
-A value that is not known is ignored with a warning, as OpenTelemetry's specification wants it:
-telemetry must not keep a service from starting.
+An unknown value is ignored with a warning, as OpenTelemetry's specification requires: telemetry
+must not prevent a service from starting.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
 
 from server.settings import Settings
 
@@ -19,43 +18,17 @@ _SAMPLERS = {
     for root in ("always_on", "always_off", "traceidratio")
 }
 
-Protocol = Literal["grpc", "http/protobuf"]
-Signal = Literal["traces", "metrics"]
 
-# Where a collector takes JSON over HTTP it takes protobuf, too.
-_PROTOCOLS: dict[str, Protocol] = {
-    "": "grpc",
-    "grpc": "grpc",
-    "http/protobuf": "http/protobuf",
-    "http/json": "http/protobuf",
-}
-_PORTS: dict[Protocol, int] = {"grpc": 4317, "http/protobuf": 4318}
+def traces_endpoint(settings: Settings) -> str | None:
+    """Return the collector that spans are exported to, over gRPC; None for no export.
 
-
-class Target(NamedTuple):
-    """Where a signal is pushed to, and how."""
-
-    protocol: Protocol
-    endpoint: str
-
-
-def target(settings: Settings, signal: Signal) -> Target | None:
-    """Returns where spans or metrics are pushed to; None for nowhere.
-
-    OTEL_EXPORTER_ENDPOINT goes before the standard variables. Over HTTP the signal's path is added,
-    but not to an endpoint that is for this signal only.
+    OTEL_EXPORTER_ENDPOINT precedes the standard variables.
     """
     if not settings.otel_enabled:
         return None
-    protocol = _protocol(signal)[1]
-    port = _PORTS[protocol]
-    default = f"http://localhost:{port}" if settings.environment == "production" else ""
-    own = "" if settings.otel_exporter_endpoint else _variable(f"{signal.upper()}_ENDPOINT")
-    base = settings.otel_exporter_endpoint or _variable("ENDPOINT") or default
-    if not (own or base):
-        return None
-    path = f"/v1/{signal}" if protocol == "http/protobuf" else ""
-    return Target(protocol, own or (base.rstrip("/") + path if path else base))
+    default = "http://localhost:4317" if settings.environment == "production" else ""
+    given = settings.otel_exporter_endpoint or _variable("TRACES_ENDPOINT") or _variable("ENDPOINT")
+    return given or default or None
 
 
 def sampler_name() -> str:
@@ -65,7 +38,7 @@ def sampler_name() -> str:
 
 
 def sampling_ratio(settings: Settings) -> float:
-    """Returns the share of traces that a sampler by ratio takes."""
+    """Return the share of traces that a ratio sampler takes."""
     given = _ratio()
     if given is not None:
         return given
@@ -73,7 +46,7 @@ def sampling_ratio(settings: Settings) -> float:
 
 
 def ignored(settings: Settings) -> Iterator[str]:
-    """Yields a line for each variable whose value is ignored."""
+    """Yield a line for each variable whose value is ignored."""
     if not settings.otel_enabled:
         return
     name, used = _standard("OTEL_TRACES_SAMPLER"), sampler_name()
@@ -82,11 +55,9 @@ def ignored(settings: Settings) -> Iterator[str]:
     if _standard("OTEL_TRACES_SAMPLER_ARG") and _ratio() is None:
         ratio = sampling_ratio(settings)
         yield f"OTEL_TRACES_SAMPLER_ARG: it is not a ratio between 0 and 1, {ratio} is used"
-    signals: tuple[Signal, ...] = ("traces", "metrics")
-    for signal in signals:
-        given, protocol = _protocol(signal)
-        if given not in {"", protocol}:
-            yield f"OTLP for {signal}: the protocol {given!r} is not supported, {protocol} is used"
+    protocol = _variable("TRACES_PROTOCOL") or _variable("PROTOCOL")
+    if protocol.lower() not in {"", "grpc"}:
+        yield f"OTLP: the protocol {protocol!r} is not supported, grpc is used"
 
 
 def _ratio() -> float | None:
@@ -95,12 +66,6 @@ def _ratio() -> float | None:
     except ValueError:
         return None
     return ratio if 0 <= ratio <= 1 else None
-
-
-def _protocol(signal: Signal) -> tuple[str, Protocol]:
-    """The protocol that is asked for, and the one that is used."""
-    given = (_variable(f"{signal.upper()}_PROTOCOL") or _variable("PROTOCOL")).lower()
-    return given, _PROTOCOLS.get(given, "grpc")
 
 
 def _variable(name: str) -> str:

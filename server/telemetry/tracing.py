@@ -1,7 +1,6 @@
-"""Traces: set up once in each process that serves, and the helpers that code uses.
+"""Set up tracing in a worker, and provide the helpers for spans.
 
-A span is made for what is sampled, and nothing but its context for what is not: see
-`head_sampled`. docs/observability.md says what is exported where, and what it costs.
+An unsampled call has a trace context but no span: see `head_sampled`.
 """
 
 from __future__ import annotations
@@ -49,14 +48,13 @@ FLUSH_SECONDS = 3.0
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
-# W3C Trace Context and nothing else: what callers write as baggage would end up in our log, where
-# its propagator complains about it.
+# W3C Trace Context only: the propagator of baggage logs what clients send if it is malformed.
 _PROPAGATOR = TraceContextTextMapPropagator()
 _FIELDS = _PROPAGATOR.fields
 
 _ids = RandomIdGenerator()
 
-# The trace id that the sampler was asked about, for the span that follows.
+# The trace id of the sampling decision, for the span that follows.
 _chosen_trace_id: ContextVar[int | None] = ContextVar("chosen_trace_id", default=None)
 
 
@@ -64,22 +62,22 @@ _chosen_trace_id: ContextVar[int | None] = ContextVar("chosen_trace_id", default
 
 
 def get_tracer() -> trace.Tracer:
-    """The tracer of our own spans."""
+    """Return the tracer of the service."""
     return trace.get_tracer("taskservice")
 
 
 def add_span_attributes(attributes: Mapping[str, AttributeValue]) -> None:
-    """Adds to the span under way; nothing when it is not recorded."""
+    """Add attributes to the current span, if it is recorded."""
     trace.get_current_span().set_attributes(attributes)
 
 
 def add_span_event(name: str, attributes: Attributes = None) -> None:
-    """Notes that something happened within the span under way."""
+    """Add an event to the current span."""
     trace.get_current_span().add_event(name, attributes)
 
 
 def set_span_error(error: Exception) -> None:
-    """Makes the span under way an error, and records the exception with its stack."""
+    """Set the status of the current span to ERROR, and record the exception with its stack."""
     attributes = {"exception.type": _name(error), "exception.stacktrace": stack_of(error)}
     if _is_ours(error):
         attributes["exception.message"] = str(error)
@@ -88,9 +86,9 @@ def set_span_error(error: Exception) -> None:
 
 
 def stack_of(error: BaseException) -> str:
-    """An exception's stack, after those of its causes, as Python writes them.
+    """Format an exception's stack, after those of its causes.
 
-    The texts of others' exceptions are left out: they may quote what a caller wrote.
+    Messages of libraries' exceptions are omitted: they may quote a client's data.
     """
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     frames = "".join(traceback.format_tb(error.__traceback__))
@@ -109,7 +107,7 @@ def _is_ours(error: BaseException) -> bool:
 
 @contextmanager
 def traced_operation(name: str, attributes: Attributes = None) -> Iterator[trace.Span]:
-    """A span of its own around what happens within; an exception makes it an error."""
+    """Run the block in a span of its own; an exception sets its status to ERROR."""
     with get_tracer().start_as_current_span(
         name, attributes=attributes, record_exception=False, set_status_on_exception=False
     ) as span:
@@ -124,11 +122,10 @@ def traced_operation(name: str, attributes: Attributes = None) -> Iterator[trace
 
 
 def head_sampled(sampler: Sampler, name: str, metadata: Metadata) -> bool:
-    """Whether a call is sampled, asked before anything is recorded.
+    """Decide whether a call is sampled, before anything is recorded.
 
-    If it is, its span has the trace id that the sampler was asked about. If not, the context of its
-    trace is current from here on, and nothing is recorded. Either holds for the context that this
-    runs in; grpcio gives each call one of its own.
+    A sampled call's span has the trace id of the decision. For an unsampled call its trace context
+    becomes current. Both apply to the current context; grpcio gives each call its own.
     """
     carrier = {key: value for key, value in metadata if key in _FIELDS}
     context = _PROPAGATOR.extract(carrier) if carrier else Context()
@@ -146,7 +143,7 @@ def head_sampled(sampler: Sampler, name: str, metadata: Metadata) -> bool:
 
 
 class _ChosenIds(IdGenerator):
-    """The trace id that was decided about, where there is one."""
+    """Generate the trace id of the sampling decision, if there is one."""
 
     def generate_trace_id(self) -> int:
         return _chosen_trace_id.get() or _ids.generate_trace_id()
@@ -159,7 +156,7 @@ class _ChosenIds(IdGenerator):
 
 
 def resource(settings: Settings) -> Resource:
-    """What all telemetry says of its origin; OTEL_RESOURCE_ATTRIBUTES adds to it and goes first."""
+    """Describe the process; OTEL_RESOURCE_ATTRIBUTES adds to it and takes precedence."""
     return Resource.create(
         {
             "service.name": settings.otel_service_name or settings.app_name,
@@ -173,7 +170,7 @@ def resource(settings: Settings) -> Resource:
 
 
 def sampler(settings: Settings) -> Sampler:
-    """What decides which calls are traced: OTEL_TRACES_SAMPLER, with its standard meaning."""
+    """Build the sampler that OTEL_TRACES_SAMPLER names."""
     if not settings.otel_enabled:
         return ALWAYS_OFF
     name = otel.sampler_name()
@@ -184,7 +181,7 @@ def sampler(settings: Settings) -> Sampler:
 
 
 def set_up_tracing(settings: Settings, origin: Resource) -> Callable[[], None]:
-    """Spans go where the settings say from here on; returns what flushes them at the end."""
+    """Export spans as the settings say; return a function that flushes them at the end."""
     if not settings.otel_enabled:
         return lambda: None
     provider = TracerProvider(
@@ -195,30 +192,25 @@ def set_up_tracing(settings: Settings, origin: Resource) -> Callable[[], None]:
     )
     if settings.level == "DEBUG":
         provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=_one_line)))
-    if target := otel.target(settings, "traces"):
-        provider.add_span_processor(BatchSpanProcessor(_span_exporter(target)))
+    if endpoint := otel.traces_endpoint(settings):
+        provider.add_span_processor(BatchSpanProcessor(_span_exporter(endpoint)))
     trace.set_tracer_provider(provider)
     set_global_textmap(_PROPAGATOR)
-    return lambda: within(FLUSH_SECONDS, provider.shutdown)
+    return lambda: run_with_timeout(FLUSH_SECONDS, provider.shutdown)
 
 
-def _span_exporter(target: otel.Target) -> SpanExporter:
-    """Only the protocol that is used is imported: each brings libraries of its own."""
-    if target.protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # noqa: PLC0415
+def _span_exporter(endpoint: str) -> SpanExporter:
+    from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # noqa: PLC0415
 
-        return trace_exporter.OTLPSpanExporter(target.endpoint)
-    from opentelemetry.exporter.otlp.proto.http import trace_exporter as http  # noqa: PLC0415
-
-    return http.OTLPSpanExporter(target.endpoint)
+    return trace_exporter.OTLPSpanExporter(endpoint)
 
 
 def _one_line(span: ReadableSpan) -> str:
     return str(span.to_json(indent=None)) + os.linesep
 
 
-def within(seconds: float, action: Callable[[], object]) -> None:
-    """Does something that may hang, and waits for it no longer than so."""
+def run_with_timeout(seconds: float, action: Callable[[], object]) -> None:
+    """Run an action on a thread, and return when it has ended or the time is over."""
     thread = threading.Thread(target=action, daemon=True)
     thread.start()
     thread.join(seconds)

@@ -26,3 +26,10 @@ def test_pipelines_use_all_components_that_are_defined_and_no_other(collector: A
 def test_memory_is_limited_before_anything_else_is_done(collector: Any) -> None:
     for pipeline in collector["service"]["pipelines"].values():
         assert pipeline["processors"][0] == "memory_limiter"
+
+
+def test_metrics_are_scraped_from_the_service(collector: Any) -> None:
+    (scrape,) = collector["receivers"]["prometheus"]["config"]["scrape_configs"]
+    assert scrape["job_name"].endswith("task-service")  # The name that the alerts select by.
+    assert collector["service"]["pipelines"]["metrics"]["receivers"] == ["prometheus"]
+    assert collector["service"]["pipelines"]["traces"]["receivers"] == ["otlp"]

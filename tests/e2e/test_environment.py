@@ -2,83 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
-from tests.support.service import ServiceProcess, await_ready, run_command, wait_until
+from tests.support.service import ServiceProcess, await_ready, run_command
 
 Start = Callable[..., ServiceProcess]
 
 SERVED = {"ENVIRONMENT": "staging", "WORKERS": "2", "METRICS_PORT": "0"}
 
 # --- OpenTelemetry --------------------------------------------------------------------------------
-
-
-@contextmanager
-def http_collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """Its endpoint, and what it gets: the path and the body of each request."""
-    received: list[tuple[str, bytes]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            is_packed = self.headers.get("Content-Encoding") == "gzip"
-            received.append((self.path, gzip.decompress(body) if is_packed else body))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", received
-        server.shutdown()
-
-
-@pytest.mark.parametrize("endpoint", ["OTEL_EXPORTER_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
-def test_spans_and_metrics_are_pushed_over_http(
-    own_database_url: str, start_service: Start, endpoint: str
-) -> None:
-    with http_collector() as (address, received):
-        service = start_service(
-            **{endpoint: address},
-            DATABASE_URL=own_database_url,
-            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
-            OTEL_BSP_SCHEDULE_DELAY="100",
-            OTEL_METRIC_EXPORT_INTERVAL="100",
-        )
-        service.stub().GetTaskStats(GetTaskStatsRequest())
-        wait_until(lambda: {path for path, _ in received} >= {"/v1/traces", "/v1/metrics"}, "both")
-        traces = [ExportTraceServiceRequest.FromString(it) for at, it in received if "tra" in at]
-        metrics = [ExportMetricsServiceRequest.FromString(it) for at, it in received if "met" in at]
-        assert traces[0].resource_spans[0].scope_spans[0].spans
-        assert metrics[0].resource_metrics[0].scope_metrics[0].metrics
-
-
-def test_spans_go_to_an_endpoint_of_their_own(own_database_url: str, start_service: Start) -> None:
-    with http_collector() as (address, received):
-        service = start_service(
-            DATABASE_URL=own_database_url,
-            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{address}/spans",
-            OTEL_EXPORTER_OTLP_TRACES_PROTOCOL="http/protobuf",
-            OTEL_BSP_SCHEDULE_DELAY="100",
-        )
-        service.stub().GetTaskStats(GetTaskStatsRequest())
-        wait_until(lambda: received, "spans are pushed")
-        assert {path for path, _ in received} == {"/spans"}
 
 
 @pytest.mark.parametrize(

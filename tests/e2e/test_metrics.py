@@ -1,4 +1,4 @@
-"""What Prometheus scrapes at METRICS_PORT, and what a collector is sent."""
+"""The metrics that Prometheus scrapes at METRICS_PORT."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from taskservice.v1.task_service_pb2 import (
     WatchTasksRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.support.collector import Collector, running_collector
 from tests.support.postgres import await_waiting, execute, locked_task
 from tests.support.scrape import Scrape, await_scrape, fetch, scrape
 from tests.support.service import ServiceProcess, running_service, wait_until
@@ -41,16 +40,10 @@ NO_TASK = GetTaskRequest(id="0190a8d0-1e2b-7c3d-8e4f-5a6b7c8d9e0f")
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with running_collector() as collector:
-        yield collector
-
-
-@pytest.fixture(scope="module")
 def pair(
-    tmp_path_factory: pytest.TempPathFactory, shared_database_url: str, collector: Collector
+    tmp_path_factory: pytest.TempPathFactory, shared_database_url: str
 ) -> Iterator[ServiceProcess]:
-    """A service of two workers, scraped and pushing."""
+    """A service of two workers that is scraped."""
     with running_service(
         tmp_path_factory.mktemp("pair"),
         tuned({"server.jobs.census.INTERVAL_SECONDS": 1}),
@@ -59,8 +52,6 @@ def pair(
         WORKERS="2",
         THREADS_PER_WORKER="2",
         METRICS_PORT="0",
-        OTEL_EXPORTER_ENDPOINT=collector.endpoint,
-        OTEL_METRIC_EXPORT_INTERVAL="200",
     ) as service:
         await_both(service)
         yield service
@@ -355,65 +346,6 @@ def test_who_does_not_ask_for_openmetrics_gets_plain_text(pair: ServiceProcess) 
     assert "# EOF" not in text
 
 
-def test_a_port_that_is_taken_ends_the_start(
-    pair: ServiceProcess, start_service: Callable[..., ServiceProcess], shared_database_url: str
-) -> None:
-    port = pair.events("serving")[0]["metrics"]
-    other = start_service(
-        ENVIRONMENT="staging",
-        DATABASE_URL=shared_database_url,
-        WORKERS="1",
-        METRICS_PORT=str(port),
-    )
-    assert other.wait() == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in other.log
-    assert "METRICS_PORT" in other.log
-
-
-# --- The push -------------------------------------------------------------------------------------
-
-PUSHED = {
-    "grpc.server.call.started": "{call}",
-    "grpc.server.call.duration": "s",
-    "grpc.server.call.sent_total_compressed_message_size": "By",
-    "grpc.server.call.rcvd_total_compressed_message_size": "By",
-    "taskservice.server.call.errors": "{call}",
-    "taskservice.server.calls": "{call}",
-    "db.client.operation.duration": "s",
-    "db.client.connection.wait_time": "s",
-    "db.client.connection.count": "{connection}",
-    "db.client.connection.max": "{connection}",
-    "db.client.connection.pending_requests": "{request}",
-    "taskservice.watches": "{watch}",
-    "taskservice.events.lag": "s",
-    "taskservice.tasks": "{task}",
-    "taskservice.tasks.overdue": "{task}",
-    "taskservice.ready": "{worker}",
-    "process.cpu.time": "s",
-    "process.memory.usage": "By",
-    "process.open_file_descriptor.count": "{file_descriptor}",
-}
-
-
-def test_a_collector_is_sent_the_same_metrics_under_their_own_names(
-    pair: ServiceProcess, stub: TaskServiceStub, collector: Collector
-) -> None:
-    with pytest.raises(grpc.RpcError):
-        stub.GetTask(NO_TASK)
-    wait_until(lambda: PUSHED.keys() <= collector.metrics().keys(), "every metric is pushed")
-    assert "taskservice.build.info" in collector.metrics()
-    units = {name: collector.metrics()[name].unit for name in PUSHED}
-    assert units == PUSHED
-
-
-def test_every_process_pushes_as_itself(pair: ServiceProcess, collector: Collector) -> None:
-    def pids() -> set[int]:
-        resources = collector.metric_resources()
-        return {int(each["service.instance.id"].partition(":")[2]) for each in resources}
-
-    wait_until(lambda: pair.workers() <= pids(), "both workers have pushed")
-
-
 # --- Workers that come and go: the last tests, for they leave others behind -----------------------
 
 
@@ -438,23 +370,6 @@ def test_a_killed_worker_is_scraped_again_once_it_is_replaced(pair: ServiceProce
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: len(pair.workers() - {victim}) == 2, "a new worker beside the old one")
     await_both(pair)
-
-
-def test_workers_that_are_replaced_are_scraped_under_their_numbers(pair: ServiceProcess) -> None:
-    """And no scrape fails meanwhile."""
-    before = pair.workers()
-    began = scrape(pair).values("process_start_time_seconds")
-    scrapes = []
-
-    def all_are_new() -> bool:
-        scrapes.append(scrape(pair).workers())
-        return len(pair.workers()) == 2 and not pair.workers() & before
-
-    pair.signal(signal.SIGHUP)
-    wait_until(all_are_new, "both are replaced")
-    assert all(workers <= {"0", "1"} for workers in scrapes)
-    await_both(pair)
-    assert not scrape(pair).values("process_start_time_seconds") & began
 
 
 # --- Who keeps the port busy ----------------------------------------------------------------------

@@ -26,7 +26,6 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.support.credentials import AUDIENCE, ISSUER, SigningKey, key_set
 from tests.support.postgres import await_waiting, locked_task
 from tests.support.service import (
     PATIENCE_SECONDS,
@@ -38,6 +37,9 @@ from tests.support.service import (
     running_service,
     wait_until,
 )
+
+CLIENT = Path(__file__).parents[2] / "deploy" / "client"
+PUBLISHED_CONFIG = (CLIENT / "service_config.json").read_text()
 
 StartService = Callable[..., ServiceProcess]
 
@@ -126,32 +128,23 @@ def test_service_ends_when_its_workers_keep_dying(start_pair: StartService) -> N
     assert service.wait() == 1, service.log
 
 
-# gRPC repeats by itself only what surely reached no server. A call that gets in while the worker
-# says goodbye is ended with CANCELLED, and a connection in the backlog of a port that closes is
-# reset: to see neither, a client asks for retries.
-RETRIES = """{"methodConfig": [{"name": [{}], "retryPolicy": {
-    "maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"]}}]}"""
-
-
 class Load:
-    """Clients that call without a pause, each over a connection of its own."""
+    """Clients that call continuously, each over a connection of its own."""
 
     def __init__(self, service: ServiceProcess, clients: int) -> None:
         task = service.stub().CreateTask(CreateTaskRequest(task=Task(title="a task")))
-        self._request = GetTaskRequest(id=task.id)
+        self._read = GetTaskRequest(id=task.id)
         self._stopped = threading.Event()
         self.answers = 0
         self.failures: list[grpc.RpcError] = []
-        self._threads = [
-            threading.Thread(target=self._call, args=(TaskServiceStub(service.channel(RETRIES)),))
-            for _ in range(clients)
-        ]
+        stubs = [TaskServiceStub(service.channel(PUBLISHED_CONFIG)) for _ in range(clients)]
+        self._threads = [threading.Thread(target=self._call, args=(stub,)) for stub in stubs]
 
     def _call(self, stub: TaskServiceStub) -> None:
         while not self._stopped.is_set():
             try:
-                stub.GetTask(self._request, timeout=PATIENCE_SECONDS)
+                stub.GetTask(self._read)
+                stub.CreateTask(CreateTaskRequest(task=Task(title="another task")))
                 self.answers += 1
             except grpc.RpcError as error:
                 self.failures.append(error)
@@ -166,16 +159,35 @@ class Load:
         for thread in self._threads:
             thread.join()
 
+    def await_more(self) -> None:
+        enough = self.answers + 100
+        wait_until(lambda: self.answers > enough, "more calls are answered")
 
-def test_replacing_workers_fails_no_call_of_a_client_that_retries(start_pair: StartService) -> None:
-    service = start_pair()
-    before = service.workers()
-    with Load(service, clients=8) as load:
-        service.signal(signal.SIGHUP)
-        wait_until(lambda: not service.workers() & before, "all workers are new")
-        enough = load.answers + 100
-        wait_until(lambda: load.answers > enough, "the new workers answer")
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_upgrade_beside_the_old_service_fails_no_call(
+    start_service: StartService, own_database_url: str, workers: str
+) -> None:
+    settings = {
+        "ENVIRONMENT": "staging",
+        "DATABASE_URL": own_database_url,
+        "WORKERS": workers,
+        "HEALTH_PORT": "0",
+        "METRICS_PORT": "0",
+        "SHUTDOWN_DELAY_SECONDS": "1",
+    }
+    old = start_service(**settings)
+    with Load(old, clients=8) as load:
+        load.await_more()
+        serving = old.events("serving")[0]
+        ports = {f"{name.upper()}_PORT": str(serving[name]) for name in ("health", "metrics")}
+        new = start_service(**settings | ports | {"GRPC_PORT": str(old.port)})
+        wait_until(lambda: len(new.events("ready")) == int(workers), "the new service is ready")
+        assert len(new.events("another process listens on this port, too")) == 3
+        assert old.stop() == 0, old.log
+        load.await_more()
     assert load.failures == []
+    assert new.stop() == 0, new.log
 
 
 @contextmanager
@@ -196,51 +208,6 @@ def busy_workers(service: ServiceProcess, url: str) -> Iterator[list[Any]]:
 def were_answered(calls: list[Any]) -> bool:
     """All read the same version: one of them wrote, and the others may have been told so."""
     return {call.code() for call in calls} <= {grpc.StatusCode.OK, grpc.StatusCode.ABORTED}
-
-
-def test_workers_are_replaced_one_after_another(
-    start_pair: StartService, own_database_url: str
-) -> None:
-    """The first one's calls finish, and its successor serves, before the second drains."""
-    service = start_pair(THREADS_PER_WORKER="16", SHUTDOWN_GRACE_SECONDS="3600")
-    before = service.workers()
-    with busy_workers(service, own_database_url) as calls:
-        service.signal(signal.SIGHUP)
-        service.await_log("draining")
-        successor = wait_until(lambda: service.workers() - before, "a new worker")
-
-        def successor_serves() -> bool:
-            service.signal(signal.SIGCHLD)  # The supervisor looks again what there is to do.
-            return bool(service.stub() and connected_workers(service) & successor)
-
-        wait_until(successor_serves, "the new worker takes connections")
-    wait_until(lambda: len(service.events("stopped")) == 2, "both workers have stopped")
-    drains = [event["message"] for event in service.events("draining", "stopped")]
-    assert drains == ["draining", "stopped"] * 2
-    assert were_answered(calls)
-
-
-def test_a_worker_is_not_replaced_by_one_that_cannot_work(
-    start_pair: StartService, tmp_path: Path
-) -> None:
-    """It serves, but knows no key to verify tokens with; the old ones still do."""
-    keys = tmp_path / "jwks.json"
-    keys.write_bytes(key_set(SigningKey("RS256", "a key")))
-    service = start_pair(
-        AUTH_MODE="jwt",
-        ALGORITHM="RS256",
-        JWKS_URL=keys.as_uri(),
-        JWT_ISSUER=ISSUER,
-        JWT_AUDIENCE=AUDIENCE,
-    )
-    wait_until(lambda: len(service.events("ready")) == 2, "both workers are ready")
-    before = service.workers()
-    keys.write_bytes(b"")
-    service.signal(signal.SIGHUP)
-    service.await_log("a new worker does not become ready")
-    wait_until(lambda: service.workers() == before, "the old workers are left")
-    assert len(service.events("draining")) == 1
-    assert service.stop() == 0, service.log
 
 
 def test_sigterm_lets_the_calls_of_every_worker_finish(
@@ -310,15 +277,9 @@ def test_supervisor_has_not_loaded_grpc(pair: ServiceProcess) -> None:
     assert [has_grpc(pid) for pid in (pair.pid, *pair.workers())] == [False, True, True]
 
 
-@pytest.mark.parametrize("shares", [False, True], ids=["exclusive", "shared"])
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_taken_port_is_refused(
-    tmp_path: Path, own_database_url: str, workers: str, shares: bool
-) -> None:
-    """Somebody else with SO_REUSEPORT would silently get a part of our calls."""
+def test_taken_port_is_refused(tmp_path: Path, own_database_url: str, workers: str) -> None:
     with socket.socket() as other:
-        if shares:
-            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]

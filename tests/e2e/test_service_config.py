@@ -206,7 +206,7 @@ def test_a_storm_of_retries_is_throttled(server: FailingServer) -> None:
 @pytest.mark.parametrize("method", READS + WITH_REQUEST_ID + OTHER_WRITES)
 def test_a_call_waits_for_a_connection(config: str, method: str) -> None:
     """A write, too: nothing of it was sent. Reconnecting takes gRPC a second and more."""
-    with closing(reserve_port("127.0.0.1", 0, share=True)) as reserved:
+    with closing(reserve_port("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
         with client(config, port) as stub:
             request: type[Message] = GetMessageClass(SERVICE.methods_by_name[method].input_type)

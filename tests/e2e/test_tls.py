@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import ssl
 import subprocess
@@ -343,11 +344,12 @@ def test_worker_that_starts_while_files_are_broken_has_what_was_good(
     service = start_service(
         ENVIRONMENT="staging", DATABASE_URL=own_database_url, WORKERS="2", **secret.settings
     )
-    assert service.port
+    wait_until(lambda: len(service.events("ready")) == 2, "both workers are ready")
     before = service.workers()
     secret.key.write_text("broken")
-    service.signal(signal.SIGHUP)
-    wait_until(lambda: len(service.workers()) == 2 and not service.workers() & before, "all new")
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(service.events("ready")) == 4, "their replacements are ready")
     assert serial_shown(service) == serial(pair)
 
 

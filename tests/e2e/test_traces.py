@@ -502,7 +502,6 @@ def test_telemetry_that_is_switched_off_exports_nothing(
         start(
             OTEL_ENABLED="false",
             OTEL_EXPORTER_ENDPOINT=own.endpoint,
-            OTEL_METRIC_EXPORT_INTERVAL="50",
         ) as service,
     ):
         trace = new_trace()

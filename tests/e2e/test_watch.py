@@ -79,13 +79,11 @@ class Services:
         self._port = self._second.port
         self.stubs = [self._stub(first.port), self._stub(self._port)]
 
-    def replace_workers(self) -> None:
-        before = self._second.workers()
-        self._second.signal(signal.SIGHUP)
-        wait_until(
-            lambda: len(after := self._second.workers()) == _WORKERS and not after & before,
-            "every worker is replaced",
-        )
+    def upgrade(self) -> None:
+        """Start a third service on the port of the second; stop the second when it is ready."""
+        old, self._second = self._second, self._start("third", GRPC_PORT=str(self._port))
+        wait_until(lambda: len(self._second.events("ready")) == _WORKERS, "it is ready")
+        assert old.stop() == 0
 
     def restart(self) -> None:
         assert self._second.stop() == 0
@@ -327,7 +325,7 @@ def test_each_acknowledged_change_is_heard_exactly_once(
 ) -> None:
     def disturb(_: Writers) -> None:
         if seed == 3:
-            services.replace_workers()
+            services.upgrade()
         elif seed == 7:
             services.restart()
 

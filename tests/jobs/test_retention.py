@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import text
 
+from server import periodic
 from server.jobs import retention as maintenance
 from server.jobs.retention import Maintenance
 from server.settings import Settings
@@ -71,7 +72,8 @@ def until(condition: Callable[[], object]) -> None:
 
 @contextmanager
 def running(keeper: Maintenance, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(maintenance, "_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr(keeper._periodic, "_interval_seconds", 0.01)
+    monkeypatch.setattr(keeper._periodic, "_delay_seconds", 0)
     keeper.start()
     try:
         yield
@@ -137,7 +139,7 @@ def test_an_outage_does_not_end_it(settings: Settings, monkeypatch: pytest.Monke
     """It must go on when the database is back."""
     away = Database("postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
     failures: list[str] = []
-    monkeypatch.setattr(maintenance.log, "warning", lambda *_, why: failures.append(why))
+    monkeypatch.setattr(periodic.log, "warning", lambda *_, why: failures.append(why))
     with running(Maintenance(away, settings), monkeypatch):
         until(lambda: len(failures) >= 2)
     away.close()

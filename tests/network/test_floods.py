@@ -16,7 +16,7 @@ from hyperframe.frame import Frame, HeadersFrame, PingFrame, RstStreamFrame
 
 from server.calls.admission import RequestPool
 from server.network.health import LIVENESS, HealthServicer
-from server.process.ports import Place, Ports
+from server.process.ports import Ports, WorkerSlot
 from server.process.signals import Signals
 from server.settings import Settings
 from server.worker import Worker
@@ -203,7 +203,7 @@ def test_a_probe_on_its_own_port_is_never_refused(
     settings: Settings, database_url: str, gate: Gate
 ) -> None:
     """Whoever probes restarts what does not answer."""
-    worker = Worker(settings, database_url, Place(Ports(grpc=0, health=0)))
+    worker = Worker(settings, database_url, WorkerSlot(Ports(grpc=0, health=0)))
     port = worker.start().health
     assert port
     try:

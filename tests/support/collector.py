@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.support.service import PATIENCE_SECONDS, wait_until
@@ -66,7 +64,7 @@ def values(attributes: Iterable[KeyValue]) -> dict[str, Any]:
 
 
 class Collector:
-    """Takes traces and metrics on a port of its own, until it is stopped; it may start again."""
+    """Takes traces on a port of its own, until it is stopped; it may start again."""
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self._credentials = credentials
@@ -78,8 +76,6 @@ class Collector:
         self._may_answer = threading.Event()
         self._may_answer.set()
         self._spans: list[ReceivedSpan] = []
-        self._metrics: dict[str, Metric] = {}
-        self._metric_resources: list[dict[str, Any]] = []
 
     @property
     def endpoint(self) -> str:
@@ -90,9 +86,6 @@ class Collector:
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
             _Traces(self), self._server
-        )
-        metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            _Metrics(self), self._server
         )
         address = f"127.0.0.1:{self.port}"
         if self._credentials:
@@ -138,13 +131,6 @@ class Collector:
 
         return wait_until(server_spans, "the span of the call arrives")[0]
 
-    def metrics(self) -> dict[str, Metric]:
-        """The latest of each metric, by its name."""
-        return dict(self._metrics)
-
-    def metric_resources(self) -> list[dict[str, Any]]:
-        return list(self._metric_resources)
-
     def answer(self, context: grpc.ServicerContext) -> None:
         self.requests += 1
         self.metadata = dict(context.invocation_metadata())
@@ -161,12 +147,6 @@ class Collector:
             for span in scope.spans
         ]
 
-    def keep_metrics(self, request: metrics_service_pb2.ExportMetricsServiceRequest) -> None:
-        for each in request.resource_metrics:
-            self._metric_resources.append(values(each.resource.attributes))
-            for scope in each.scope_metrics:
-                self._metrics.update((metric.name, metric) for metric in scope.metrics)
-
 
 class _Traces(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self, collector: Collector) -> None:
@@ -176,16 +156,6 @@ class _Traces(trace_service_pb2_grpc.TraceServiceServicer):
         self._collector.answer(context)
         self._collector.keep_spans(request)
         return trace_service_pb2.ExportTraceServiceResponse()
-
-
-class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
-    def __init__(self, collector: Collector) -> None:
-        self._collector = collector
-
-    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self._collector.answer(context)
-        self._collector.keep_metrics(request)
-        return metrics_service_pb2.ExportMetricsServiceResponse()
 
 
 @contextmanager

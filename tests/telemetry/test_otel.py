@@ -16,8 +16,7 @@ PRODUCTION = {
 }
 OURS, STANDARD = "OTEL_EXPORTER_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
-PROTOCOL, TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
-HTTP = {PROTOCOL: "http/protobuf"}
+PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 
 
 def loaded(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Settings:
@@ -27,70 +26,28 @@ def loaded(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Sett
 
 
 @pytest.mark.parametrize(
-    ("environment", "target"),
+    ("environment", "endpoint"),
     [
         pytest.param({}, None, id="development: nowhere"),
         pytest.param(PRODUCTION | {"ENVIRONMENT": "staging"}, None, id="staging: nowhere"),
-        pytest.param(PRODUCTION, ("grpc", "http://localhost:4317"), id="production: beside it"),
+        pytest.param(PRODUCTION, "http://localhost:4317", id="production: localhost"),
+        pytest.param({OURS: "http://a:1"}, "http://a:1", id="ours"),
+        pytest.param({STANDARD: "http://b:1"}, "http://b:1", id="standard"),
         pytest.param(
-            PRODUCTION | HTTP,
-            ("http/protobuf", "http://localhost:4318/v1/traces"),
-            id="production: beside it, over HTTP",
+            {STANDARD: "http://b:1", TRACES_ENDPOINT: "http://c:1"}, "http://c:1", id="for traces"
         ),
-        pytest.param({OURS: "http://a:1"}, ("grpc", "http://a:1"), id="ours"),
-        pytest.param({STANDARD: "http://b:1"}, ("grpc", "http://b:1"), id="standard"),
         pytest.param(
             {OURS: "http://a:1", STANDARD: "http://b:1", TRACES_ENDPOINT: "http://c:1"},
-            ("grpc", "http://a:1"),
-            id="ours goes first",
+            "http://a:1",
+            id="ours precedes",
         ),
         pytest.param({OURS: "http://a:1", "OTEL_ENABLED": "false"}, None, id="switched off"),
-        pytest.param(
-            HTTP | {OURS: "http://a:1"},
-            ("http/protobuf", "http://a:1/v1/traces"),
-            id="the path is added",
-        ),
-        pytest.param(
-            HTTP | {STANDARD: "http://b:1/prefix/"},
-            ("http/protobuf", "http://b:1/prefix/v1/traces"),
-            id="the path is added to a path",
-        ),
-        pytest.param(
-            HTTP | {STANDARD: "http://b:1", TRACES_ENDPOINT: "http://c:1/own"},
-            ("http/protobuf", "http://c:1/own"),
-            id="the signal's endpoint is taken as it is",
-        ),
-        pytest.param(
-            {STANDARD: "http://b:1", TRACES_PROTOCOL: "HTTP/Protobuf"},
-            ("http/protobuf", "http://b:1/v1/traces"),
-            id="the signal's protocol, in any case",
-        ),
-        pytest.param(
-            HTTP | {STANDARD: "http://b:1", TRACES_PROTOCOL: "grpc"},
-            ("grpc", "http://b:1"),
-            id="the signal's protocol goes first",
-        ),
-        pytest.param(
-            {STANDARD: "http://b:1", PROTOCOL: "http/json"},
-            ("http/protobuf", "http://b:1/v1/traces"),
-            id="protobuf instead of JSON",
-        ),
-        pytest.param(
-            {STANDARD: "http://b:1", PROTOCOL: "thrift"},
-            ("grpc", "http://b:1"),
-            id="the default instead of what there is not",
-        ),
     ],
 )
-def test_spans_go_where_the_variables_say(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], target: tuple[str, str] | None
+def test_spans_are_exported_to_the_endpoint_of_the_variables(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], endpoint: str | None
 ) -> None:
-    assert otel.target(loaded(monkeypatch, environment), "traces") == target
-
-
-def test_each_signal_has_its_own_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    target = otel.target(loaded(monkeypatch, HTTP | {OURS: "http://a:1"}), "metrics")
-    assert target == ("http/protobuf", "http://a:1/v1/metrics")
+    assert otel.traces_endpoint(loaded(monkeypatch, environment)) == endpoint
 
 
 @pytest.mark.parametrize(
@@ -134,14 +91,9 @@ def test_a_sampler_is_known_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None
     assert not list(otel.ignored(settings))
 
 
-@pytest.mark.parametrize(
-    ("value", "used"), [("thrift", "grpc"), ("http/json", "http/protobuf"), ("http", "grpc")]
-)
-def test_a_protocol_that_there_is_not_is_told(
-    monkeypatch: pytest.MonkeyPatch, value: str, used: str
-) -> None:
+@pytest.mark.parametrize("value", ["thrift", "http/json", "http/protobuf"])
+def test_an_unsupported_protocol_is_warned_of(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     settings = loaded(monkeypatch, {PROTOCOL: value})
     assert list(otel.ignored(settings)) == [
-        f"OTLP for {signal}: the protocol {value!r} is not supported, {used} is used"
-        for signal in ("traces", "metrics")
+        f"OTLP: the protocol {value!r} is not supported, grpc is used"
     ]

@@ -1,13 +1,13 @@
-"""Who tells the metrics of which worker."""
+"""Merge the metrics of all workers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from socket import AF_UNIX, socket
 from tempfile import TemporaryDirectory
 
 import pytest
+from prometheus_client import REGISTRY, Histogram
 
 from server.telemetry.scraping import Scraping
 
@@ -20,24 +20,11 @@ def folder() -> Iterator[Path]:
 
 
 def workers(scraping: Scraping) -> set[str]:
-    """The workers that it tells of."""
+    """The workers of a scrape."""
     return {sample.labels["worker"] for family in scraping.collect() for sample in family.samples}
 
 
-def test_a_worker_tells_of_itself_when_the_one_that_followed_it_has_gone(folder: Path) -> None:
-    """It serves on: a replacement that died young must not take its metrics away."""
-    scraping = Scraping(0, folder)
-    scraping.start("127.0.0.1", 0)
-    with socket(AF_UNIX) as successor:
-        successor.bind(str(folder / "successor"))
-    (folder / "successor").rename(folder / "0.socket")
-    try:
-        assert workers(scraping) == {"0"}
-    finally:
-        scraping.stop()
-
-
-def test_a_worker_is_told_of_by_the_others(folder: Path) -> None:
+def test_a_scrape_has_the_metrics_of_every_worker(folder: Path) -> None:
     one, other = Scraping(0, folder), Scraping(1, folder)
     one.start("127.0.0.1", 0)
     other.start("127.0.0.1", 0)
@@ -49,12 +36,32 @@ def test_a_worker_is_told_of_by_the_others(folder: Path) -> None:
 
 
 def test_a_replacement_takes_over_the_number(folder: Path) -> None:
-    old, new = Scraping(0, folder), Scraping(0, folder)
-    old.start("127.0.0.1", 0)
-    new.start("127.0.0.1", 0)
+    old, new, other = Scraping(0, folder), Scraping(0, folder), Scraping(1, folder)
+    for scraping in (old, new, other):
+        scraping.start("127.0.0.1", 0)
     try:
-        assert [path.name for path in folder.glob("*.socket")] == ["0.socket"]
-        assert workers(old) == workers(new) == {"0"}
+        assert {path.name for path in folder.glob("*.socket")} == {"0.socket", "1.socket"}
+        assert workers(new) == workers(other) == {"0", "1"}
     finally:
-        old.stop()
-        new.stop()
+        for scraping in (old, new, other):
+            scraping.stop()
+
+
+def test_exemplars_of_another_worker_are_kept(folder: Path) -> None:
+    histogram = Histogram("seconds_with_exemplar", "Seconds")
+    histogram.observe(1, {"trace_id": "4bf9"})
+    one, other = Scraping(0, folder), Scraping(1, folder)
+    one.start("127.0.0.1", 0)
+    other.start("127.0.0.1", 0)
+    try:
+        exemplars = {
+            sample.labels["worker"]: sample.exemplar.labels
+            for family in one.collect()
+            for sample in family.samples
+            if sample.exemplar and family.name == "seconds_with_exemplar"
+        }
+        assert exemplars == {"0": {"trace_id": "4bf9"}, "1": {"trace_id": "4bf9"}}
+    finally:
+        one.stop()
+        other.stop()
+        REGISTRY.unregister(histogram)

@@ -26,10 +26,10 @@ from server.telemetry.tracing import (
     get_tracer,
     head_sampled,
     resource,
+    run_with_timeout,
     sampler,
     set_span_error,
     traced_operation,
-    within,
 )
 from storage.errors import ConstraintError
 
@@ -143,14 +143,14 @@ def test_helpers_do_nothing_outside_of_spans(spans: Spans) -> None:
 def test_an_action_that_hangs_is_not_waited_for() -> None:
     """The end of this test is what it shows."""
     ends = threading.Event()
-    within(0.01, ends.wait)
+    run_with_timeout(0.01, ends.wait)
     assert not ends.is_set()
     ends.set()
 
 
 def test_an_action_that_does_not_hang_is_waited_for() -> None:
     done = []
-    within(60, lambda: done.append(1))
+    run_with_timeout(60, lambda: done.append(1))
     assert done == [1]
 
 
