@@ -1,4 +1,4 @@
-"""What every test stands on: a real PostgreSQL, a real server, a client over a real socket.
+"""Fixtures of all tests: a real PostgreSQL, a real server, a client over a real socket.
 
 The server is the embedded one, started once; TEST_DATABASE_URL names another whose role may create
 databases.
@@ -48,7 +48,7 @@ hypothesis.settings.load_profile("thorough")
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_settings() -> Iterator[None]:
-    """The settings of whoever runs the tests, from the environment or .env, are not theirs."""
+    """Hide the developer's settings, from the environment or .env, from the tests."""
     patch = pytest.MonkeyPatch()
     for name in Settings.model_fields:
         patch.delenv(name.upper(), raising=False)
@@ -89,7 +89,7 @@ def own_database_url(postgres_url: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def database_url(postgres_url: str) -> Iterator[str]:
-    """A migrated database that the tests share; `database` empties it."""
+    """A migrated database that tests share; `database` empties it."""
     with made_database(postgres_url) as url:
         yield url
 
@@ -161,7 +161,7 @@ def token_settings(settings: Settings) -> Settings:
 
 @pytest.fixture(scope="session")
 def token_channel(token_settings: Settings, database_url: str) -> Iterator[grpc.Channel]:
-    """A channel to a service that wants tokens signed with SECRET_KEY."""
+    """A channel to a service that requires tokens signed with SECRET_KEY."""
     with running_worker(token_settings, database_url) as channel:
         yield channel
 
@@ -170,7 +170,7 @@ def token_channel(token_settings: Settings, database_url: str) -> Iterator[grpc.
 def stub_of(token_channel: grpc.Channel, database: Database) -> StubOf:
     """The stub of a caller with this name and these scopes: words, or whatever the claim is.
 
-    At the service that wants tokens, unless another is given with its key.
+    At the service that requires tokens, unless another is given with its key.
     """
 
     def stub_of(

@@ -1,4 +1,4 @@
-"""Who calls: whom a token or a certificate names, and nobody else."""
+"""Authentication: the principal that a token names, and tokens that are refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from tests.support.workers import running_worker
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 
 RSA, EC, ED = (SigningKey(name, f"the {name} key") for name in ("RS256", "ES256", "EdDSA"))
-STRANGER = SigningKey("RS256", "the stranger's key")
+UNKNOWN_KEY = SigningKey("RS256", "an unknown key")
 
 Call = Callable[..., Any]
 
@@ -183,7 +183,7 @@ def forged(key_server_url: str) -> dict[str, Metadata]:
         "not yet valid": RSA.sign(claims(nbf=NOW + 3600)),
         "issued in the future": RSA.sign(claims(iat=NOW + 3600)),
         "issued at no time": RSA.sign(claims(iat=None)),
-        "for nobody": RSA.sign(claims("")),
+        "with an empty subject": RSA.sign(claims("")),
         "without a subject": RSA.sign({**claims(), "sub": None}),
         "with a subject that is no text": RSA.sign({**claims(), "sub": 7}),
         "with a NUL in its subject": RSA.sign(claims("ann\0")),
@@ -195,13 +195,13 @@ def forged(key_server_url: str) -> dict[str, Metadata]:
         "with scp that is none": RSA.sign(claims(scp=7)),
         "with a life of a hundred years": RSA.sign(claims(exp=NOW + 100 * 365 * 86_400)),
         "with a life of more than a day": RSA.sign(claims(exp=NOW + 600, iat=NOW - 86_400)),
-        "an unknown kid": STRANGER.sign(claims()),
+        "an unknown kid": UNKNOWN_KEY.sign(claims()),
         "no kid": jwt.encode(claims(), RSA.private, "RS256"),
-        "a kid that is a path": STRANGER.sign(claims(), kid="../../etc/passwd"),
-        "jku": STRANGER.sign(claims(), jku=key_server_url),
-        "x5u": STRANGER.sign(claims(), x5u=key_server_url),
-        "jku, with a known kid": STRANGER.sign(claims(), kid=RSA.kid, jku=key_server_url),
-        "jwk": STRANGER.sign(claims(), kid=RSA.kid, jwk=STRANGER.jwk),
+        "a kid that is a path": UNKNOWN_KEY.sign(claims(), kid="../../etc/passwd"),
+        "jku": UNKNOWN_KEY.sign(claims(), jku=key_server_url),
+        "x5u": UNKNOWN_KEY.sign(claims(), x5u=key_server_url),
+        "jku, with a known kid": UNKNOWN_KEY.sign(claims(), kid=RSA.kid, jku=key_server_url),
+        "jwk": UNKNOWN_KEY.sign(claims(), kid=RSA.kid, jwk=UNKNOWN_KEY.jwk),
         "a critical extension": RSA.sign(claims(), crit=["exp"]),
         "another header": changed(good, 0),
         "another content": changed(good, 1),
@@ -243,7 +243,7 @@ def outbound(key_server: KeyServer) -> list[str]:
 def test_a_forged_token_is_refused_as_all_are(
     stub: TaskServiceStub, forged_tokens: dict[str, Metadata], outbound: list[str], name: str
 ) -> None:
-    """The same words for all, nothing asked of anybody, and nothing of the database."""
+    """One message for all failures; no request to another server, and no statement."""
     request = GetTaskRequest(id="0190a8d0-1e2b-7c3d-8e4f-5a6b7c8d9e0f")
     with counted_statements() as statements, fails(UNAUTHENTICATED, "UNAUTHENTICATED") as failure:
         stub.GetTask(request, metadata=forged_tokens[name])
@@ -258,10 +258,10 @@ def test_a_watch_without_a_token_is_refused(stub: TaskServiceStub) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"\x00" * 300_000], ids=["no message", "too large"])
-def test_who_is_not_known_hears_nothing_of_his_request(
+def test_an_unauthenticated_call_learns_nothing_about_its_request(
     issuers_channel: grpc.Channel, data: bytes
 ) -> None:
-    """AIP-211: what is wrong with a request is for those who may make it."""
+    """AIP-211: the request is validated after authentication."""
     call: Any = issuers_channel.unary_unary("/taskservice.v1.TaskService/CreateTask", None, None)
     with fails(UNAUTHENTICATED, "UNAUTHENTICATED"):
         call(data)
@@ -304,8 +304,8 @@ def test_no_garbage_gets_in_or_is_an_internal_error(stub: TaskServiceStub, token
         stub.GetTaskStats(GetTaskStatsRequest(), metadata=bearer(token))
 
 
-def test_a_line_in_the_log_stands_for_many_strangers(token_channel: grpc.Channel) -> None:
-    """They are no principal, and have no rate: the log must not be what they fill."""
+def test_one_log_line_stands_for_many_unauthenticated_calls(token_channel: grpc.Channel) -> None:
+    """They have no rate limit, so the log limits itself."""
     with capture_logs() as logs:
         for _ in range(100):
             with fails(UNAUTHENTICATED, "UNAUTHENTICATED"):
@@ -315,7 +315,7 @@ def test_a_line_in_the_log_stands_for_many_strangers(token_channel: grpc.Channel
     assert 0 < sum(line["calls"] for line in lines) <= 101
 
 
-def test_a_line_in_the_log_stands_for_many_calls_of_methods_that_there_are_not(
+def test_one_log_line_stands_for_many_calls_of_unknown_methods(
     token_channel: grpc.Channel,
 ) -> None:
     with capture_logs() as logs:

@@ -1,4 +1,4 @@
-"""What a caller may do: the scopes that each method needs, and whose events it sees."""
+"""Authorization: the scopes that each method needs, and the events that a principal sees."""
 
 from __future__ import annotations
 
@@ -53,16 +53,16 @@ def test_every_method_of_the_contract_needs_a_scope() -> None:
 
 @pytest.mark.parametrize("scopes", SUBSETS, ids="+".join)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_is_looked_at_with_its_scopes_and_no_others(
+def test_a_request_is_validated_only_with_the_scopes_of_its_method(
     stub_of: StubOf, method: str, scopes: tuple[str, ...]
 ) -> None:
-    """AIP-211: the request is a bad one, which only a caller that may make it is told."""
+    """AIP-211: an invalid request is reported only to a caller with the scopes."""
     missing = NEEDED[method] - set(scopes)
     with counted_statements() as statements, pytest.raises(grpc.RpcError) as raised:
         call(stub_of("ann", *scopes), method)
     if missing:
-        told = "; ".join(f"the scope {scope} is needed" for scope in sorted(missing))
-        assert (raised.value.code(), raised.value.details()) == (DENIED, told)
+        expected = "; ".join(f"the scope {scope} is needed" for scope in sorted(missing))
+        assert (raised.value.code(), raised.value.details()) == (DENIED, expected)
     else:
         assert raised.value.code() is INVALID
     assert statements == []
@@ -72,7 +72,7 @@ def test_only_purging_needs_an_administrator() -> None:
     assert [method for method, scopes in NEEDED.items() if ADMIN in scopes] == ["PurgeTasks"]
 
 
-def test_who_may_not_read_cannot_watch(stub_of: StubOf) -> None:
+def test_a_watch_needs_the_scope_to_read(stub_of: StubOf) -> None:
     with fails(DENIED, "PERMISSION_DENIED"):
         list(stub_of("ann", WRITE, ADMIN).WatchTasks(WatchTasksRequest()))
 
@@ -118,7 +118,7 @@ def walk(stub: TaskServiceStub, task_id: str, page_size: int) -> list[str]:
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 9, 10])
-def test_a_caller_sees_his_own_events_on_full_pages(
+def test_a_principal_sees_its_own_events_on_full_pages(
     stub_of: StubOf, task_of_two: Task, page_size: int
 ) -> None:
     assert walk(stub_of("ann", READ), task_of_two.id, page_size) == ["ann"] * 9
@@ -129,16 +129,16 @@ def test_an_administrator_sees_the_events_of_all(stub_of: StubOf, task_of_two: T
     assert (principals.count("ann"), principals.count("bob")) == (9, 8)
 
 
-def test_who_changed_nothing_sees_no_events_of_a_task_that_there_is(
+def test_another_principal_sees_no_events_of_an_existing_task(
     stub_of: StubOf, task_of_two: Task
 ) -> None:
     assert walk(stub_of("carl", READ), task_of_two.id, 3) == []
 
 
-def test_of_a_task_that_is_gone_others_are_told_nothing(
+def test_a_removed_task_is_not_found_by_other_principals(
     stub_of: StubOf, task_of_two: Task, database: Database
 ) -> None:
-    """Its events stay, and are their makers' and an administrator's to see."""
+    """Its events stay, visible to their principals and to administrators."""
     with database.engine.connect() as connection:
         connection.exec_driver_sql("DELETE FROM tasks")
     with fails(NOT_FOUND, "TASK_NOT_FOUND"):

@@ -1,4 +1,4 @@
-"""Whom a client's certificate names, after a real handshake."""
+"""Authenticate clients by their certificates, after a real handshake."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ WITHOUT: dict[str, frozenset[Scope]] = {
 }
 WITH_COMMON_NAMES: dict[str, frozenset[Scope]] = {**WITHOUT, "cn:old": frozenset({"tasks:read"})}
 
-WhoIs = Callable[..., Principal | None]
+PrincipalOf = Callable[..., Principal | None]
 
 
 class _Server(grpc.GenericRpcHandler):
-    """Says of every call who calls."""
+    """Authenticate every call and record its principal."""
 
     def __init__(self) -> None:
         self.scopes: dict[str, frozenset[Scope]] = {}
@@ -48,8 +48,8 @@ class _Server(grpc.GenericRpcHandler):
 
 
 @pytest.fixture(scope="module")
-def who_is() -> Iterator[WhoIs]:
-    """Calls with a certificate of these names; returns the principal, None for nobody."""
+def principal_of() -> Iterator[PrincipalOf]:
+    """Return a function that calls with a certificate and returns the principal, or None."""
     authority = Certificate("an authority")
     own = Certificate("localhost", DNS("localhost"), issuer=authority)
     handler = _Server()
@@ -94,20 +94,22 @@ def who_is() -> Iterator[WhoIs]:
     ],
     ids=["URI", "DNS", "IP alone", "none"],
 )
-def test_the_first_uri_names_the_caller_or_else_dns_or_else_the_common_name(
-    who_is: WhoIs, names: tuple[x509.GeneralName, ...], name: str
+def test_the_principal_is_the_first_uri_else_dns_else_common_name(
+    principal_of: PrincipalOf, names: tuple[x509.GeneralName, ...], name: str
 ) -> None:
-    principal = who_is("common", *names)
+    principal = principal_of("common", *names)
     assert principal is not None
     assert principal.name == name
 
 
-def test_a_name_may_do_what_the_settings_say_of_it(who_is: WhoIs) -> None:
-    assert who_is("common", URI(BILLING)) == Principal(f"uri:{BILLING}", frozenset({"tasks:write"}))
+def test_a_listed_name_has_the_scopes_of_the_settings(principal_of: PrincipalOf) -> None:
+    assert principal_of("common", URI(BILLING)) == Principal(
+        f"uri:{BILLING}", frozenset({"tasks:write"})
+    )
 
 
-def test_a_name_that_the_settings_do_not_have_may_do_what_all_others_may(who_is: WhoIs) -> None:
-    assert who_is("stranger") == Principal("cn:stranger", frozenset({"tasks:read"}))
+def test_an_unlisted_name_has_the_default_scopes(principal_of: PrincipalOf) -> None:
+    assert principal_of("unlisted") == Principal("cn:unlisted", frozenset({"tasks:read"}))
 
 
 @pytest.mark.parametrize(
@@ -116,25 +118,25 @@ def test_a_name_that_the_settings_do_not_have_may_do_what_all_others_may(who_is:
     ids=["common name", "common name with a kind", "DNS"],
 )
 def test_a_name_of_another_kind_has_not_the_scopes_of_a_uri(
-    who_is: WhoIs, common_name: str, names: tuple[x509.GeneralName, ...]
+    principal_of: PrincipalOf, common_name: str, names: tuple[x509.GeneralName, ...]
 ) -> None:
-    """Whoever gets a certificate may have chosen its common name."""
-    principal = who_is(common_name, *names)
+    """The holder of a certificate may have chosen its common name."""
+    principal = principal_of(common_name, *names)
     assert principal is not None
     assert principal.scopes == {"tasks:read"}
     assert principal.name != f"uri:{BILLING}"
 
 
 @pytest.mark.parametrize("names", [(), (IP(ipaddress.ip_address("10.0.0.1")),)])
-def test_a_common_name_alone_is_nobodys_unless_one_is_asked_for(
-    who_is: WhoIs, names: tuple[x509.GeneralName, ...]
+def test_a_common_name_alone_is_no_principal_unless_configured(
+    principal_of: PrincipalOf, names: tuple[x509.GeneralName, ...]
 ) -> None:
-    assert who_is("common", *names, scopes=WITHOUT) is None
-    assert who_is("common", *names, DNS("a.example"), scopes=WITHOUT) is not None
+    assert principal_of("common", *names, scopes=WITHOUT) is None
+    assert principal_of("common", *names, DNS("a.example"), scopes=WITHOUT) is not None
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "a\tb", " ", "ann ", "Anonymous", "a\u200bb"])
-def test_a_certificate_without_a_name_that_can_be_written_down_is_nobodys(
-    who_is: WhoIs, name: str
+def test_a_certificate_without_a_printable_name_is_refused(
+    principal_of: PrincipalOf, name: str
 ) -> None:
-    assert who_is(name) is None
+    assert principal_of(name) is None

@@ -120,7 +120,9 @@ def key_server() -> Iterator[KeyServer]:
 @pytest.fixture(params=["file", "URL"])
 def source(request: pytest.FixtureRequest, tmp_path: Path, key_server: KeyServer) -> Source:
     if request.param == "URL":
-        return Source({"jwks_url": key_server.url}, lambda it: setattr(key_server, "document", it))
+        return Source(
+            {"jwks_url": key_server.url}, lambda keys: setattr(key_server, "document", keys)
+        )
     path = tmp_path / "jwks.json"
 
     def publish(document: bytes) -> None:
@@ -269,7 +271,7 @@ def test_known_keys_stay_when_the_set_becomes_nonsense(
     with serve(jwks_url=key_server.url) as channel:
         await_ready(channel)
         key_server.document = nonsense
-        await_asked(key_server)
+        await_request(key_server)
         assert is_taken(channel, OLD)
         key_server.document = key_set(NEW)
         wait_until(lambda: is_taken(channel, NEW), "the set is read again")
@@ -282,7 +284,7 @@ def test_known_keys_stay_when_the_url_is_away(
     with serve(jwks_url=key_server.url) as channel:
         await_ready(channel)
         key_server.status = 503
-        await_asked(key_server)
+        await_request(key_server)
         assert is_taken(channel, OLD)
         key_server.status = 200
 
@@ -300,13 +302,13 @@ def test_known_keys_stay_when_the_file_is_away(serve: Callable[..., Any], tmp_pa
 def test_a_set_is_not_looked_for_elsewhere(
     serve: Callable[..., Any], key_server: KeyServer
 ) -> None:
-    """Who can make the issuer redirect is not the issuer."""
+    """A redirect is not followed: its target is not the configured issuer."""
     with running_key_server(key_set(NEW)) as elsewhere:
         key_server.document = key_set(OLD)
         with serve(jwks_url=key_server.url) as channel:
             await_ready(channel)
             key_server.status, key_server.location = 302, elsewhere.url
-            await_asked(key_server)
+            await_request(key_server)
             assert (is_taken(channel, NEW), elsewhere.paths) == (False, [])
             key_server.status = 200
 
@@ -318,7 +320,7 @@ def test_a_set_has_a_size_that_can_be_read(
     with serve(jwks_url=key_server.url) as channel:
         await_ready(channel)
         key_server.document = key_set(NEW) + b" " * 1024 * 1024
-        await_asked(key_server)
+        await_request(key_server)
         assert (is_taken(channel, NEW), is_taken(channel, OLD)) == (False, True)
 
 
@@ -326,7 +328,7 @@ def problems(logs: list[Any]) -> list[Any]:
     return [line for line in logs if line["event"].startswith("keys cannot be read")]
 
 
-def await_asked(server: KeyServer) -> None:
+def await_request(server: KeyServer) -> None:
     """Awaits that what the server says now was read: the second question from now is over, when
     the third is asked."""
     count = len(server.paths) + 3

@@ -98,5 +98,12 @@ def test_a_name_that_is_taken_has_nothing_that_is_not_shown(name: str) -> None:
         return
     assert 0 < len(name) <= 200
     assert name == name.strip() == unicodedata.normalize("NFC", name)
-    assert not {unicodedata.category(it) for it in name} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl"}
+    assert not {unicodedata.category(character) for character in name} & {
+        "Cc",
+        "Cf",
+        "Cs",
+        "Co",
+        "Cn",
+        "Zl",
+    }
     assert unicodedata.normalize("NFKC", name).casefold() != "anonymous"

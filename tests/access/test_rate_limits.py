@@ -1,4 +1,4 @@
-"""How often a principal may call, and what he hears who calls more often."""
+"""Rate limits: the calls that a principal may make, and the error above the rate."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def taken(limiter: RateLimiter, caller: str, calls: int) -> int:
     return count
 
 
-def test_who_calls_more_often_than_he_may_is_told_whose_limit_it_is(stub: TaskServiceStub) -> None:
+def test_the_error_names_the_principal_that_exceeds_its_rate(stub: TaskServiceStub) -> None:
     with fails(EXHAUSTED, "RATE_LIMIT_EXCEEDED") as failure:
         for _ in range(1000):
             stub.GetTaskStats(GetTaskStatsRequest())
@@ -78,8 +78,8 @@ def test_who_calls_more_often_than_he_may_is_told_whose_limit_it_is(stub: TaskSe
     assert violation.subject == "anonymous"
 
 
-def test_who_calls_more_often_than_he_may_is_told_how_long_to_wait(stub: TaskServiceStub) -> None:
-    """In words that gRPC's own retries obey."""
+def test_the_error_says_how_long_to_wait(stub: TaskServiceStub) -> None:
+    """Also in the trailer that gRPC's own retries obey."""
     with fails(EXHAUSTED, "RATE_LIMIT_EXCEEDED") as failure:
         for _ in range(1000):
             stub.GetTaskStats(GetTaskStatsRequest())
@@ -88,7 +88,7 @@ def test_who_calls_more_often_than_he_may_is_told_how_long_to_wait(stub: TaskSer
     assert failure.pushback == str(delay.ToMilliseconds())
 
 
-def test_who_may_not_call_may_not_do_so_more_often_than_others(
+def test_denied_calls_count_against_the_rate(
     token_settings: Settings, database_url: str, stub_of: StubOf
 ) -> None:
     limited = token_settings.model_copy(update={"rate_limit_per_second": 1})
@@ -113,7 +113,7 @@ def test_after_a_burst_the_rate_is_taken(clock: Clock) -> None:
     assert taken(limiter, ANN, 150) == 60
 
 
-def test_the_wait_that_is_told_is_the_true_one(clock: Clock) -> None:
+def test_a_call_succeeds_after_the_reported_wait(clock: Clock) -> None:
     limiter = RateLimiter(10, burst=1)
     limiter.check(ANN)
     clock.now += 0.03
@@ -124,7 +124,7 @@ def test_the_wait_that_is_told_is_the_true_one(clock: Clock) -> None:
     limiter.check(ANN)
 
 
-def test_a_principal_does_not_use_up_what_another_may(clock: Clock) -> None:
+def test_principals_have_separate_rates(clock: Clock) -> None:
     limiter = RateLimiter(1, burst=5)
     assert taken(limiter, ANN, 50) == 5
     assert taken(limiter, BOB, 50) == 5

@@ -1,4 +1,4 @@
-"""What a scope shows: of the tasks that a caller writes, and of those that others wrote."""
+"""Scopes: the fields that each scope shows, of own tasks and of tasks of others."""
 
 from __future__ import annotations
 
@@ -121,27 +121,29 @@ WRITES: dict[str, Write] = {
 
 @pytest.fixture
 def task(stub_of: StubOf) -> Task:
-    """A task of somebody else."""
+    """A task of another principal."""
     return stub_of("bob", READ, WRITE).CreateTask(CreateTaskRequest(task=secret_task()))
 
 
-def told(answer: Any) -> set[str]:
-    """The fields that an answer has of its one task."""
+def populated(answer: Any) -> set[str]:
+    """Return the populated fields of the answer's one task."""
     (task,) = [answer] if isinstance(answer, Task) else answer.tasks
     return {field.name for field, _ in task.ListFields()}
 
 
 @pytest.mark.parametrize("scopes", [(WRITE,), (WRITE, ADMIN)], ids="+".join)
 @pytest.mark.parametrize("name", WRITES)
-def test_who_may_not_read_gets_of_a_task_its_id_and_etag(
+def test_a_principal_without_read_receives_only_id_and_etag(
     stub_of: StubOf, task: Task, name: str, scopes: tuple[str, ...]
 ) -> None:
-    assert told(WRITES[name](stub_of("ann", *scopes), task)) <= {"id", "etag"}
+    assert populated(WRITES[name](stub_of("ann", *scopes), task)) <= {"id", "etag"}
 
 
 @pytest.mark.parametrize("name", WRITES)
-def test_who_may_read_gets_the_whole_task(stub_of: StubOf, task: Task, name: str) -> None:
-    assert {"title", "description", "assigned_to", "tags"} <= told(
+def test_a_principal_with_read_receives_the_whole_task(
+    stub_of: StubOf, task: Task, name: str
+) -> None:
+    assert {"title", "description", "assigned_to", "tags"} <= populated(
         WRITES[name](stub_of("ann", READ, WRITE), task)
     )
 
@@ -165,11 +167,11 @@ def test_a_batch_answers_in_the_order_of_its_items(stub_of: StubOf) -> None:
         )
     )
     assert [task.id for task in answer.tasks] == ids
-    assert all(told(task) == {"id", "etag"} for task in answer.tasks)
+    assert all(populated(task) == {"id", "etag"} for task in answer.tasks)
 
 
-def test_a_refused_transition_tells_the_status(stub_of: StubOf, task: Task) -> None:
-    """Whoever may write has to hear why a write cannot be; the documentation says so."""
+def test_a_refused_transition_names_the_status(stub_of: StubOf, task: Task) -> None:
+    """A writer without read must learn why the write fails; this is documented."""
     writer = stub_of("ann", WRITE)
     update(writer, Task(id=task.id, status=TASK_STATUS_COMPLETED), "status")
     with fails(grpc.StatusCode.FAILED_PRECONDITION, "STATUS_TRANSITION_NOT_ALLOWED") as failure:
@@ -184,7 +186,7 @@ def test_a_refused_transition_tells_the_status(stub_of: StubOf, task: Task) -> N
 @pytest.mark.parametrize(
     "filter_", ['description = "more of it"', "title:secret", "tags:secret", "deleted_at:*"]
 )
-def test_who_may_not_read_cannot_test_what_deleted_tasks_hold(
+def test_a_purge_without_read_discloses_nothing_of_deleted_tasks(
     stub_of: StubOf, task: Task, filter_: str, force: bool
 ) -> None:
     delete(stub_of("bob", WRITE), task)
@@ -206,7 +208,7 @@ def titles(tasks: Iterable[Task]) -> list[str]:
     return [task.title for task in tasks]
 
 
-def test_whoever_may_read_reads_the_tasks_of_all(stub_of: StubOf, task: Task) -> None:
+def test_a_principal_with_read_reads_the_tasks_of_all(stub_of: StubOf, task: Task) -> None:
     """There are no tenants; the README and the threat model say so."""
     reader = stub_of("ann", READ)
     assert reader.GetTask(GetTaskRequest(id=task.id)).title == "a secret"

@@ -59,7 +59,7 @@ def jwk(request: pytest.FixtureRequest) -> dict[str, Any]:
 def channel(
     request: pytest.FixtureRequest, settings: Settings, database_url: str, jwk: dict[str, Any]
 ) -> Iterator[grpc.Channel]:
-    """A channel to a service that is told either name, too."""
+    """A channel to a service that is configured with either name."""
     with running_key_server(jwks(jwk)) as server:
         own = {
             "auth_mode": "jwt",
@@ -86,8 +86,8 @@ def test_a_key_of_ed25519_is_good_by_both_names_of_it(
     stub = TaskServiceStub(channel)
     for algorithm in ("EdDSA", "Ed25519"):
         assert not stub.ListTasks(ListTasksRequest(), metadata=bearer(token(algorithm))).tasks
-    stranger = SigningKey("EdDSA", "a stranger's")
-    for forged in (token("Ed25519", stranger.private), token("Ed448"), token("RS256")):
+    unknown = SigningKey("EdDSA", "an unknown key")
+    for forged in (token("Ed25519", unknown.private), token("Ed448"), token("RS256")):
         with fails(UNAUTHENTICATED, "UNAUTHENTICATED"):
             stub.ListTasks(ListTasksRequest(), metadata=bearer(forged))
 
@@ -158,7 +158,7 @@ def test_scopes_may_stand_in_scope_and_in_scp(stub_of: StubOf, scope: object, sc
     """Okta and Entra have the latter. Both count."""
     stub = stub_of("ann", scope=scope, scp=scp)
     task = stub.CreateTask(CreateTaskRequest(task=Task(title="a task")))
-    assert [it.id for it in stub.ListTasks(ListTasksRequest()).tasks] == [task.id]
+    assert [task.id for task in stub.ListTasks(ListTasksRequest()).tasks] == [task.id]
 
 
 @pytest.mark.parametrize("scp", [[], "", ["tasks:READ"], ["tasks:read tasks:write"], ["roles"]])

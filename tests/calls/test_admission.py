@@ -1,4 +1,4 @@
-"""Who gets a thread: calls whose request is there, and only so many of them."""
+"""Admission: calls whose request has arrived get a thread, up to the limits."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_calls_that_send_no_request_hold_no_thread(serve: Serve) -> None:
 
 
 def test_calls_that_send_no_request_are_not_in_flight(serve: Serve) -> None:
-    """Else a caller would take everybody's place with headers."""
+    """Otherwise headers alone would use up the limit."""
     channel = serve(threads_per_worker=1, max_concurrent_calls=1)
     with silent_calls(channel, f"{OURS}GetTask", 20):
         stub = TaskServiceStub(channel)
@@ -182,7 +182,7 @@ def test_the_oldest_of_too_many_silent_calls_are_ended(
             failure_of(call, EXHAUSTED, "TOO_MANY_WAITING")
 
 
-def test_silent_calls_that_are_ended_are_counted_and_get_a_line_in_a_second(
+def test_silent_calls_that_are_ended_are_counted_and_share_log_lines(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.calls.arrivals.REQUEST_SECONDS", 0.01)
@@ -272,8 +272,8 @@ def test_no_caller_has_more_than_half_of_the_places(serve: Serve, database_url: 
     assert other.result().total == 1
 
 
-def test_a_refused_call_says_when_to_come_back(serve: Serve, database_url: str) -> None:
-    """For people's programs, and for gRPC's own retries."""
+def test_a_refused_call_says_when_to_retry(serve: Serve, database_url: str) -> None:
+    """In the details, and in the trailer of gRPC's own retries."""
     channel = serve(threads_per_worker=1, max_concurrent_calls=1)
     with busy([channel], database_url, 1):
         call: Any = TaskServiceStub(channel).GetTaskStats.future(GetTaskStatsRequest())
@@ -283,8 +283,8 @@ def test_a_refused_call_says_when_to_come_back(serve: Serve, database_url: str) 
     assert failure.pushback == str(delay.ToMilliseconds())
 
 
-def test_those_who_come_back_are_served(serve: Serve, database_url: str) -> None:
-    """Again and again: neither those served nor those refused stay in the count."""
+def test_later_calls_are_served_after_refusals(serve: Serve, database_url: str) -> None:
+    """Neither served nor refused calls stay in the count."""
     channels = serve(2, threads_per_worker=1, max_concurrent_calls=2)
     for _ in range(3):
         with busy(channels, database_url, 4) as calls:
@@ -293,9 +293,7 @@ def test_those_who_come_back_are_served(serve: Serve, database_url: str) -> None
             assert call.exception() is None or call.code() is EXHAUSTED
 
 
-def test_refused_calls_get_a_line_in_a_second_and_it_says_how_many(
-    serve: Serve, database_url: str
-) -> None:
+def test_refused_calls_share_a_log_line_that_counts_them(serve: Serve, database_url: str) -> None:
     channel = serve(threads_per_worker=1, max_concurrent_calls=1)
     with capture_logs() as logs, busy([channel], database_url, 1):
         for _ in range(20):
@@ -306,10 +304,10 @@ def test_refused_calls_get_a_line_in_a_second_and_it_says_how_many(
     assert lines[0]["calls"] == 1
 
 
-def test_a_call_that_nobody_waits_for_any_more_is_not_worked_on(
+def test_a_call_whose_deadline_passes_in_the_queue_is_not_executed(
     serve: Serve, database_url: str
 ) -> None:
-    """Its deadline passes in the queue. It is accounted for, as every call is."""
+    """It is logged and counted like every call."""
     channel = serve(threads_per_worker=1)
     stub = TaskServiceStub(channel)
     with capture_logs() as logs:
@@ -328,10 +326,10 @@ def test_a_call_that_nobody_waits_for_any_more_is_not_worked_on(
 
 
 @pytest.mark.parametrize("name", ["call_", "stream_"])
-def test_a_call_for_which_there_is_no_thread_is_refused_and_the_next_is_served(
+def test_a_call_without_a_thread_is_refused_and_the_next_is_served(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """As under a limit of processes. What is raised on the polling thread would end the server."""
+    """As under a limit of processes. An exception on the polling thread would end the server."""
     start = threading.Thread.start
 
     def fail(thread: threading.Thread) -> None:
@@ -352,7 +350,7 @@ def test_a_call_for_which_there_is_no_thread_is_refused_and_the_next_is_served(
     calls[name]()
 
 
-def test_a_call_that_admission_fails_at_is_ended_and_the_next_is_served(
+def test_an_error_in_admission_ends_its_call_and_no_other(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub = TaskServiceStub(serve())

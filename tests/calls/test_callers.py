@@ -1,4 +1,4 @@
-"""What one caller can take of a process: never all threads, nor a place beyond its half."""
+"""One caller never takes all threads, nor more than half of the limit of calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call that nobody waits for any more: it ends in the database too, and the log tells how."""
+"""Cancelled and expired calls: their statements end in the database, and the log has the code."""
 
 from __future__ import annotations
 

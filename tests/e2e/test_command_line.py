@@ -1,4 +1,4 @@
-"""The command line: commands, exit codes, what is said on a mistake, and the log."""
+"""The command line: commands, exit codes, error messages, and the log."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_mistakes_in_settings_show_no_secret(tmp_path: Path) -> None:
         tmp_path,
         "serve",
         ENVIRONMENT="production",
-        DATABASE_URL="mysql://somebody:hunter2@host/name",
+        DATABASE_URL="mysql://user:hunter2@host/name",
         SECRET_KEY="too-short",  # noqa: S106 - it is refused
     )
     assert ran.returncode == 2

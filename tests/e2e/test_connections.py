@@ -100,7 +100,7 @@ def await_younger_connections(service: ServiceProcess, stub: TaskServiceStub, co
 
 
 @pytest.mark.parametrize("said", [b"", PREFACE[:10], PREFACE], ids=["nothing", "half", "no more"])
-def test_connection_that_does_not_come_to_the_point_is_ended(
+def test_connection_without_a_complete_preface_is_closed(
     service: ServiceProcess, said: bytes
 ) -> None:
     with connected(service.port) as connection, suppress(ConnectionError):
@@ -110,7 +110,7 @@ def test_connection_that_does_not_come_to_the_point_is_ended(
 
 
 def test_more_connections_than_allowed_are_closed_at_once(start: StartService) -> None:
-    """Those that are there stay; and when one of them ends there is room for another."""
+    """Open connections stay; when one of them ends, another is accepted."""
     service = start(MAX_CONNECTIONS=3)
     with ExitStack() as opened:
         connections = [opened.enter_context(connected(service.port)) for _ in range(5)]
@@ -137,9 +137,9 @@ def test_limit_of_open_files_is_raised(start: StartService) -> None:
 # --- What it carries ------------------------------------------------------------------------------
 
 
-def test_clients_wait_for_their_turn_when_all_streams_are_taken(service: ServiceProcess) -> None:
-    """They are told how many there are, and no call fails: least of all because the server has not
-    yet forgotten those that are over."""
+def test_clients_queue_calls_when_all_streams_are_taken(service: ServiceProcess) -> None:
+    """The server announces its limit of streams. No call fails, not even while streams that have
+    ended still count."""
     stub = service.stub()
     calls = [stub.GetTaskStats.future(GetTaskStatsRequest()) for _ in range(500)]
     assert {call.code() for call in calls} == {grpc.StatusCode.OK}
@@ -167,7 +167,7 @@ def test_metadata_over_the_limit_is_refused(service: ServiceProcess) -> None:
 
 def test_client_that_pings_all_the_time_is_disconnected(service: ServiceProcess) -> None:
     with RawConnection(service.port) as connection:
-        connection.send(PingFrame(0, b"hurry up"), times=10)
+        connection.send(PingFrame(0, b"answer !"), times=10)
         goodbye = connection.await_frame(GoAwayFrame)
     assert (goodbye.error_code, goodbye.additional_data) == (ENHANCE_YOUR_CALM, b"too_many_pings")
 
@@ -246,8 +246,8 @@ def test_watches_go_on_when_connections_come_of_age(start: StartService, tmp_pat
         calls = service.events("call")
         return sum(call["method"].endswith("/WatchTasks") for call in calls)
 
-    with watcher(service.port, tmp_path / "token") as told:
+    with watcher(service.port, tmp_path / "token") as received:
         while watches_ended() < 4:
             titles.append(f"task-{len(titles)}")
             create(service, titles[-1])
-            await_titles(told, *titles)
+            await_titles(received, *titles)

@@ -1,4 +1,4 @@
-"""The console of development shows what a caller sends; a terminal never obeys it."""
+"""The development console escapes control sequences in what a client sends."""
 
 from __future__ import annotations
 

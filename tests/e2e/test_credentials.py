@@ -77,7 +77,7 @@ def test_the_service_takes_a_token_that_was_made_beside_it(
     assert raised.value.code() == DENIED
 
 
-def test_a_token_stands_alone_on_its_line_and_says_what_was_asked(tmp_path: Path) -> None:
+def test_a_token_stands_alone_on_its_line_and_has_the_given_claims(tmp_path: Path) -> None:
     arguments = ("--sub", "ann", "--scope", "tasks:read", "tasks:admin", "--minutes", "5")
     names = {"JWT_ISSUER": ISSUER, "JWT_AUDIENCE": AUDIENCE}
     (line,) = mint(tmp_path, *arguments, SECRET_KEY=SECRET_KEY, **names).splitlines()
@@ -140,7 +140,7 @@ def test_no_token_is_made_where_none_should_be(
         ("--sub", "Anonymous"),
     ],
 )
-def test_a_token_that_nobody_could_use_is_not_made(
+def test_a_token_that_no_service_would_accept_is_not_made(
     tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     ran = run_command(tmp_path, "token", *arguments)
@@ -150,7 +150,7 @@ def test_a_token_that_nobody_could_use_is_not_made(
 # --- Certificates ---------------------------------------------------------------------------------
 
 
-def test_a_certificate_names_the_caller_who_may_do_what_the_settings_say(
+def test_a_certificate_names_a_principal_with_configured_scopes(
     start_service: StartService, tmp_path: Path
 ) -> None:
     name = "spiffe://example/billing"
@@ -190,7 +190,7 @@ def test_a_name_of_certificates_without_its_kind_ends_the_start(tmp_path: Path) 
 # --- What is written down -------------------------------------------------------------------------
 
 
-def test_the_log_and_the_spans_have_the_caller_and_nothing_of_his_token(
+def test_log_and_spans_have_the_principal_and_no_part_of_its_token(
     start_service: StartService, own_database_url: str
 ) -> None:
     """Also at the level that says most, and of tokens that are refused."""
@@ -225,7 +225,7 @@ def test_the_log_and_the_spans_have_the_caller_and_nothing_of_his_token(
 
 
 class Load:
-    """Callers who call without a pause, each time with the token of the moment."""
+    """Clients that call without a pause, each time with the current token."""
 
     def __init__(self, service: ServiceProcess) -> None:
         self.token = ""

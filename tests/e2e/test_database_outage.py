@@ -1,4 +1,4 @@
-"""PostgreSQL is away, silent, or not what this build works with: readiness tells, nothing breaks.
+"""PostgreSQL is away, silent, or not what this build works with: the service is not ready.
 
 The embedded PostgreSQL stands for one far away: the service knows it by its URL only.
 """
@@ -128,7 +128,7 @@ def test_calls_are_answered_again_once_the_database_is_back(
 def test_service_is_not_ready_while_the_database_is_silent(
     channel: grpc.Channel, data_dir: Path
 ) -> None:
-    """It takes connections and never answers: only patience that ends can tell."""
+    """PostgreSQL accepts connections and never answers: only a timeout detects this."""
     with frozen(data_dir):
         await_unready(channel)
     await_ready(channel)

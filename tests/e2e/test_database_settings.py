@@ -82,7 +82,7 @@ def test_a_url_of_several_hosts_finds_the_one_that_takes_writes(
             tmp_path / "other", settings={"default_transaction_read_only": "on"}
         ) as other,
     ):
-        folders = [str(make_url(it.url).query["host"]) for it in (primary, other)]
+        folders = [str(make_url(server.url).query["host"]) for server in (primary, other)]
         hosts = ",".join(f"{quote(folders[n], safe='')}:5432" for n in order)
         url = f"postgresql://tasks@{hosts}/tasks?target_session_attrs=read-write"
         assert run_command(tmp_path, "migrate", DATABASE_URL=url).returncode == 0

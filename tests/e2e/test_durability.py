@@ -1,4 +1,4 @@
-"""What the service has acknowledged outlives a crash of everything."""
+"""Acknowledged writes survive a crash of service and database."""
 
 from __future__ import annotations
 

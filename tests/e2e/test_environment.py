@@ -1,4 +1,4 @@
-"""What the platform around the service puts into its environment, or takes away from it."""
+"""Environments: variables that a platform sets, and folders that cannot be written."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ def test_a_service_that_can_write_nowhere_serves(
     await_ready(service.channel())
 
 
-def test_workers_that_are_scraped_use_shared_memory_for_want_of_a_folder(
+def test_scraped_workers_use_shared_memory_without_a_writable_folder(
     read_only_service: Callable[..., ServiceProcess],
 ) -> None:
     service = read_only_service()
     await_ready(service.channel())
 
 
-def test_workers_that_are_scraped_and_can_write_nowhere_say_what_they_need(
+def test_scraped_workers_without_any_writable_folder_say_so(
     read_only_service: Callable[..., ServiceProcess],
 ) -> None:
     service = read_only_service("/dev/shm")  # noqa: S108
@@ -115,7 +115,7 @@ def test_a_tmpdir_that_cannot_be_written_is_passed_over(
     await_ready(service.channel())
 
 
-def test_an_embedded_database_that_can_be_written_nowhere_is_refused_in_a_line(
+def test_an_embedded_database_without_a_writable_folder_is_refused(
     tmp_path: Path,
 ) -> None:
     program = (*reading_only("/dev/shm"), sys.executable, "-m", "server")  # noqa: S108
@@ -126,7 +126,7 @@ def test_an_embedded_database_that_can_be_written_nowhere_is_refused_in_a_line(
 
 
 def test_mounts_can_be_made_read_only_here() -> None:
-    """Else the tests above would fail for another reason than theirs."""
+    """The tests above depend on this."""
     command = [*reading_only(), "touch", "/var/tmp/written"]  # noqa: S108
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, "Read-only file system" in done.stderr) == (1, True)

@@ -27,7 +27,7 @@ def command(port: int, token_file: Path, filter_: str) -> list[str]:
 
 @contextmanager
 def watcher(port: int, token_file: Path, filter_: str = "") -> Iterator[list[str]]:
-    """The example, and the titles that it has told of so far; killed at the end."""
+    """Run the example and yield the titles that it has printed; kill it at the end."""
     titles: list[str] = []
     with subprocess.Popen(
         command(port, token_file, filter_), stdout=subprocess.PIPE, text=True
@@ -57,9 +57,9 @@ def forget_events(url: str) -> None:
     database.close()
 
 
-def await_titles(told: list[str], *titles: str) -> None:
-    wait_until(lambda: len(told) >= len(titles), f"{titles} are told")
-    assert told == list(titles)
+def await_titles(printed: list[str], *titles: str) -> None:
+    wait_until(lambda: len(printed) >= len(titles), f"{titles} are printed")
+    assert printed == list(titles)
 
 
 def test_the_example_goes_on_after_restarts(
@@ -71,20 +71,20 @@ def test_the_example_goes_on_after_restarts(
     service = start_service(**settings)
     port = service.port
     create(service, "before")
-    with watcher(port, token_file) as told:
-        await_titles(told, "before")
+    with watcher(port, token_file) as printed:
+        await_titles(printed, "before")
         create(service, "first")
-        await_titles(told, "before", "first")
+        await_titles(printed, "before", "first")
         service.stop()
         service = start_service(**settings, GRPC_PORT=str(port))
         create(service, "second")
-        await_titles(told, "before", "first", "second")
+        await_titles(printed, "before", "first", "second")
         token = token_file.read_text()
         create(service, "third")
         wait_until(lambda: token_file.read_text() != token, "the third one's token is kept")
     create(service, "fourth")
-    with watcher(port, token_file) as told:
-        await_titles(told, "fourth")
+    with watcher(port, token_file) as printed:
+        await_titles(printed, "fourth")
 
 
 def test_the_example_begins_anew_when_it_was_away_for_too_long(
@@ -93,14 +93,14 @@ def test_the_example_begins_anew_when_it_was_away_for_too_long(
     service = start_service(DATABASE_URL=own_database_url)
     token_file = tmp_path / "token"
     create(service, "a task")
-    with watcher(service.port, token_file) as told:
-        await_titles(told, "a task")
+    with watcher(service.port, token_file) as printed:
+        await_titles(printed, "a task")
         wait_until(token_file.exists, "a token is kept")
     create(service, "another")
     forget_events(own_database_url)
-    with watcher(service.port, token_file) as told:
-        wait_until(lambda: len(told) >= 2, "both tasks are told")
-        assert sorted(told) == ["a task", "another"]
+    with watcher(service.port, token_file) as printed:
+        wait_until(lambda: len(printed) >= 2, "both tasks are printed")
+        assert sorted(printed) == ["a task", "another"]
 
 
 @pytest.mark.parametrize("change", ["rotated", "another filter's", "damaged"])
@@ -115,8 +115,8 @@ def test_the_example_begins_anew_when_its_token_is_good_no_longer(
     service = start_service(**settings)
     port, token_file = service.port, tmp_path / "token"
     create(service, "a task")
-    with watcher(port, token_file, "priority = MEDIUM") as told:
-        await_titles(told, "a task")
+    with watcher(port, token_file, "priority = MEDIUM") as printed:
+        await_titles(printed, "a task")
         wait_until(token_file.exists, "a token is kept")
     if change == "rotated":
         service.stop()
@@ -124,26 +124,26 @@ def test_the_example_begins_anew_when_its_token_is_good_no_longer(
     if change == "damaged":
         token_file.write_text(token_file.read_text()[:-1])
     filter_ = "priority = MEDIUM" if change != "another filter's" else "status = PENDING"
-    with watcher(port, token_file, filter_) as told:
-        await_titles(told, "a task")
+    with watcher(port, token_file, filter_) as printed:
+        await_titles(printed, "a task")
 
 
-def test_the_example_goes_on_after_a_rotation_that_keeps_the_key_from_before(
+def test_the_example_resumes_after_a_rotation_with_the_previous_key(
     start_service: Callable[..., ServiceProcess], own_database_url: str, tmp_path: Path
 ) -> None:
-    keys = "the first key has 32 characters.", "the second key has as many as it."
+    keys = "the first key has 32 characters.", "the second key has 32 characters"
     settings = {"DATABASE_URL": own_database_url}
     service = start_service(**settings, SECRET_KEY=keys[0])
     port, token_file = service.port, tmp_path / "token"
     create(service, "before")
-    with watcher(port, token_file) as told:
-        await_titles(told, "before")
+    with watcher(port, token_file) as printed:
+        await_titles(printed, "before")
         wait_until(token_file.exists, "a token is kept")
         service.stop()
         rotated = {"SECRET_KEY": keys[1], "SECRET_KEY_PREVIOUS": keys[0]}
         service = start_service(**settings, **rotated, GRPC_PORT=str(port))
         create(service, "after")
-        await_titles(told, "before", "after")
+        await_titles(printed, "before", "after")
 
 
 @pytest.mark.parametrize("has_token", [False, True])
@@ -158,8 +158,8 @@ def test_the_example_ends_when_its_filter_is_wrong(
     token_file = tmp_path / "token"
     if has_token:
         create(service, "a task")
-        with watcher(service.port, token_file) as told:
-            await_titles(told, "a task")
+        with watcher(service.port, token_file) as printed:
+            await_titles(printed, "a task")
             wait_until(token_file.exists, "a token is kept")
     done = subprocess.run(
         command(service.port, token_file, "priority = NONE"),

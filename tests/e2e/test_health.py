@@ -131,7 +131,7 @@ def refuses_watch(channel: grpc.Channel, watches: list[Any]) -> bool:
 def test_watches_are_so_many_at_once_on_each_port(
     start_service: Callable[..., ServiceProcess], own_database_url: str
 ) -> None:
-    """As many as connections; whoever ends one makes room, and Check needs none."""
+    """As many as connections; an ended Watch frees its place, and Check takes none."""
     service = start_service(
         program=tuned({"server.network.connections.MAX_CONNECTIONS": 3}),
         ENVIRONMENT="staging",
@@ -146,7 +146,7 @@ def test_watches_are_so_many_at_once_on_each_port(
     with grpc.insecure_channel(f"127.0.0.1:{service.health_port}") as probes:
         assert not refuses_watch(probes, watches)
     watches[0].cancel()
-    wait_until(lambda: not refuses_watch(channel, watches), "there is room again")
+    wait_until(lambda: not refuses_watch(channel, watches), "another Watch is accepted")
     assert refuses_watch(channel, watches)
 
 
@@ -163,7 +163,7 @@ def test_one_connection_does_not_take_the_places_of_others(shared_service: Servi
 def test_probes_are_answered_while_every_thread_is_busy(
     start_service: Callable[..., ServiceProcess], own_database_url: str
 ) -> None:
-    """A service under load is not dead; killing it for that would make the load worse."""
+    """A restart under load would make the load worse."""
     service = start_service(
         ENVIRONMENT="staging",
         DATABASE_URL=own_database_url,

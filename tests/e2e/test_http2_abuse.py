@@ -1,7 +1,6 @@
-"""What a hostile client does to HTTP/2, and what others see of it: nothing.
+"""Known attacks on HTTP/2: another client is served during each of them.
 
-Each attack is one that brought down servers somewhere. While it lasts somebody else calls; after it
-the process is the same, has given back its memory, and serves.
+After the attack the process is the same, has released its memory, and serves.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ from tests.support.tuned import tuned
 MEGABYTE = 1024 * 1024
 MAY_REMAIN_BYTES = 100 * MEGABYTE
 NO_OTHER_LIMIT = {"MAX_CONCURRENT_CALLS": "10000", "RATE_LIMIT_PER_SECOND": "1000000"}
-"""Of calls: what is tested here are connections, and those who call all the time."""
+"""Limits of calls are raised: these tests are about connections."""
 
 CANCEL = 8
 """HTTP/2's code of an error for a stream that is not needed any more."""
@@ -88,13 +87,13 @@ def service(
 
 
 def _warm_up(stub: TaskServiceStub) -> None:
-    """What serving takes anyway is no attack's memory."""
+    """Allocate the memory that serving takes anyway."""
     lists = [stub.ListTasks.future(ListTasksRequest(page_size=1000)) for _ in range(40)]
     assert all(len(listed.result().tasks) == 1000 for listed in lists)
 
 
 class Bystander:
-    """Somebody who calls all the time, and notes what went wrong."""
+    """A client that calls without a pause and records failures."""
 
     def __init__(self, stub: TaskServiceStub) -> None:
         self._stub = stub
@@ -115,7 +114,7 @@ class Bystander:
     def is_served(self) -> None:
         """Waits for calls that began after now."""
         before = self.served
-        wait_until(lambda: self.served >= before + 2 or self.failures, "somebody else is served")
+        wait_until(lambda: self.served >= before + 2 or self.failures, "the other client is served")
 
     def stop(self) -> None:
         self._over.set()
@@ -124,7 +123,7 @@ class Bystander:
 
 @contextmanager
 def survived(service: ServiceProcess) -> Iterator[Bystander]:
-    """What happens within harms nobody else, and leaves nothing behind."""
+    """Require that the block fails no call of another client and leaves no memory behind."""
     process = psutil.Process(service.pid)
     before = process.memory_info().rss
     bystander = Bystander(service.stub())
@@ -163,7 +162,7 @@ def test_rapid_reset(service: ServiceProcess) -> None:
 
 
 def test_continuation_flood(service: ServiceProcess) -> None:
-    """CVE-2024-27316: headers that never end, so that no call comes to be and no log tells."""
+    """CVE-2024-27316: headers that never end, so that no call begins and none is logged."""
     more = ContinuationFrame(1, Encoder().encode([("x-more", "a" * 15_000)]))
     with survived(service) as bystander, RawConnection(service.port) as connection:
         connection.send(HeadersFrame(1, call_headers(1).data))
@@ -201,10 +200,10 @@ def test_header_bomb(service: ServiceProcess) -> None:
     [SettingsFrame(0, {SettingsFrame.INITIAL_WINDOW_SIZE: 65_535}), PingFrame(0, b"flooding")],
     ids=["settings", "pings"],
 )
-def test_flood_of_frames_that_want_an_answer(
+def test_flood_of_frames_that_require_an_answer(
     service: ServiceProcess, frame: SettingsFrame | PingFrame
 ) -> None:
-    """CVE-2019-9512, -9515: answers that nobody reads pile up."""
+    """CVE-2019-9512, -9515: answers that are not read pile up."""
     with survived(service) as bystander, RawConnection(service.port) as connection:
         connection.socket.settimeout(1)
         for _ in range(200):
@@ -289,10 +288,10 @@ def test_answers_that_are_not_read(service: ServiceProcess) -> None:
     assert 0 < len(service.events("answers were not read, and are dropped")) < 90
 
 
-def test_who_reads_slowly_keeps_his_answer_when_another_reads_nothing(
+def test_a_slow_reader_keeps_its_answer_when_another_reads_nothing(
     service: ServiceProcess,
 ) -> None:
-    """It is the oldest of all; what gives way is of the connection that has most."""
+    """Its answer is the oldest; the connection with the most unread bytes is evicted from."""
     list_tasks = ListTasksRequest(page_size=1000)
     closed = {SettingsFrame.INITIAL_WINDOW_SIZE: 0}
     opened = SettingsFrame(0, {SettingsFrame.INITIAL_WINDOW_SIZE: 8 * MEGABYTE})
@@ -310,7 +309,7 @@ def test_who_reads_slowly_keeps_his_answer_when_another_reads_nothing(
 
 
 def test_watches_of_health_by_the_thousand(service: ServiceProcess) -> None:
-    """Strangers may watch, too: 40 connections with 255 Watches each."""
+    """Health needs no credentials: 40 connections with 255 Watches each."""
     request = health_pb2.HealthCheckRequest(service="x" * 10_000)
     with survived(service) as bystander, ExitStack() as opened:
         for _ in range(40):

@@ -1,4 +1,4 @@
-"""The log's far end: who reads it may go away, and must never see the callers' data."""
+"""The log: its reader may disappear, and it never contains the clients' data."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def request_id(value: str) -> tuple[tuple[str, str], ...]:
     return (("x-request-id", value),)
 
 
-def test_calls_succeed_when_nobody_reads_the_log(tmp_path: Path, own_database_url: str) -> None:
-    """The write has been committed by then: to say that it failed would be a lie."""
+def test_calls_succeed_when_the_log_is_not_read(tmp_path: Path, own_database_url: str) -> None:
+    """The write is committed before it is logged."""
     settings = {"ENVIRONMENT": "development", "DATABASE_URL": own_database_url, "GRPC_PORT": "0"}
     reader, writer = os.pipe()
     service = subprocess.Popen(
@@ -71,8 +71,8 @@ def test_calls_succeed_when_nobody_reads_the_log(tmp_path: Path, own_database_ur
     port = serving.partition("address=")[2].split()[0].rpartition(":")[2]
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         grpc.channel_ready_future(channel).result(PATIENCE_SECONDS)
-        task = TaskServiceStub(channel).CreateTask(CreateTaskRequest(task=Task(title="heard")))
-    assert task.title == "heard"
+        task = TaskServiceStub(channel).CreateTask(CreateTaskRequest(task=Task(title="logged")))
+    assert task.title == "logged"
     service.terminate()
     assert service.wait(PATIENCE_SECONDS) == 0
 
@@ -124,8 +124,8 @@ def test_a_request_id_that_could_spoil_the_log_is_replaced(
     assert re.fullmatch("[0-9a-f]{32}", line["request_id"])
 
 
-def test_a_method_that_there_is_not_has_a_short_line(shared_service: ServiceProcess) -> None:
-    """A stranger may send names as long as 8 KiB, as many as he likes."""
+def test_an_unknown_method_has_a_short_line(shared_service: ServiceProcess) -> None:
+    """Without credentials, a client may send names of up to 8 KiB."""
     name = "a.Service/" + 4000 * "x"
     with pytest.raises(grpc.RpcError):
         shared_service.channel().unary_unary(f"/{name}", bytes, bytes)(b"")

@@ -1,4 +1,4 @@
-"""More than the service can do: what it does then, and what it leaves behind."""
+"""Overload: refusals above the limit, and nothing left behind afterwards."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ THREADS = 4
 LIMIT = 16
 # A call leaves its place a moment after it is answered: the next one may find all threads' taken.
 FULL = LIMIT - THREADS
-# Each is a caller of its own, for whom that holds, too: half of the places are his.
+# Each is a caller of its own, which gets at most half of the limit.
 CONNECTIONS = 3
 WAVES = 4
 WAVE_SECONDS = 1.5
@@ -107,14 +107,14 @@ def over_and_over(action: Callable[[], object], results: list[Any]) -> Iterator[
 
 
 class Wave(NamedTuple):
-    """What callers got who all began at once: how many answers, and the refusals."""
+    """The answers and refusals of callers that began at once."""
 
     answers: int
     refusals: list[grpc.aio.AioRpcError]
 
 
 def retry_seconds(refusal: grpc.aio.AioRpcError) -> float | None:
-    """When to come back; None when the refusal does not say."""
+    """Return the wait that the refusal names, or None."""
     status = rpc_status.from_call(refusal)  # type: ignore[arg-type]
     retry = RetryInfo()
     if status is None or not any(detail.Unpack(retry) for detail in status.details):
@@ -134,7 +134,7 @@ async def connections(address: str) -> AsyncIterator[list[grpc.aio.Channel]]:
 
 
 async def wave(channels: list[grpc.aio.Channel], callers: int) -> Wave:
-    """Callers who call as soon as they are answered; one who is refused waits as he is told."""
+    """Run callers that call again after each answer, or after the wait that a refusal names."""
     methods: list[Any] = [
         channel.unary_unary(
             LIST, request_serializer=ListTasksRequest.SerializeToString, response_deserializer=bytes
@@ -201,13 +201,13 @@ def test_work_goes_on_while_four_times_the_callers_call(overload: Overload) -> N
     assert all(wave.answers >= LIMIT for wave in overload.over)
 
 
-def test_whoever_is_refused_hears_when_to_come_back(overload: Overload) -> None:
+def test_every_refusal_says_when_to_retry(overload: Overload) -> None:
     assert overload.refusals
     assert all(retry_seconds(refusal) for refusal in overload.refusals)
 
 
-def test_nobody_hears_anything_but_that_there_are_too_many(overload: Overload) -> None:
-    """Not that the database is away: a call that gets in finds a connection."""
+def test_calls_fail_only_with_resource_exhausted(overload: Overload) -> None:
+    """An admitted call always gets a connection."""
     codes = {refusal.code() for refusal in overload.refusals}
     assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 

@@ -99,14 +99,14 @@ def test_every_call_works_behind_a_pooler(stub: TaskServiceStub) -> None:
     batch = stub.BatchCreateTasks(
         BatchCreateTasksRequest(requests=[CreateTaskRequest(task=Task(title="b", tags=[tag]))] * 3)
     ).tasks
-    ids = [it.id for it in batch]
+    ids = [task.id for task in batch]
     assert list(stub.BatchGetTasks(BatchGetTasksRequest(ids=ids)).tasks) == list(batch)
-    updates = [UpdateTaskRequest(task=Task(id=it, title="c")) for it in ids]
+    updates = [UpdateTaskRequest(task=Task(id=id_, title="c")) for id_ in ids]
     stub.BatchUpdateTasks(BatchUpdateTasksRequest(requests=updates))
     listed = stub.ListTasks(ListTasksRequest(filter=f"tags:{tag}", include_total_size=True))
     assert listed.total_size == len(listed.tasks) == 4
     assert stub.GetTaskStats(GetTaskStatsRequest(filter=f"tags:{tag}")).total == 4
-    deletions = [DeleteTaskRequest(id=it) for it in ids]
+    deletions = [DeleteTaskRequest(id=id_) for id_ in ids]
     stub.BatchDeleteTasks(BatchDeleteTasksRequest(requests=deletions))
     stub.DeleteTask(DeleteTaskRequest(id=task.id))
     assert stub.UndeleteTask(UndeleteTaskRequest(id=task.id)).title == changed.title
@@ -131,8 +131,8 @@ def test_a_watch_is_woken_by_a_write_behind_a_pooler(stub: TaskServiceStub) -> N
     watch = Watch(stub, filter=f"tags:{tag}")
     assert watch.next().type == BOOKMARK
     task = created(stub, tags=[tag])
-    heard = watch.next()
-    assert (heard.type, heard.task.id) == (ADDED, task.id)
+    response = watch.next()
+    assert (response.type, response.task.id) == (ADDED, task.id)
 
 
 def test_workers_do_not_listen_by_way_of_the_pooler(
@@ -159,7 +159,7 @@ def test_statements_in_a_transaction_end_at_their_timeout_behind_a_pooler(
     stub: TaskServiceStub, direct_url: str
 ) -> None:
     tasks = [created(stub), created(stub)]
-    updates = [UpdateTaskRequest(task=Task(id=it.id, title="new")) for it in tasks]
+    updates = [UpdateTaskRequest(task=Task(id=task.id, title="new")) for task in tasks]
     with locked_task(direct_url, tasks[1].id), pytest.raises(grpc.RpcError) as raised:
         stub.BatchUpdateTasks(BatchUpdateTasksRequest(requests=updates))
     assert raised.value.details() == "the query took too long"
@@ -180,7 +180,7 @@ def test_a_cancelled_call_ends_its_statement_behind_a_pooler(
 def test_other_clients_of_the_pooler_keep_their_sessions(
     stub: TaskServiceStub, pooled_url: str
 ) -> None:
-    """The pool has three connections: what was set on one would be seen by who comes next."""
+    """The pool has three connections: a setting left on one would reach the next client."""
     for _ in range(10):
         created(stub)
     assert {ask(pooled_url, "SHOW statement_timeout") for _ in range(6)} == {"0"}
@@ -240,10 +240,10 @@ def test_options_that_the_pooler_refuses_are_refused_in_a_line(
     assert "unsupported startup parameter: options" in done.stdout.splitlines()[-1]
 
 
-def test_a_pooler_found_when_the_database_is_back_is_told_by_readiness(
+def test_a_pooler_found_after_an_outage_is_reported_by_readiness(
     tmp_path: Path, direct_url: str, start_service: Callable[..., ServiceProcess]
 ) -> None:
-    """Nothing could be seen at the start."""
+    """The pooler could not be detected at the start."""
     with running_pgbouncer(tmp_path / "pooler", direct_url, DEFAULTS) as url:
         pass
     service = start_service(ENVIRONMENT="staging", DATABASE_URL=url, WORKERS="1")

@@ -60,7 +60,7 @@ def is_unimplemented(raised: pytest.ExceptionInfo[grpc.RpcError]) -> bool:
 
 @pytest.mark.parametrize("name", [LIVENESS, READINESS], ids=["liveness", "readiness"])
 def test_probes_are_answered_on_their_port(probes: grpc.Channel, name: str) -> None:
-    wait_until(lambda: health(probes, name) == SERVING, "the probe hears SERVING")
+    wait_until(lambda: health(probes, name) == SERVING, "the probe receives SERVING")
 
 
 def test_probes_are_answered_on_the_port_of_the_service_too(service: ServiceProcess) -> None:
@@ -89,7 +89,7 @@ def plain(start_service: Callable[..., ServiceProcess], shared_database_url: str
     )
 
 
-def test_a_probe_that_watches_hears_of_the_end(plain: ServiceProcess) -> None:
+def test_a_watching_probe_receives_the_end(plain: ServiceProcess) -> None:
     with probe_channel(plain) as channel:
         watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest(service=LIVENESS))
         assert next(watch).status == SERVING

@@ -1,4 +1,4 @@
-"""What Kubernetes hears on the port for probes, whatever the service goes through."""
+"""Probes: the status on their port in every state of the service."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def probe(service: ServiceProcess, name: str) -> int:
 
 
 def probes(service: ServiceProcess, times: int = 1) -> dict[str, set[int]]:
-    """What the three of them hear, every time."""
+    """Return the statuses of the three probes."""
     names = {"liveness": LIVENESS, "readiness": READINESS, "startup": STARTUP}
     return {word: {probe(service, name) for _ in range(times)} for word, name in names.items()}
 
@@ -92,7 +92,7 @@ def probes(service: ServiceProcess, times: int = 1) -> dict[str, set[int]]:
 def test_probes_are_answered_while_every_thread_is_busy_and_calls_queue(
     start: StartService, postgres: EmbeddedPostgres
 ) -> None:
-    """A service under load is not dead; killing it for that would make the load worse."""
+    """A restart under load would make the load worse."""
     service = start(THREADS_PER_WORKER="2")
     stubs = [service.stub(), service.stub()]  # One caller never has all threads.
     await_ready(service.channel())
@@ -113,7 +113,7 @@ def test_probes_are_answered_while_every_thread_is_busy_and_calls_queue(
 def test_service_has_not_started_before_the_database_was_there_once(
     start: StartService, data_dir: Path
 ) -> None:
-    """It lives, and waits. Then it has started for good: what comes later, readiness tells."""
+    """It is live and not started. Once started, later outages change readiness only."""
     with killed(data_dir):
         service = start()
         assert probes(service) == {
@@ -161,7 +161,7 @@ def watch(name: str) -> tuple[Frame, ...]:
     return call_frames(1, "Watch", health_pb2.HealthCheckRequest(service=name), HEALTH)
 
 
-def heard(connection: RawConnection) -> Iterator[Frame]:
+def answers(connection: RawConnection) -> Iterator[Frame]:
     """The frames that come; pings are answered, for a server that drains waits for that."""
     for frame in connection.received():
         if isinstance(frame, PingFrame) and "ACK" not in frame.flags:
@@ -169,7 +169,7 @@ def heard(connection: RawConnection) -> Iterator[Frame]:
         yield frame
 
 
-def test_watches_that_are_not_read_keep_nobody_waiting(start: StartService) -> None:
+def test_watches_that_are_not_read_delay_no_probe(start: StartService) -> None:
     """Neither probes, on both ports, nor the end."""
     service = start(SHUTDOWN_GRACE_SECONDS="3600")
     channel = service.channel()
@@ -179,7 +179,7 @@ def test_watches_that_are_not_read_keep_nobody_waiting(start: StartService) -> N
         for port in (service.port, service.health_port):
             connection = opened.enter_context(RawConnection(port, {WINDOW: 0}))
             connection.send(*watch(LIVENESS))
-            watches.append(heard(connection))
+            watches.append(answers(connection))
             assert any(isinstance(frame, HeadersFrame) for frame in watches[-1])
         for name in (LIVENESS, READINESS, STARTUP):
             assert health(channel, name) == probe(service, name) == SERVING
@@ -190,7 +190,7 @@ def test_watches_that_are_not_read_keep_nobody_waiting(start: StartService) -> N
         assert service.wait() == 0
 
 
-def test_a_watch_that_is_read_late_hears_the_present_status(
+def test_a_watch_that_is_read_late_receives_the_current_status(
     start: StartService, data_dir: Path
 ) -> None:
     """After the one that was on its way; what was so in between is nothing to it."""

@@ -34,7 +34,7 @@ class _Standby(EmbeddedPostgres):
 
 @pytest.fixture
 def standby_url(tmp_path: Path) -> Iterator[str]:
-    """A standby that follows nobody, made of a copy of a migrated database."""
+    """A standby without a primary, made of a copy of a migrated database."""
     with EmbeddedPostgres(tmp_path / "primary", settings={"fsync": "off"}) as primary:
         schema.upgrade(primary.url)
     shutil.copytree(tmp_path / "primary", tmp_path / "standby")

@@ -87,8 +87,8 @@ def memory_bytes(service: ServiceProcess) -> int:
 
 
 @pytest.mark.parametrize("method", BOMBS)
-def test_a_stranger_makes_nothing_of_its_request(service: ServiceProcess, method: str) -> None:
-    """Nor is the stranger told what is wrong with it."""
+def test_an_unauthenticated_request_is_not_parsed(service: ServiceProcess, method: str) -> None:
+    """The answer does not say what is wrong with it."""
     before = memory_bytes(service)
     for call in send(service.channel(), method, BOMBS[method], times=20):
         with fails(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"):
@@ -121,7 +121,7 @@ def test_too_many_items_are_refused_unparsed(
     assert peak_bytes(service) - before < MOST_BYTES
 
 
-@pytest.mark.parametrize("metadata", [(), bearer("eve")], ids=["stranger", "caller"])
+@pytest.mark.parametrize("metadata", [(), bearer("eve")], ids=["unauthenticated", "authenticated"])
 def test_others_are_served_while_such_requests_come(service: ServiceProcess, metadata: Any) -> None:
     calls = send(service.channel(), "BatchCreateTasks", EMPTY_ITEMS, metadata, times=50)
     stats: Any = service.stub().GetTaskStats(

@@ -1,4 +1,4 @@
-"""A physical backup that is put back: clients hold etags and tokens of a timeline that is lost."""
+"""A restored physical backup: clients hold etags and tokens of a lost timeline."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_token_from_before_the_backup_misses_nothing(server: Server) -> None:
     stub = server.restore()
     create(stub, "after")
     watch = Watch(stub, resume_token=token)
-    assert [it.task.title for it in watch.changes(2)] == ["in the backup", "after"]
+    assert [change.task.title for change in watch.changes(2)] == ["in the backup", "after"]
     watch.cancel()
 
 

@@ -13,8 +13,8 @@ import pytest
 from tests.support.service import ServiceProcess
 
 SETTINGS = {
-    "SECRET_KEY": "a key that nobody else should see",
-    "SECRET_KEY_PREVIOUS": "a key that nobody should have seen",
+    "SECRET_KEY": "a key that must not be visible",
+    "SECRET_KEY_PREVIOUS": "a previous key, not visible",
     "JWT_ISSUER": "https://issuer.example",
     "OTEL_EXPORTER_OTLP_HEADERS": "authorization=a-token",
     "AWS_SECRET_ACCESS_KEY": "another program's",
@@ -65,7 +65,7 @@ def test_a_key_that_others_may_use_ends_the_start(
 ) -> None:
     data = tmp_path / "service" / "data"
     data.mkdir(parents=True)
-    (data / "secret_key").write_text("somebody may have read this key already")
+    (data / "secret_key").write_text("this key may have been read")
     (data / "secret_key").chmod(0o644)
     service = start_service(ENVIRONMENT="development", SECRET_KEY="")
     assert service.wait() == 2

@@ -1,4 +1,4 @@
-"""The service configs for clients: what gRPC itself repeats, and where to, with a real client."""
+"""The published service configs: the calls that a real gRPC client retries, and where."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class FailingServer(grpc.GenericRpcHandler):
-    """A server that fails as often as it is told, then answers every call with nothing in it."""
+    """A server that fails a set number of times, then answers every call with no bytes."""
 
     def __init__(self, port: int = 0) -> None:
         self.failures = 0
@@ -70,7 +70,7 @@ class FailingServer(grpc.GenericRpcHandler):
         if self.attempts[method] <= self.failures:
             if self.pushback:
                 context.set_trailing_metadata((("grpc-retry-pushback-ms", self.pushback),))
-            context.abort(self.code, "as it was told")
+            context.abort(self.code, "as configured")
         return b""
 
     def stop(self) -> None:
@@ -173,7 +173,7 @@ def test_what_was_refused_is_repeated_when_the_server_says(
         assert call(stub, method) is grpc.StatusCode.OK
 
 
-def test_what_the_server_says_will_not_do_better_is_not_repeated(server: FailingServer) -> None:
+def test_a_permanent_failure_is_not_repeated(server: FailingServer) -> None:
     server.failures, server.code, server.pushback = 1, EXHAUSTED, "-1"
     with client(PLAIN, server.port) as stub:
         assert call(stub, "GetTask") is EXHAUSTED
@@ -281,5 +281,7 @@ def test_every_method_stands_in_a_config_once(config: str) -> None:
 
 @pytest.mark.parametrize("config", [PLAIN, WITH_REQUEST_IDS])
 def test_every_call_ends_but_a_watch(config: str) -> None:
-    endless = [it["name"] for it in json.loads(config)["methodConfig"] if "timeout" not in it]
+    endless = [
+        entry["name"] for entry in json.loads(config)["methodConfig"] if "timeout" not in entry
+    ]
     assert [name["method"] for names in endless for name in names] == ["WatchTasks"]

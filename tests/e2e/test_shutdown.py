@@ -1,4 +1,4 @@
-"""The end of a service: what callers see of it, how long it takes, and what it leaves behind."""
+"""Shutdown: calls during the drain, its deadline, and the processes that remain."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class SlowCall:
 
 
 def test_draining_service_says_not_serving_and_still_takes_calls(start: StartService) -> None:
-    """Balancers turn away when they hear it; until they do, their calls are answered."""
+    """Balancers stop sending calls when they receive it; until then calls are answered."""
     service = start(SHUTDOWN_DELAY_SECONDS=NEVER)
     channel = service.channel()
     await_ready(channel)
@@ -112,7 +112,7 @@ def test_call_that_outlasts_the_grace_is_ended(
 def test_second_signal_ends_a_running_call_at_once(
     start: StartService, own_database_url: str, workers: str
 ) -> None:
-    """Exit code 1 tells that it was not waited for."""
+    """Exit code 1 says that the call was not awaited."""
     service = start(WORKERS=workers, SHUTDOWN_GRACE_SECONDS=NEVER)
     with ExitStack() as lock:
         call = SlowCall(service, own_database_url, lock)
@@ -177,7 +177,7 @@ def test_signal_before_it_serves_ends_it_at_once(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_database_that_does_not_answer_does_not_keep_it_from_ending(
+def test_service_ends_while_the_database_does_not_answer(
     start_service: StartService, workers: str
 ) -> None:
     service = start_service(

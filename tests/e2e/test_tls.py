@@ -1,4 +1,4 @@
-"""TLS as clients meet it: who is let in, what a scanner finds, certificates that are replaced."""
+"""TLS: clients that are accepted, the findings of a scanner, certificates that are replaced."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def serial(pair: Pair) -> int:
 
 
 def serial_shown(service: ServiceProcess) -> int:
-    """Of the certificate that whoever connects now is shown."""
+    """Return the serial number of the certificate that a new connection receives."""
     pem = ssl.get_server_certificate(("127.0.0.1", service.port))
     return x509.load_pem_x509_certificate(pem.encode()).serial_number
 
@@ -153,8 +153,8 @@ def test_plaintext_is_refused(service: ServiceProcess) -> None:
         assert refusal(plaintext) is grpc.StatusCode.UNAVAILABLE
 
 
-def test_slow_handshakes_keep_nobody_waiting(service: ServiceProcess, ca: trustme.CA) -> None:
-    """300 connections say half of what TLS begins with, and are ended for it."""
+def test_slow_handshakes_delay_no_other_client(service: ServiceProcess, ca: trustme.CA) -> None:
+    """300 connections send half of a ClientHello, and are closed."""
     hello_of_512_bytes = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
     with ExitStack() as opened, channel(service, ca) as quick:
         slow = [opened.enter_context(connected(service.port)) for _ in range(300)]
@@ -252,16 +252,16 @@ def test_client_with_a_certificate_of_the_ca_is_served(
 def test_client_without_a_certificate_is_refused(
     strict_service: ServiceProcess, ca: trustme.CA
 ) -> None:
-    with channel(strict_service, ca) as nobody:
-        assert refusal(nobody) is grpc.StatusCode.UNAVAILABLE
+    with channel(strict_service, ca) as anonymous:
+        assert refusal(anonymous) is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize("of", ["another CA", "the server's CA"])
 def test_client_with_a_certificate_of_another_ca_is_refused(
     strict_service: ServiceProcess, ca: trustme.CA, of: str
 ) -> None:
-    stranger = trustme.CA() if of == "another CA" else ca
-    with channel(strict_service, ca, own=stranger.issue_cert("client.example")) as unknown:
+    issuer = trustme.CA() if of == "another CA" else ca
+    with channel(strict_service, ca, own=issuer.issue_cert("client.example")) as unknown:
         assert refusal(unknown) is grpc.StatusCode.UNAVAILABLE
 
 
@@ -318,7 +318,7 @@ def test_no_call_fails_while_certificates_are_replaced(
 def test_certificate_without_its_key_waits_for_it(
     start_service: StartService, own_database_url: str, tmp_path: Path, ca: trustme.CA
 ) -> None:
-    """However long that takes; and the log tells once."""
+    """However long that takes; it is logged once."""
     old, new = issued(ca), issued(ca)
     secret = Secret(tmp_path / "tls", old)
     service = start_service(
@@ -338,7 +338,7 @@ def test_certificate_without_its_key_waits_for_it(
 def test_worker_that_starts_while_files_are_broken_has_what_was_good(
     start_service: StartService, own_database_url: str, tmp_path: Path, ca: trustme.CA
 ) -> None:
-    """A worker that dies then must not take the service with it."""
+    """A worker that fails then must not end the service."""
     pair = issued(ca)
     secret = Secret(tmp_path / "tls", pair)
     service = start_service(

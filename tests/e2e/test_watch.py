@@ -1,4 +1,4 @@
-"""Watches over everything that can happen to them: each acknowledged change exactly once, in order.
+"""Watches during restarts and crashes: each acknowledged change exactly once, in order.
 
 Many write at the same time, some of them in transactions that commit in another order than they
 began in. Some watch, break off at any moment and resume, while services and PostgreSQL go down.
@@ -144,8 +144,7 @@ def state_of(task: Task) -> State:
 
 
 class Writers:
-    """Those who write, until they are stopped. A write that fails is not made again: it may have
-    taken place."""
+    """Write until stopped. A failed write is not repeated: it may have been committed."""
 
     def __init__(self, stubs: list[TaskServiceStub], by_hand: Database, seed: int) -> None:
         self._by_hand = by_hand
@@ -242,7 +241,7 @@ class Watcher:
     """Watches, breaks off at any moment and resumes: on one of these services, then the next."""
 
     def __init__(self, stubs: list[TaskServiceStub], seed: str) -> None:
-        self.heard: list[State] = []
+        self.received: list[State] = []
         self._stubs = stubs
         self._dice = random.Random(seed)  # noqa: S311
         first = Watch(stubs[0])
@@ -261,9 +260,9 @@ class Watcher:
             try:
                 for response in call:
                     if response.type != BOOKMARK:
-                        self.heard.append(state_of(response.task))
+                        self.received.append(state_of(response.task))
                     self._token = response.resume_token
-                    if last.done() and last.result() in self.heard:
+                    if last.done() and last.result() in self.received:
                         return
             except grpc.RpcError as error:
                 assert error.code() in {UNAVAILABLE, CANCELLED}, error  # noqa: PT017
@@ -275,7 +274,7 @@ class Watcher:
 def check_watchers(
     services: Services, by_hand: Database, seed: int, disturb: Callable[[Writers], None]
 ) -> None:
-    """Runs it all: everybody must hear what was acknowledged, and nothing twice."""
+    """Require that every watcher receives each acknowledged change exactly once."""
     first, second = services.stubs
     writers = Writers(services.stubs, by_hand, seed)
     watchers = [
@@ -303,14 +302,14 @@ def check_watchers(
     for one in watching:
         one.result()
     for watcher in watchers:
-        check(watcher.heard, {*writers.acknowledged, last.result()}, EventLog(by_hand))
+        check(watcher.received, {*writers.acknowledged, last.result()}, EventLog(by_hand))
 
 
-def check(heard: list[State], acknowledged: set[State], events: EventLog) -> None:
-    assert acknowledged - set(heard) == set(), "lost"
-    assert [state for state, times in Counter(heard).items() if times > 1] == [], "repeated"
+def check(received: list[State], acknowledged: set[State], events: EventLog) -> None:
+    assert acknowledged - set(received) == set(), "lost"
+    assert [state for state, times in Counter(received).items() if times > 1] == [], "repeated"
     versions = defaultdict(list)
-    for state in heard:
+    for state in received:
         versions[state.task_id].append(state.version)
     for task_id, of_one in versions.items():
         # The history has the writes that were not acknowledged, too.
@@ -320,7 +319,7 @@ def check(heard: list[State], acknowledged: set[State], events: EventLog) -> Non
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_each_acknowledged_change_is_heard_exactly_once(
+def test_each_acknowledged_change_is_received_once(
     services: Services, by_hand: Database, seed: int
 ) -> None:
     def disturb(_: Writers) -> None:
@@ -333,7 +332,7 @@ def test_each_acknowledged_change_is_heard_exactly_once(
 
 
 @pytest.mark.parametrize("seed", range(100, 103))
-def test_each_acknowledged_change_is_heard_exactly_once_although_the_database_is_killed(
+def test_each_acknowledged_change_is_received_once_despite_crashes(
     services: Services, by_hand: Database, data_dir: Path, seed: int
 ) -> None:
     def disturb(writers: Writers) -> None:
@@ -365,7 +364,7 @@ def test_transactions_that_a_crash_forgets_hide_none_that_come_after_it(
 
 
 def test_a_watch_goes_on_when_the_database_is_back(services: Services, data_dir: Path) -> None:
-    """It need not end: nobody has to resume because the database was away for a moment."""
+    """A short outage of the database ends no watch."""
     stub = services.stubs[0]
     watching = Watch(stub)
     watching.bookmark()

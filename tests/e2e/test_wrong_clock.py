@@ -1,6 +1,6 @@
 """A process whose clock is wrong: the clock that stamped the rows decides.
 
-Debian's libfaketime tells the process another time than PostgreSQL has.
+Debian's libfaketime gives the process another time than PostgreSQL has.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Floods of those who need no credentials: questions to reflection, and checks of health."""
+"""Floods of calls that need no credentials: reflection and health."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def count_until_refused(answers: Iterator[Any]) -> int:
 
 @pytest.mark.usefixtures("a_question_a_second")
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
-def test_questions_in_one_stream_are_limited_where_nothing_else_is(
+def test_requests_in_one_stream_are_limited_where_nothing_else_is(
     settings: Settings, database_url: str, version: str
 ) -> None:
     """In development, where reflection is open and calls have no rate."""
@@ -85,7 +85,7 @@ def test_questions_in_one_stream_are_limited_where_nothing_else_is(
 
 
 @pytest.mark.usefixtures("a_question_a_second")
-def test_the_questions_of_one_connection_are_not_those_of_another(
+def test_each_connection_has_its_own_limit_of_reflection(
     settings: Settings, database_url: str
 ) -> None:
     with serving(settings, database_url) as connect:
@@ -93,7 +93,7 @@ def test_the_questions_of_one_connection_are_not_those_of_another(
         assert len(list(answers_to(connect(), 50))) == 50
 
 
-def test_questions_in_one_stream_count_against_the_rate_of_the_principal(
+def test_requests_in_one_stream_count_against_the_rate_of_the_principal(
     token_settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.calls.pipeline.BURST_SECONDS", 5)
@@ -107,7 +107,7 @@ def test_questions_in_one_stream_count_against_the_rate_of_the_principal(
                 TaskServiceStub(channel).GetTaskStats(GetTaskStatsRequest())
 
 
-def test_questions_of_strangers_are_limited_by_connection_where_callers_have_a_rate(
+def test_unauthenticated_reflection_is_limited_by_connection(
     token_settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.calls.pipeline.BURST_SECONDS", 5)
@@ -202,7 +202,7 @@ def test_lists_of_health_wait_with_its_checks(
 def test_a_probe_on_its_own_port_is_never_refused(
     settings: Settings, database_url: str, gate: Gate
 ) -> None:
-    """Whoever probes restarts what does not answer."""
+    """A prober restarts a service that does not answer."""
     worker = Worker(settings, database_url, WorkerSlot(Ports(grpc=0, health=0)))
     port = worker.start().health
     assert port
@@ -224,7 +224,7 @@ def _ends(frame: Frame) -> bool:
 def test_calls_that_wait_for_the_polling_thread_all_get_a_status(
     settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over 3,000, gRPC's core would drop each that comes, whoever made it."""
+    """Over 3,000, gRPC's core would drop new calls of every client."""
     submit, opened = RequestPool.submit, threading.Event()
 
     def held(pool: RequestPool, *arguments: Any, **names: Any) -> Any:

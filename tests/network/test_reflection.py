@@ -1,4 +1,4 @@
-"""Reflection: what it serves, of all that is loaded, and to whom."""
+"""Reflection: the files that it serves, the credentials it requires, its limits."""
 
 from __future__ import annotations
 
@@ -126,17 +126,17 @@ def test_other_files_are_not_there(ask: Ask, name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
-def test_reflection_is_not_for_everybody_if_the_settings_say_so(
+def test_reflection_can_be_switched_off_or_require_credentials(
     settings: Settings, database_url: str, mode: str, code: grpc.StatusCode, version: str
 ) -> None:
-    """The contract tells an attacker what there is to attack."""
+    """The contract would describe the targets to an attacker."""
     own = settings.model_copy(update={"reflection": mode, "auth_mode": "jwt"})
     with running_worker(own, database_url) as channel, pytest.raises(grpc.RpcError) as raised:
         asking(channel, version)(list_services="")
     assert raised.value.code() is code
 
 
-def test_reflection_is_for_whom_a_token_names(token_settings: Settings, database_url: str) -> None:
+def test_reflection_accepts_a_valid_token(token_settings: Settings, database_url: str) -> None:
     own = token_settings.model_copy(update={"reflection": "authenticated"})
     token = jwt.encode(claims(**GOOD), SECRET_KEY, "HS256")
     with running_worker(own, database_url) as channel:
@@ -144,7 +144,7 @@ def test_reflection_is_for_whom_a_token_names(token_settings: Settings, database
         assert ask(list_services="").list_services_response.service
 
 
-def test_a_token_that_is_guessed_at_reflection_is_logged_and_counted(
+def test_a_guessed_token_at_reflection_is_logged_and_counted(
     token_settings: Settings, database_url: str
 ) -> None:
     own = token_settings.model_copy(update={"reflection": "authenticated"})
@@ -166,7 +166,7 @@ def test_a_token_that_is_guessed_at_reflection_is_logged_and_counted(
     assert count() == before + 1
 
 
-def test_who_asks_reflection_too_often_hears_when_to_come_back(
+def test_reflection_above_the_rate_says_when_to_retry(
     token_settings: Settings, database_url: str
 ) -> None:
     limits = {"reflection": "authenticated", "rate_limit_per_second": 1}
@@ -181,17 +181,17 @@ def test_who_asks_reflection_too_often_hears_when_to_come_back(
     assert 0 < int(failure.pushback or 0) <= 1000
 
 
-def test_streams_that_say_nothing_keep_nobody_out(settings: Settings, database_url: str) -> None:
-    """The oldest of them gives way."""
+def test_silent_streams_do_not_block_other_clients(settings: Settings, database_url: str) -> None:
+    """The oldest silent stream is ended."""
     silence = threading.Event()
 
-    def says_nothing() -> Iterator[bytes]:
+    def send_nothing() -> Iterator[bytes]:
         silence.wait()
         yield from ()
 
     with running_worker(settings, database_url) as channel:
         open_stream: Any = channel.stream_stream(f"/{METHOD}")
-        streams = [open_stream(says_nothing()) for _ in range(40)]
+        streams = [open_stream(send_nothing()) for _ in range(40)]
         try:
             for _ in range(3):
                 assert asking(channel, "v1")(list_services="").list_services_response.service
@@ -200,7 +200,7 @@ def test_streams_that_say_nothing_keep_nobody_out(settings: Settings, database_u
             silence.set()
 
 
-def test_bytes_that_are_no_question_are_the_callers_mistake(channel: grpc.Channel) -> None:
+def test_bytes_that_are_no_request_are_an_invalid_argument(channel: grpc.Channel) -> None:
     with fails(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"):
         call: Any = channel.stream_stream(f"/{METHOD}")
         next(call(iter([b"\xff"])))

@@ -1,4 +1,4 @@
-"""What tests of access share."""
+"""Scopes, and the statements of calls, for tests of access."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READ, WRITE, ADMIN = "tasks:read", "tasks:write", "tasks:admin"
 
 @contextmanager
 def counted_statements() -> Iterator[list[str]]:
-    """The statements of calls, of whichever service in this process, while this holds."""
+    """Record the statements of calls of every service in this process during the block."""
     statements: list[str] = []
 
     def count(_connection: Any, _cursor: Any, statement: str, *_: object) -> None:

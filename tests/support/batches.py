@@ -40,7 +40,7 @@ def new_id() -> str:
 
 
 def send(stub: TaskServiceStub, items: Sequence[Any]) -> list[Task]:
-    """The batch of these items; what they are says which."""
+    """Send the batch of these items; their type selects the method."""
     match items[0]:
         case str():
             return list(stub.BatchGetTasks(BatchGetTasksRequest(ids=items)).tasks)
@@ -69,7 +69,7 @@ def delete(task_id: str, **options: Any) -> DeleteTaskRequest:
 
 
 def made(stub: TaskServiceStub, count: int, **fields: Any) -> list[Task]:
-    """This many new tasks."""
+    """Create this many tasks."""
     tasks = [Task(**{"title": f"task {number}", **fields}) for number in range(count)]
     return send(stub, [CreateTaskRequest(task=task) for task in tasks])
 
@@ -84,7 +84,7 @@ KINDS: list[Any] = [
 
 
 def contents(database: Database) -> list[Any]:
-    """Everything that a write could change."""
+    """Return every row that a write could change."""
     names = ("tasks", "requests", "task_events")
     return [
         [row[0] for row in database.read(text(f"SELECT to_jsonb(t) FROM {name} t ORDER BY 1"))]  # noqa: S608

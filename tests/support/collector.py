@@ -1,4 +1,4 @@
-"""A collector's end of OTLP: real gRPC services that keep what a service sends them."""
+"""Collect OTLP exports with real gRPC services."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Collector:
             context.abort(self._refusal, "this collector takes nothing")
 
     def keep_spans(self, request: trace_service_pb2.ExportTraceServiceRequest) -> None:
-        """All at once: who sees the span of a call sees those of its statements, too."""
+        """Store them at once: a reader of a call's span finds the spans of its statements."""
         self._spans += [
             ReceivedSpan(span, values(each.resource.attributes))
             for each in request.resource_spans

@@ -1,4 +1,4 @@
-"""Credentials as issuers make them: keys, the set that publishes them, tokens; certificates."""
+"""Issue credentials: keys, published key sets, tokens, certificates."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def encoded(part: object) -> str:
 
 
 class KeyServer:
-    """Publishes a set of keys over HTTP, and counts who asks."""
+    """Publish a set of keys over HTTP, and count the requests."""
 
     def __init__(self) -> None:
         self.status = 200

@@ -1,4 +1,4 @@
-"""Databases for tests."""
+"""Create databases for tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _numbers = itertools.count(1)
 
 @contextmanager
 def made_database(postgres_url: str, *, migrated: bool = True) -> Iterator[str]:
-    """A database of its own, dropped at the end."""
+    """Create a database; drop it at the end."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     engine = create_engine(postgres_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:

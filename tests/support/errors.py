@@ -1,4 +1,4 @@
-"""Reading errors as a client does: the code, and the details behind it."""
+"""Read errors as a client does: the code and the details."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sixty tasks in which many values meet, and the tasks that a filter selects."""
+"""Make sixty tasks with many combinations of values, and select tasks by a filter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from taskservice.v1.task_pb2 import TASK_STATUS_COMPLETED, Task
 from taskservice.v1.task_service_pb2 import ListTasksRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 
-ANY = "tags:any"  # A term that searches for no words: of these there may be fewer.
+ANY = "tags:any"  # No search for words, whose number has a lower limit.
 UUID = "0198c0de-0000-7000-8000-000000000001"
 TIMES = ("due_date", "created_at", "updated_at", "completed_at", "deleted_at")
 TEXTS = ("title", "description", "assigned_to", "created_by")
@@ -29,7 +29,7 @@ TAGS: tuple[list[str], ...] = ([], ["billing"], ["Billing", "x y"], ["*", "late"
 
 
 def sample_rows() -> list[dict[str, object]]:
-    """Sixty tasks in which the values meet in many combinations; some are completed or deleted."""
+    """Return rows with many combinations of values; some are completed or deleted."""
     columns = (TITLES, DESCRIPTIONS, ASSIGNEES, DUE, TAGS, (1, 2, 3, 3, 4, 1, 2), (1, 2, 3, 4, 1))
     rows = []
     for number, values in enumerate(islice(zip(*map(cycle, columns), strict=True), 60)):
@@ -44,7 +44,7 @@ def sample_rows() -> list[dict[str, object]]:
                 "tags": tags,
                 "status": status,
                 "priority": priority,
-                "created_by": "somebody" if number % 3 else "",
+                "created_by": "maker" if number % 3 else "",
                 "created_at": (EARLY, MIDDLE)[number % 2],
                 "updated_at": (EARLY, MIDDLE, LATE)[number % 3],
                 "completed_at": (EARLY, LATE)[number % 2]
@@ -57,7 +57,7 @@ def sample_rows() -> list[dict[str, object]]:
 
 
 def selected(stub: TaskServiceStub, text: str) -> list[Task]:
-    """The tasks that a filter selects, the deleted ones included."""
+    """Return the tasks that a filter selects, including deleted ones."""
     request = ListTasksRequest(
         filter=text, page_size=1000, show_deleted=True, order_by="created_at"
     )

@@ -1,4 +1,4 @@
-"""An HTTP/2 client that keeps no rules: it sends the frames it is given, whatever they are."""
+"""Send raw HTTP/2 frames, also invalid ones."""
 
 from __future__ import annotations
 

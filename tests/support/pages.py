@@ -21,7 +21,7 @@ TODAY = dt.datetime(2026, 6, 1, 12, tzinfo=dt.UTC)
 
 
 def store(database: Database, rows: list[dict[str, object]]) -> None:
-    """Stores tasks directly, for what no call can set: ids in any order, equal times."""
+    """Store tasks directly, with what no call can set: ids in any order, equal times."""
     defaults = {
         "title": "a task",
         "description": "",
@@ -41,7 +41,7 @@ def store(database: Database, rows: list[dict[str, object]]) -> None:
 
 
 def tied_rows(count: int, chance: random.Random) -> list[dict[str, object]]:
-    """Tasks with few different values, so that every order has many ties, and some NULLs."""
+    """Return rows with few different values, so that every order has many ties."""
     statuses = [chance.randint(1, 4) for _ in range(count)]
     return [
         {
@@ -62,7 +62,7 @@ def tied_rows(count: int, chance: random.Random) -> list[dict[str, object]]:
 def pages(
     stub: TaskServiceStub, request: ListTasksRequest, sizes: Iterator[int] | None = None
 ) -> Iterator[ListTasksResponse]:
-    """Walks through the pages, each of the next size where sizes are given."""
+    """Yield the pages of a list, each of the next size where sizes are given."""
     request = ListTasksRequest.FromString(request.SerializeToString())
     for _ in range(200):
         if sizes is not None:
@@ -80,5 +80,5 @@ def ids(page: ListTasksResponse) -> list[str]:
 
 
 def walk(stub: TaskServiceStub, request: ListTasksRequest) -> list[str]:
-    """The ids of all pages, in turn."""
+    """Return the ids of all pages, in order."""
     return [id_ for page in pages(stub, request) for id_ in ids(page)]

@@ -1,4 +1,4 @@
-"""PgBouncer before a test's PostgreSQL: the real one, in transaction mode."""
+"""Run PgBouncer in transaction mode before a test's PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _AS_MAPPED_USER = ("unshare", "--user", "--map-user=65534", "--")
 
 DEFAULTS: dict[str, str] = {}
 LENIENT = {"ignore_startup_parameters": "options,extra_float_digits"}
-"""As operators set it who have clients that send options."""
+"""As set by operators whose clients send options."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a test does to the database behind the service's back, and what it sees of it there."""
+"""Lock, stop and inspect the database without the service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs of Debian packages that tests run."""
+"""Find programs of Debian packages that tests run."""
 
 from __future__ import annotations
 

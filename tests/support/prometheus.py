@@ -1,4 +1,4 @@
-"""A Prometheus as its operator has it: a process of its own, with the rules that ship."""
+"""Run a Prometheus process with the rules that ship."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Prometheus:
     def _listening(self) -> int:
         assert self.process.poll() is None, self._log.read_text()
         connections = psutil.Process(self.process.pid).net_connections("tcp")
-        return next((it.laddr.port for it in connections if it.status == psutil.CONN_LISTEN), 0)
+        return next((one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN), 0)
 
     def ask(self, path: str, **parameters: str) -> Any:
         """What its HTTP API answers."""

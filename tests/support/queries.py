@@ -1,4 +1,4 @@
-"""The queries that ship, in rules, dashboard and runbooks, and what they name."""
+"""Parse the queries that ship in rules, dashboard and runbooks."""
 
 from __future__ import annotations
 
@@ -41,9 +41,13 @@ def targets() -> list[Target]:
     """The queries of the dashboard that ships, its variables included."""
     board = json.loads(dashboard.FILE.read_text())
     found = [
-        Target(panel["title"], _filled_in(it["expr"]), re.findall(r"{{(\w+)}}", it["legendFormat"]))
+        Target(
+            panel["title"],
+            _filled_in(target["expr"]),
+            re.findall(r"{{(\w+)}}", target["legendFormat"]),
+        )
         for panel in board["panels"]
-        for it in panel.get("targets", [])
+        for target in panel.get("targets", [])
     ]
     for variable in board["templating"]["list"]:
         if variable["type"] == "query":

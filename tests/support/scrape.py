@@ -1,4 +1,4 @@
-"""The metrics port as Prometheus reads it."""
+"""Read the metrics port as Prometheus does."""
 
 from __future__ import annotations
 

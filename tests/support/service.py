@@ -1,4 +1,4 @@
-"""A service as its operator has it: a process of its own, its log, its port, its signals."""
+"""Run the service as a process: its log, its ports, its signals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 _INHERITED = {"PATH", "HOME", "LANG", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}
 
-# Channels to one address share their connections, unless they are told not to.
+# Channels to one address share their connections by default.
 _CONNECTION_OF_ITS_OWN = [("grpc.use_local_subchannel_pool", 1)]
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class ServiceProcess:
         self.data_dir = folder / "data"
         defaults = {
             "AUTH_MODE": "none",
-            "RATE_LIMIT_PER_SECOND": "1000000",  # Tests are in a hurry.
+            "RATE_LIMIT_PER_SECOND": "1000000",
             "SECRET_KEY": "0123456789abcdef0123456789abcdef",
             "SHUTDOWN_DELAY_SECONDS": "0",
             "TLS_TERMINATED_UPSTREAM": "true",
@@ -130,11 +130,11 @@ class ServiceProcess:
     def port(self) -> int:
         """The port that it serves on, once it does."""
 
-        def told() -> list[str]:
+        def found() -> list[str]:
             return [line for line in self.lines.copy() if "serving" in line and "address" in line]
 
         lines = wait_until(
-            lambda: told() or ([self.log] if self.ended else []), "the service serves"
+            lambda: found() or ([self.log] if self.ended else []), "the service serves"
         )
         return int(re.findall(r'address\W+[^\s",]*:(\d+)', lines[0])[0])
 
@@ -203,7 +203,7 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 def is_gone(process: psutil.Process) -> bool:
-    """Whether it has ended; one that nobody reaped has."""
+    """Return whether it has ended; a zombie has."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -235,7 +235,7 @@ def health_stub(channel: grpc.Channel) -> Any:
 
 
 def health(channel: grpc.Channel, name: str) -> int:
-    """What a probe hears."""
+    """Return the status that a probe receives."""
     request = health_pb2.HealthCheckRequest(service=name)
     return int(health_stub(channel).Check(request, timeout=PATIENCE_SECONDS).status)
 

@@ -29,7 +29,7 @@ def update(stub: TaskServiceStub, task: Task, *paths: str, **options: object) ->
 
 
 def make_overdue(database: Database, task_id: str) -> None:
-    """Time cannot be waited for; the database is told instead."""
+    """Move the due date into the past, in the database."""
     with database.engine.connect() as connection:
         connection.execute(
             text("UPDATE tasks SET due_date = now() - interval '1 day' WHERE id = :id"),

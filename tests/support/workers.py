@@ -1,4 +1,4 @@
-"""A worker in the process of the test, and connections to it."""
+"""Run a worker in the process of the test, and connect to it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_updates_whose_request_ids_are_each_others_tasks(
         assert titles(answer) == ["first", "second"]
 
 
-def test_updates_of_which_one_is_repeated_beside_a_task_with_its_request_id(
+def test_a_repeated_update_beside_a_task_with_its_request_id(
     stub: TaskServiceStub, create_task: Create
 ) -> None:
     first, second = create_task().id, create_task().id

@@ -184,7 +184,7 @@ class TestAllOrNothing:
             send(stub, [task.id, new_id(), new_id()])
         assert failure.info.metadata["item"] == "ids[1]"
 
-    def test_violations_of_all_items_are_told_at_once(self, stub: TaskServiceStub) -> None:
+    def test_violations_of_all_items_are_reported_at_once(self, stub: TaskServiceStub) -> None:
         with fails(INVALID, "INVALID_REQUEST") as failure:
             send(
                 stub,
@@ -203,7 +203,7 @@ class TestAllOrNothing:
             "requests[3].task.tags[1]": "TASK_TAGS_NOT_BLANK",
         }
 
-    def test_violations_of_all_updates_are_told_at_once(self, stub: TaskServiceStub) -> None:
+    def test_violations_of_all_updates_are_reported_at_once(self, stub: TaskServiceStub) -> None:
         with fails(INVALID, "INVALID_REQUEST") as failure:
             send(
                 stub,
@@ -221,7 +221,7 @@ class TestAllOrNothing:
         }
 
     @pytest.mark.parametrize("count", [3, 1000])
-    def test_violations_of_all_ids_are_told_at_once(
+    def test_violations_of_all_ids_are_reported_at_once(
         self, stub: TaskServiceStub, count: int
     ) -> None:
         """However many ids there are."""
@@ -234,7 +234,7 @@ class TestAllOrNothing:
             f"ids[{count - 1}]": "STRING_UUID",
         }
 
-    def test_past_due_dates_of_all_items_are_told_at_once(self, stub: TaskServiceStub) -> None:
+    def test_past_due_dates_of_all_items_are_reported_at_once(self, stub: TaskServiceStub) -> None:
         tasks = made(stub, 3)
         late = Task(title="late", due_date=PAST)
         for items in (

@@ -36,7 +36,7 @@ def test_new_tasks_that_do_not_fit_beside_repeated_ones_are_not_created(
 
 
 class TestSizes:
-    """A client takes 4 MiB by default. What it cannot be told must not be done."""
+    """A client takes 4 MiB by default: a write with a larger answer must not be made."""
 
     @pytest.fixture
     def heavy(self, stub: TaskServiceStub) -> list[Task]:
@@ -69,7 +69,7 @@ class TestSizes:
         with nothing_is_written(database), fails(EXHAUSTED, "ANSWER_TOO_LARGE"):
             send(stub, items)
 
-    def test_an_update_to_less_is_no_less_possible(
+    def test_an_update_in_parts_can_make_tasks_smaller(
         self, stub: TaskServiceStub, heavy: list[Task]
     ) -> None:
         """In parts: each answer has the tasks as they are after it."""

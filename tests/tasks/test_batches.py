@@ -36,7 +36,9 @@ from tests.support.errors import NOT_FOUND, Failure, fails
 
 class TestTheAnswer:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_it_has_the_tasks_in_the_order_asked(self, stub: TaskServiceStub, kind: Make) -> None:
+    def test_it_has_the_tasks_in_the_order_of_the_request(
+        self, stub: TaskServiceStub, kind: Make
+    ) -> None:
         """Not in that of the ids, which is the order in which rows are locked."""
         tasks = made(stub, 20)
         shuffled = tasks[10:] + tasks[9::-1]
@@ -174,10 +176,10 @@ class TestConcurrentWrites:
         assert len({task.title for task in after}) == 1
         assert all(task.description for task in after)
 
-    def test_a_large_batch_gets_through_while_another_keeps_writing_its_tasks(
+    def test_a_large_batch_succeeds_while_its_tasks_are_being_updated(
         self, stub: TaskServiceStub
     ) -> None:
-        """Somebody is always writing one of so many: to begin anew until nobody is never ends."""
+        """One of so many tasks is always being written: repeating the whole batch would not end."""
         tasks = made(stub, 1000)
         done = threading.Event()
 

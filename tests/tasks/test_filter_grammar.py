@@ -185,7 +185,7 @@ def filter_mistake(text: str) -> FieldError:
         ("a\0", "at character 1: 'a\\x00' must not contain the NUL character"),
     ],
 )
-def test_a_mistake_in_a_filter_is_told_with_its_place(text: str, description: str) -> None:
+def test_a_mistake_in_a_filter_is_reported_with_its_position(text: str, description: str) -> None:
     mistake = filter_mistake(text)
     assert mistake.description.startswith(description)
     assert mistake.reason == "FILTER_INVALID"
@@ -211,7 +211,7 @@ def test_terms_are_counted_across_groups() -> None:
 
 @pytest.mark.parametrize("opening", ["(", "NOT (", "-(", "tags:a OR (tags:b ("])
 def test_a_filter_has_a_limited_depth(opening: str) -> None:
-    """What is nested deeper would end in the recursion limit of whoever walks the tree."""
+    """A deeper tree would exceed Python's recursion limit."""
 
     def nested(depth: int) -> str:
         times = depth // opening.count("(")
@@ -258,7 +258,7 @@ def test_an_order_becomes_its_terms(text: str, order: tuple[Sort, ...]) -> None:
         ("title, status, title desc", "at character 16: title stands twice"),
     ],
 )
-def test_a_mistake_in_an_order_is_told_with_its_place(text: str, description: str) -> None:
+def test_a_mistake_in_an_order_is_reported_with_its_position(text: str, description: str) -> None:
     with pytest.raises(FieldError) as raised:
         parse_order(text)
     assert raised.value.description.startswith(description)
@@ -283,6 +283,6 @@ def test_every_text_can_be_quoted(field: str, sign: str, value: str) -> None:
         ("(" * (MAX_DEPTH + 1) + "a", MAX_DEPTH + 2),
     ],
 )
-def test_a_limit_names_the_place_that_exceeds_it(text: str, position: int) -> None:
+def test_a_limit_names_the_position_that_exceeds_it(text: str, position: int) -> None:
     text += ")" * text.count("(")
     assert f"at character {position}:" in filter_mistake(text).description

@@ -117,7 +117,7 @@ def test_what_is_quoted_or_elsewhere_means_itself(
     title = "Send* (a) && b and*"
     task = create_task(title=title, description="HIGH a b", tags=["and", "bill*"])
     high = create_task(title="high and", description="x high")
-    ids = {it.id for it in stub.ListTasks(ListTasksRequest(filter=filter_)).tasks}
+    ids = {task.id for task in stub.ListTasks(ListTasksRequest(filter=filter_)).tasks}
     assert ids & {task.id, high.id}
 
 

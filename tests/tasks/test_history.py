@@ -1,4 +1,4 @@
-"""ListTaskEvents: what happened to a task, from which it can be made again."""
+"""ListTaskEvents: the changes of a task, from which its state can be rebuilt."""
 
 from __future__ import annotations
 
@@ -114,9 +114,7 @@ class TestAnEvent:
         assert (events[0].occurred_at, events[0].etag) == (back.updated_at, back.etag)
         assert (events[-1].occurred_at, events[-1].etag) == (task.updated_at, task.etag)
 
-    def test_it_says_who_wrote_for_which_request_in_which_trace(
-        self, stub: TaskServiceStub
-    ) -> None:
+    def test_it_has_the_principal_the_request_id_and_the_trace(self, stub: TaskServiceStub) -> None:
         ids = [str(uuid.uuid4()) for _ in range(2)]
         trace = (("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01"),)
         create = CreateTaskRequest(task=Task(title="new"), request_id=ids[0].upper())
@@ -129,7 +127,7 @@ class TestAnEvent:
             ("anonymous", ids[0], TRACE),
         ]
 
-    def test_of_a_creation_it_tells_every_field_that_has_a_value(
+    def test_of_a_creation_it_has_every_field_with_a_value(
         self, stub: TaskServiceStub, create_task: Create
     ) -> None:
         due = Timestamp(seconds=4102444800, nanos=120_000_000)
@@ -145,7 +143,7 @@ class TestAnEvent:
             "created_at": (None, rfc_3339(task.created_at)),
         }
 
-    def test_of_an_update_it_tells_what_changed_before_and_after(
+    def test_of_an_update_it_has_each_change_before_and_after(
         self, stub: TaskServiceStub, create_task: Create
     ) -> None:
         task = create_task(title="old", description="gone", assigned_to="same", tags=["a", "b"])
@@ -224,7 +222,7 @@ class TestAnEvent:
             ids = [event.id for event in history(stub, task.id)]
             assert ids == sorted(ids, reverse=True)
 
-    def test_they_stand_in_the_order_of_the_writes_whichever_began_first(
+    def test_events_are_in_the_order_of_the_writes(
         self, stub: TaskServiceStub, create_task: Create, database_url: str
     ) -> None:
         """A transaction takes its id when it locks its first task, and may come to its last one
@@ -259,21 +257,19 @@ class TestPages:
         self, stub: TaskServiceStub, create_task: Create, written: Task, size: int
     ) -> None:
         expected = history(stub, written.id)
-        told: list[TaskEvent] = []
+        received: list[TaskEvent] = []
         token, pages = "", 0
         while pages == 0 or token:
             answer = page(stub, written.id, size, token)
             assert len(answer.events) <= size
-            told += answer.events
+            received += answer.events
             token, pages = answer.next_page_token, pages + 1
             update(stub, Task(id=written.id, title=f"meanwhile {pages}"), "title")
             create_task()
-        assert told == expected
+        assert received == expected
         assert pages == -(-len(expected) // size)
 
-    def test_a_page_is_of_50_unless_asked_otherwise(
-        self, stub: TaskServiceStub, written: Task
-    ) -> None:
+    def test_a_page_has_50_events_by_default(self, stub: TaskServiceStub, written: Task) -> None:
         for number in range(50):
             update(stub, Task(id=written.id, title=f"more {number}"), "title")
         assert len(page(stub, written.id).events) == 50
@@ -319,7 +315,7 @@ class TestPages:
             other = "A" if token[place] != "A" else "B"
             self.refuses(stub, written.id, token[:place] + other + token[place + 1 :])
 
-    def test_all_violations_are_told_at_once(self, stub: TaskServiceStub) -> None:
+    def test_all_violations_are_reported_at_once(self, stub: TaskServiceStub) -> None:
         with fails(INVALID, "INVALID_REQUEST") as failure:
             page(stub, "x", -1, "x")
         assert failure.violations == {
@@ -414,7 +410,7 @@ def carry_out(stub: TaskServiceStub, task_id: str, operation: tuple[str, Task, l
 
 
 def test_the_events_give_the_task(stub: TaskServiceStub) -> None:
-    """The contract of TaskEvent: a reader of the history knows all that GetTask would tell."""
+    """The contract of TaskEvent: the history contains all that GetTask returns."""
 
     @given(_tasks, st.lists(_operations, max_size=8))
     def hold(values: Task, operations: list[tuple[str, Task, list[str]]]) -> None:

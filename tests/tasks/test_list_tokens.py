@@ -54,10 +54,10 @@ def test_a_token_may_be_used_again(stub: TaskServiceStub, request_: ListTasksReq
         {"show_deleted": True},
     ],
 )
-def test_a_token_belongs_to_what_was_asked(
+def test_a_token_belongs_to_its_request(
     stub: TaskServiceStub, request_: ListTasksRequest, others: dict[str, str | bool]
 ) -> None:
-    """With another filter or order its place would be somewhere else, and tasks be skipped."""
+    """With another filter or order its position would differ, and tasks would be skipped."""
     for field, value in others.items():
         setattr(request_, field, value)
     assert refused(stub, request_)
@@ -178,6 +178,6 @@ def test_a_token_does_not_show_what_it_holds() -> None:
 
 
 def test_no_two_tokens_of_a_place_are_alike() -> None:
-    """AES-GCM falls to whoever sees one nonce twice."""
+    """A repeated nonce breaks AES-GCM."""
     tokens = Tokens([b"key"], "page")
     assert len({tokens.seal(("a",), "filter") for _ in range(100)}) == 100

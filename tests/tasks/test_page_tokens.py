@@ -1,5 +1,4 @@
-"""Page and resume tokens over the wire: only the one that was handed out, to whom it was handed
-out, for what it was handed out."""
+"""Page and resume tokens over the wire: only unchanged, for their principal and their request."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ FILTER = 'title != "x"'
 
 
 class Token(NamedTuple):
-    """A token that ann was handed out, and how she goes on with one."""
+    """A token of ann's, and a call that continues with a token."""
 
     text: str
     field: str
@@ -101,7 +100,7 @@ def refuse(token: Token, stub: TaskServiceStub, text: str, **other: str) -> None
     assert statements == []
 
 
-def test_a_token_is_good_for_whom_it_was_handed_out(ann: TaskServiceStub, token: Token) -> None:
+def test_a_token_is_valid_for_its_principal(ann: TaskServiceStub, token: Token) -> None:
     assert token.go_on(ann, token.text)
 
 
@@ -122,11 +121,11 @@ def test_a_token_with_any_bit_flipped_is_refused(ann: TaskServiceStub, token: To
 
 
 def test_another_callers_token_is_refused(stub_of: StubOf, token: Token) -> None:
-    """Whatever he may do."""
+    """Whatever its scopes are."""
     refuse(token, stub_of("bob", READ, WRITE, ADMIN), token.text)
 
 
-def test_the_token_of_another_question_is_refused(
+def test_the_token_of_another_request_is_refused(
     ann: TaskServiceStub, tasks: list[Task], token: Token
 ) -> None:
     refuse(token, ann, token.text, filter_='title != "y"', task_id=tasks[1].id)

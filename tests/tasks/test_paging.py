@@ -33,7 +33,7 @@ from tests.support.pages import DAY, TODAY, ids, pages, store, tied_rows, walk
     ("page_size", "length"),
     [(0, 50), (1, 1), (51, 51), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)],
 )
-def test_a_page_has_the_size_asked_for_within_bounds(
+def test_a_page_has_the_requested_size_within_bounds(
     stub: TaskServiceStub, database: Database, page_size: int, length: int
 ) -> None:
     store(database, [{}] * 1001)
@@ -54,7 +54,7 @@ def test_a_negative_page_size_is_refused(stub: TaskServiceStub, page_size: int) 
 def test_the_last_page_is_the_one_without_a_token(
     stub: TaskServiceStub, database: Database, count: int, lengths: list[int]
 ) -> None:
-    """Nobody is sent to fetch a page that is empty."""
+    """No token leads to an empty page."""
     if count:
         store(database, [{}] * count)
     walked = pages(stub, ListTasksRequest(page_size=3))
@@ -71,7 +71,7 @@ def test_the_page_size_may_change_between_pages(stub: TaskServiceStub, database:
 def test_large_tasks_come_on_pages_that_a_client_takes(
     stub: TaskServiceStub, database: Database
 ) -> None:
-    """A client refuses messages of more than 4 MiB unless it is told otherwise; these are 8 MB."""
+    """A client refuses messages of more than 4 MiB by default; these are 8 MB."""
     store(database, [{"description": "😀" * 2000}] * 1000)
     walked = walk(stub, ListTasksRequest(page_size=1000))
     assert len(walked) == len(set(walked)) == 1000
@@ -93,14 +93,14 @@ def test_the_total_size_counts_all_pages(stub: TaskServiceStub, database: Databa
         (ListTasksRequest(include_total_size=True, filter="title = c"), 0),
     ],
 )
-def test_the_total_size_counts_what_matches_and_only_if_asked(
+def test_the_total_size_counts_matches_and_only_on_request(
     stub: TaskServiceStub, database: Database, request_: ListTasksRequest, total_size: int
 ) -> None:
     store(database, [{}, {}, {"title": "b"}, {"title": "b", "deleted_at": TODAY}])
     assert stub.ListTasks(request_).total_size == total_size
 
 
-def test_the_total_size_may_be_asked_for_on_a_later_page(
+def test_the_total_size_may_be_requested_on_a_later_page(
     stub: TaskServiceStub, database: Database
 ) -> None:
     store(database, [{}] * 3)
@@ -112,7 +112,7 @@ def test_the_total_size_may_be_asked_for_on_a_later_page(
 @pytest.mark.parametrize(
     ("show_deleted", "titles"), [(False, ["b", "d"]), (True, ["a", "b", "c", "d"])]
 )
-def test_deleted_tasks_are_listed_only_if_asked_for(
+def test_deleted_tasks_are_listed_only_on_request(
     stub: TaskServiceStub, database: Database, show_deleted: bool, titles: list[str]
 ) -> None:
     store(database, [{"title": title, "deleted_at": TODAY} for title in "ac"])
@@ -146,7 +146,7 @@ def tied_tasks(stub: TaskServiceStub, database: Database) -> list[Task]:
     return list(stub.ListTasks(ListTasksRequest(page_size=1000)).tasks)
 
 
-def test_the_newest_task_comes_first_unless_another_order_is_asked_for(
+def test_the_newest_task_comes_first_by_default(
     stub: TaskServiceStub, tied_tasks: list[Task]
 ) -> None:
     assert walk(stub, ListTasksRequest()) == walk(
@@ -155,7 +155,7 @@ def test_the_newest_task_comes_first_unless_another_order_is_asked_for(
 
 
 @given(order=ORDERS)
-def test_tasks_come_in_the_order_asked_for(
+def test_tasks_come_in_the_requested_order(
     stub: TaskServiceStub, tied_tasks: list[Task], order: list[tuple[str, str]]
 ) -> None:
     """Ties are ordered by created_at and id, in the last direction; no due date is the last."""
@@ -223,7 +223,7 @@ def test_writes_between_pages_neither_skip_nor_repeat_a_task(
     writes: list[list[str]],
     seed: int,
 ) -> None:
-    """Whatever comes, goes or moves, a task that stays in its place is seen once, in its turn."""
+    """Whatever else is written, a task that keeps its position is seen once, in order."""
     chance = random.Random(seed)  # noqa: S311
     with database.engine.connect() as connection:
         connection.execute(delete(tasks_table))

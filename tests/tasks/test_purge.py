@@ -55,20 +55,20 @@ def test_without_force_it_counts_and_removes_nothing(
 ) -> None:
     """AIP-165: what would be done can be looked at before it is done."""
     create_task(title="live", assigned_to="ann")
-    deleted_task(title="hers", assigned_to="ann")
-    deleted_task(title="his", assigned_to="ben")
+    deleted_task(title="of ann", assigned_to="ann")
+    deleted_task(title="of ben", assigned_to="ben")
     assert purge(stub, 'assigned_to = "ann"', force=False) == 1
-    assert titles(stub) == {"live", "hers", "his"}
+    assert titles(stub) == {"live", "of ann", "of ben"}
 
 
 def test_with_force_the_deleted_tasks_that_match_are_removed(
     stub: TaskServiceStub, create_task: Create, deleted_task: Create
 ) -> None:
     create_task(title="live", assigned_to="ann")
-    deleted_task(title="hers", assigned_to="ann")
-    deleted_task(title="his", assigned_to="ben")
+    deleted_task(title="of ann", assigned_to="ann")
+    deleted_task(title="of ben", assigned_to="ben")
     assert purge(stub, 'assigned_to = "ann"') == 1
-    assert titles(stub) == {"live", "his"}
+    assert titles(stub) == {"live", "of ben"}
 
 
 @pytest.mark.parametrize("filter_", [ALL_DELETED, 'title = "live"', "NOT deleted_at:*", "live"])
@@ -140,13 +140,13 @@ def test_an_id_can_be_used_again_and_its_history_has_both_lives(stub: TaskServic
     events = stub.ListTaskEvents(ListTaskEventsRequest(task_id=task_id)).events
     created, deleted = TaskEvent.TYPE_CREATED, TaskEvent.TYPE_DELETED
     assert [event.type for event in events] == [created, deleted, created, deleted, created]
-    told = [
+    changed_titles = [
         change.after.string_value
         for event in events
         for change in event.changes
         if change.field == "title"
     ]
-    assert told == ["third", "second", "first"]
+    assert changed_titles == ["third", "second", "first"]
 
 
 def test_without_force_it_names_what_was_deleted_first(

@@ -1,4 +1,4 @@
-"""AIP-164: a deleted task says until when it can be undeleted."""
+"""AIP-164: purge_at is the time until which a task can be undeleted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def kept_for(task: Task) -> dt.timedelta:
     return task.purge_at.ToDatetime() - task.deleted_at.ToDatetime()
 
 
-def test_every_answer_about_a_deleted_task_says_it(keeping: TaskServiceStub) -> None:
+def test_every_answer_with_a_deleted_task_has_purge_at(keeping: TaskServiceStub) -> None:
     watching = Watch(keeping)
     watching.bookmark()
     created = keeping.CreateTask(CreateTaskRequest(task=Task(title="one")))
@@ -49,11 +49,11 @@ def test_every_answer_about_a_deleted_task_says_it(keeping: TaskServiceStub) -> 
     assert not watching.change().task.HasField("purge_at")
     deleted = keeping.DeleteTask(DeleteTaskRequest(id=created.id))
     again = DeleteTaskRequest(id=created.id, allow_missing=True)
-    told = watching.change()
-    assert told.type == DELETED
+    change = watching.change()
+    assert change.type == DELETED
     answers = [
         deleted,
-        told.task,
+        change.task,
         keeping.GetTask(GetTaskRequest(id=created.id)),
         keeping.DeleteTask(again),
         *keeping.ListTasks(ListTasksRequest(show_deleted=True)).tasks,

@@ -174,10 +174,10 @@ def test_a_watch_finds_the_words_that_a_list_finds(
     watch = watch_of(filter_)
     create_task(title="ann", description="ann")
     task = create_task(title="example.com 明日の会議 bob", description="build")
-    told = next(watch).task
-    if told.title == "ann":  # Matches the negated search too.
-        told = next(watch).task
-    assert told.id == task.id
+    found = next(watch).task
+    if found.title == "ann":  # Matches the negated search too.
+        found = next(watch).task
+    assert found.id == task.id
 
 
 # What a search may cost

@@ -1,4 +1,4 @@
-"""Ids that clients make: the nil and the max UUID are those of a client that forgot to make one."""
+"""Ids of clients: the nil and the max UUID are refused as defaults that were never set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events that cannot be read: histories and watches go on without them, and the log tells."""
+"""Events that cannot be read: histories and watches skip them, and log it."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def test_a_watch_goes_on_after_an_event_that_cannot_be_read(
     watch = stub.WatchTasks(
         WatchTasksRequest(filter=filter_, resume_token=resume_token), timeout=PATIENCE_SECONDS
     )
-    heard = next(it for it in watch if it.task.id)
+    response = next(response for response in watch if response.task.id)
     watch.cancel()
-    assert heard.task.id == last.id
+    assert response.task.id == last.id
 
 
 def test_an_event_of_another_time_zone_is_read(

@@ -197,7 +197,7 @@ class TestUpdateTask:
         task = create_task(title="kept")
         assert update(stub, Task(id=task.id, description="new")).title == "kept"
 
-    def test_all_violations_are_told_at_once(
+    def test_all_violations_are_reported_at_once(
         self, stub: TaskServiceStub, create_task: Create
     ) -> None:
         bad = Task(id="x", title=" ", description="d" * 2001, tags=["", "t" * 51])

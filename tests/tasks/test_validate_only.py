@@ -1,4 +1,4 @@
-"""AIP-163: what a request would do, without what only a write generates."""
+"""AIP-163: the answer that a request would have, without generated fields."""
 
 from __future__ import annotations
 

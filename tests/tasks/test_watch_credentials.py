@@ -1,4 +1,4 @@
-"""A watch ends with what it was begun with: when its token expires, or the token's key is gone."""
+"""A watch ends when its token expires, or the key of the token is removed."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_watch_ends_when_its_token_expires(channel: grpc.Channel) -> None:
             pass
 
 
-def test_a_watch_that_is_told_something_all_the_time_ends_too(channel: grpc.Channel) -> None:
+def test_a_watch_with_constant_changes_ends_too(channel: grpc.Channel) -> None:
     answers = watch(channel, ending_soon())
     with ends_with_its_credentials():
         for number, _ in enumerate(answers):
@@ -117,7 +117,7 @@ def test_other_watches_of_the_caller_go_on(channel: grpc.Channel) -> None:
         for _ in watch(channel, ending_soon()):
             pass
     create(channel, "a task")
-    assert next(it.task.title for it in other if it.type != BOOKMARK) == "a task"
+    assert next(change.task.title for change in other if change.type != BOOKMARK) == "a task"
     other.cancel()
 
 

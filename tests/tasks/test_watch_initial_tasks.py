@@ -36,7 +36,7 @@ from tests.support.watching import (
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 4, 5])
-def test_initial_tasks_are_those_that_stand_and_then_a_bookmark(
+def test_initial_tasks_are_the_existing_ones_and_then_a_bookmark(
     stub: TaskServiceStub, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """On one page, several, or some that are full to the last."""
@@ -45,17 +45,17 @@ def test_initial_tasks_are_those_that_stand_and_then_a_bookmark(
     (gone,) = create(stub, "gone")
     delete(stub, gone)
     watching = watch(send_initial_tasks=True)
-    heard = [watching.next() for _ in range(count)]
+    received = [watching.next() for _ in range(count)]
     watching.bookmark()
-    assert {(r.type, r.resume_token) for r in heard} <= {(ADDED, "")}
-    assert [r.task for r in heard] == sorted(standing, key=lambda task: task.id)
+    assert {(r.type, r.resume_token) for r in received} <= {(ADDED, "")}
+    assert [r.task for r in received] == sorted(standing, key=lambda task: task.id)
 
 
 def test_initial_tasks_are_only_those_that_match(stub: TaskServiceStub, watch: OpenWatch) -> None:
-    create(stub, "hers", assigned_to="ann")
-    create(stub, "his", assigned_to="bob")
+    create(stub, "of ann", assigned_to="ann")
+    create(stub, "of bob", assigned_to="bob")
     watching = watch(send_initial_tasks=True, filter=OF_ANN)
-    assert watching.next().task.title == "hers"
+    assert watching.next().task.title == "of ann"
     watching.bookmark()
 
 
@@ -74,7 +74,7 @@ def test_changes_follow_the_initial_tasks(stub: TaskServiceStub, watch: OpenWatc
 def test_the_first_bookmark_waits_for_writes_that_the_pages_could_not_see(
     stub: TaskServiceStub, watch: OpenWatch, database: Database, committed: bool
 ) -> None:
-    """Those that were under way when a page was read are neither on it nor behind the bookmark."""
+    """Open transactions are neither on the page that was read nor before the bookmark."""
     (task, other) = sorted(create(stub, "old", "other"), key=lambda task: task.id)
     with suppress(ZeroDivisionError), one_transaction(database) as held:
         update_by_hand(held, task.id, title="new")
@@ -86,9 +86,9 @@ def test_the_first_bookmark_waits_for_writes_that_the_pages_could_not_see(
             raise ZeroDivisionError
     expected = {(MODIFIED, "new"), (ADDED, "by hand")} if committed else set()
     expected |= {(MODIFIED, "beside")}
-    heard = [watching.change() for _ in expected]
-    assert {(r.type, r.task.title) for r in heard} == expected
-    assert [r.task for r in heard if r.task.id == other.id] == [after]
+    received = [watching.change() for _ in expected]
+    assert {(r.type, r.task.title) for r in received} == expected
+    assert [r.task for r in received if r.task.id == other.id] == [after]
     (last,) = create(stub, "last")
     assert watching.change().task == last
 
@@ -96,7 +96,7 @@ def test_the_first_bookmark_waits_for_writes_that_the_pages_could_not_see(
 def test_no_bookmark_while_a_write_is_open_that_the_pages_could_not_see(
     stub: TaskServiceStub, watch: OpenWatch, database: Database
 ) -> None:
-    """A watch that begins now meets what was committed before, and its bookmark only after it."""
+    """A watch that begins now reports what was committed before, then its bookmark."""
     (task,) = create(stub, "old")
     with one_transaction(database) as held:
         update_by_hand(held, task.id, title="new")
@@ -109,7 +109,7 @@ def test_no_bookmark_while_a_write_is_open_that_the_pages_could_not_see(
 
 
 @pytest.mark.parametrize("case", [(seed, filter_) for seed in range(4) for filter_ in ("", OF_ANN)])
-def test_what_a_watch_tells_adds_up_to_the_list(
+def test_the_responses_of_a_watch_add_up_to_the_list(
     stub: TaskServiceStub,
     watch: OpenWatch,
     database: Database,
@@ -128,14 +128,14 @@ def test_what_a_watch_tells_adds_up_to_the_list(
         ]
         try:
             watching = [watch(send_initial_tasks=True, filter=filter_) for _ in range(3)]
-            heard = [up_to_bookmark(one) for one in watching]
+            received = [up_to_bookmark(one) for one in watching]
         finally:
             stop.set()
         for writer in writers:
             writer.result()
     (last,) = create(stub, "last", assigned_to="ann")
     tasks = stub.ListTasks(ListTasksRequest(page_size=1000, filter=filter_)).tasks
-    for one, responses in zip(watching, heard, strict=True):
+    for one, responses in zip(watching, received, strict=True):
         while (response := one.change()).task.id != last.id:
             responses.append(response)
         states = [(r.task.id, r.task.etag) for r in [*responses, response]]
@@ -144,7 +144,7 @@ def test_what_a_watch_tells_adds_up_to_the_list(
 
 
 def _added_up(responses: list[WatchTasksResponse]) -> dict[str, Task]:
-    """What a caller has that keeps the tasks it is told of."""
+    """Return the tasks of a client that applies every response."""
     tasks: dict[str, Task] = {}
     for response in responses:
         known = response.task.id in tasks
@@ -162,17 +162,17 @@ def _write_at_random(
     shared: list[str],
     stop: threading.Event,
 ) -> None:
-    """Writes, over the service and in transactions that take their time.
+    """Write, over the service and in longer transactions.
 
-    Not for ever: watches of one caller take turns to read, three events at a time here, and would
-    not catch up with writers that are faster.
+    Limited: watches of one caller read in turn, three events at a time here, and would not catch
+    up with faster writers.
     """
     dice = random.Random(seed)  # noqa: S311
     for _ in range(150):
         if stop.is_set():
             return
         task = Task(id=dice.choice(shared))
-        who = dice.choice(["ann", "bob"])
+        assignee = dice.choice(["ann", "bob"])
         with suppress(grpc.RpcError):  # Another was first.
             match dice.randrange(6):
                 case 0:
@@ -180,10 +180,10 @@ def _write_at_random(
                 case 1:
                     stub.UndeleteTask(UndeleteTaskRequest(id=task.id))
                 case 2:
-                    create(stub, "new", assigned_to=who)
+                    create(stub, "new", assigned_to=assignee)
                 case 3:
                     with one_transaction(database) as held:
                         create_by_hand(held, str(uuid.uuid4()))
                         stop.wait(dice.uniform(0, 0.01))
                 case _:
-                    update(stub, task, assigned_to=who)
+                    update(stub, task, assigned_to=assignee)

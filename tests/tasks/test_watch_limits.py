@@ -41,7 +41,7 @@ from tests.support.watching import (
 from tests.support.workers import running_worker
 
 NEVER = 600.0
-"""Seconds, more than a test waits: what does not come before that does not come."""
+"""Seconds: longer than any test waits."""
 
 
 def test_a_watch_that_does_not_keep_up_reads_for_itself(
@@ -53,10 +53,10 @@ def test_a_watch_that_does_not_keep_up_reads_for_itself(
     watches = [joined(watch), joined(watch, filter='title != "3"')]
     written = [title for n in range(10) for title in _created(stub, n)]
     for one, expected in zip(watches, (written, [t for t in written if t != "3"]), strict=True):
-        heard = [one.next()]
-        while heard[-1].type != BOOKMARK or written[-1] not in titles(heard):
-            heard.append(one.next())  # The bookmark says that it has read for itself, to the end.
-        assert [response.task.title for response in heard if response.type == ADDED] == expected
+        received = [one.next()]
+        while received[-1].type != BOOKMARK or written[-1] not in titles(received):
+            received.append(one.next())  # A bookmark ends its own reading.
+        assert [response.task.title for response in received if response.type == ADDED] == expected
 
 
 def _created(stub: TaskServiceStub, number: int) -> list[str]:
@@ -64,14 +64,14 @@ def _created(stub: TaskServiceStub, number: int) -> list[str]:
     return titles_by_id(create(stub, *(f"{number * 7 + n}" for n in range(7))))
 
 
-def test_a_watch_that_is_not_read_is_told_to_resume(
+def test_a_watch_that_is_not_read_is_ended_and_can_resume(
     serve: Serve, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may not hold a thread for good; nobody else hears of it, and it loses nothing."""
+    """It must not hold a thread; other watches are not affected, and it loses nothing."""
     monkeypatch.setattr("server.tasks.watches.STALL_SECONDS", 0.2)
     stub = serve()
     unread: Any = stub.WatchTasks(WatchTasksRequest())
-    heard: list[WatchTasksResponse] = [next(unread)]
+    received: list[WatchTasksResponse] = [next(unread)]
     watching = joined(watch, stub)
     written: list[str] = []
     with capture_logs() as logs:
@@ -79,10 +79,10 @@ def test_a_watch_that_is_not_read_is_told_to_resume(
             written += titles_by_id(create(stub, *NUMBERS, description="x" * 2000))
     assert titles(watching.changes(len(written))) == written
     with pytest.raises(grpc.RpcError) as raised:
-        heard.extend(unread)
+        received.extend(unread)
     assert raised.value.code() == UNAVAILABLE
-    resumed = watch(stub, resume_token=heard[-1].resume_token)
-    assert titles(heard[1:] + resumed.changes(len(written) - len(heard[1:]))) == written
+    resumed = watch(stub, resume_token=received[-1].resume_token)
+    assert titles(received[1:] + resumed.changes(len(written) - len(received[1:]))) == written
 
 
 def test_more_filters_than_one_statement_asks_about_are_answered(
@@ -142,12 +142,12 @@ def test_one_watch_too_many_is_refused_until_another_ends(
     assert failure.detail(error_details_pb2.RetryInfo).retry_delay.seconds
     watches[0].cancel()
 
-    def has_a_place() -> str | None:
+    def begins() -> str | None:
         with suppress(grpc.RpcError):
             return watch(stub).bookmark()
         return None
 
-    wait_until(has_a_place, "a place for another watch")
+    wait_until(begins, "another watch begins")
     create(stub, "one")
     assert watches[1].change().task.title == "one"
 
@@ -210,10 +210,10 @@ def test_draining_ends_a_watch_that_is_still_at_its_initial_tasks(
         unread: Any = TaskServiceStub(channel).WatchTasks(
             WatchTasksRequest(send_initial_tasks=True)
         )
-        heard = [next(unread)]
+        received = [next(unread)]
         with ThreadPoolExecutor() as pool, Signals() as signals:
             drained = pool.submit(worker.drain, signals)
             with fails(UNAVAILABLE, "SHUTTING_DOWN"):
-                heard.extend(unread)
+                received.extend(unread)
             assert drained.result()
-    assert len(heard) < len(standing)
+    assert len(received) < len(standing)

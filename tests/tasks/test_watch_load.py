@@ -1,4 +1,4 @@
-"""Watches that cost much: one caller's do not keep those of others from opening."""
+"""Expensive watches: those of one caller do not delay those of another."""
 
 from __future__ import annotations
 
@@ -140,9 +140,7 @@ def test_watches_of_others_open_while_those_of_one_principal_read(
             one.cancel()
 
 
-def test_watches_that_are_given_up_leave_their_turn(
-    connect: Connect, watch: OpenWatch, gate: Gate
-) -> None:
+def test_cancelled_watches_leave_the_queue(connect: Connect, watch: OpenWatch, gate: Gate) -> None:
     stub = connect()
     given_up = [watch(stub, "assigned_to = costly", initial=True) for _ in range(5)]
     wait_until(lambda: gate.inside["anonymous"] == 1, "one of them reads")
@@ -200,10 +198,10 @@ def test_a_page_that_takes_too_long_is_looked_for_in_steps(
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
-def test_steps_tell_what_stands_and_what_follows(
+def test_steps_report_existing_tasks_and_later_changes(
     connect: Connect, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    """Nothing twice, and nothing not at all, wherever a step ends."""
+    """Each task exactly once, wherever a step ends."""
     monkeypatch.setattr("server.tasks.watch_own_reads._READ_SECONDS", 0)
     monkeypatch.setattr("server.tasks.watch_own_reads._SCANNED", size)
     monkeypatch.setattr(
@@ -227,10 +225,8 @@ def filters(count: int) -> list[str]:
     return [f'assigned_to = "{number}"' for number in range(count)]
 
 
-def test_a_caller_watches_by_so_many_filters_and_no_more(
-    connect: Connect, watch: OpenWatch
-) -> None:
-    """Every write is held against each of them."""
+def test_the_filters_of_a_caller_are_limited(connect: Connect, watch: OpenWatch) -> None:
+    """Every write is matched against each of them."""
     stub = connect()
     for filter_ in filters(MOST_FILTERS):
         watch(stub, filter_).bookmark()
@@ -270,4 +266,4 @@ def test_a_filter_is_given_back_with_its_last_watch(connect: Connect, watch: Ope
         except grpc.RpcError:
             return False
 
-    wait_until(opens, "there is room for another filter")
+    wait_until(opens, "another filter is accepted")

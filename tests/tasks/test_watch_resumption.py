@@ -33,19 +33,19 @@ NOTHING = dt.timedelta(0)
 
 @pytest.fixture
 def history(stub: TaskServiceStub, watch: OpenWatch) -> list[WatchTasksResponse]:
-    """What a watch told of seven changes, its first bookmark included."""
+    """The responses to seven changes, after the first bookmark."""
     watching = watch(filter=OF_ANN)
-    heard = [watching.next()]
+    received = [watching.next()]
     tasks = create(stub, "0", "1", "2", assigned_to="ann")
-    create(stub, "not hers")
+    create(stub, "of none")
     for task in tasks:
         update(stub, task, title=f"{task.title} again")
     delete(stub, tasks[1])
-    return heard + watching.changes(7)
+    return received + watching.changes(7)
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
-def test_every_token_goes_on_exactly_behind_its_response(
+def test_every_token_resumes_exactly_after_its_response(
     watch: OpenWatch,
     stub: TaskServiceStub,
     serve: Serve,
@@ -62,7 +62,7 @@ def test_every_token_goes_on_exactly_behind_its_response(
         assert resumed.change().task == last
 
 
-def test_a_resumed_watch_tells_a_bookmark_when_it_has_told_what_happened(
+def test_a_resumed_watch_sends_a_bookmark_after_the_missed_changes(
     watch: OpenWatch, history: list[WatchTasksResponse]
 ) -> None:
     resumed = watch(filter=OF_ANN, resume_token=history[3].resume_token)
@@ -88,9 +88,7 @@ def _flipped(token: str, place: int) -> str:
         lambda _: "A" * 4096,
     ],
 )
-def test_a_token_that_is_not_as_it_was_given_is_refused(
-    watch: OpenWatch, spoil: Callable[[str], str]
-) -> None:
+def test_a_changed_token_is_refused(watch: OpenWatch, spoil: Callable[[str], str]) -> None:
     token = spoil(watch().bookmark())
     failure = failure_of(INVALID, "INVALID_REQUEST", watch(resume_token=token))
     assert failure.violations == {"resume_token": "RESUME_TOKEN_INVALID"}
@@ -141,7 +139,7 @@ def test_a_token_whose_future_is_no_longer_kept_has_expired(
     watch(resume_token=tokens[2]).bookmark()
 
 
-def test_what_is_removed_before_a_token_does_not_matter_to_it(
+def test_a_token_outlives_the_removal_of_earlier_events(
     stub: TaskServiceStub, watch: OpenWatch, database: Database
 ) -> None:
     watching = joined(watch)
@@ -165,11 +163,11 @@ def test_bookmarks_come_while_nothing_happens(
 def test_bookmarks_move_past_changes_that_do_not_match(
     serve: Serve, watch: OpenWatch, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So a watch that seldom matches does not outlive what its token needs."""
+    """So the token of a watch that seldom matches does not expire."""
     monkeypatch.setattr("server.tasks.watches.BOOKMARK_SECONDS", 0.05)
     stub = serve()
     watching, everything = joined(watch, stub, filter=OF_ANN), joined(watch, stub)
-    create(stub, "not hers")
+    create(stub, "of none")
     everything.change()  # Both are served from one read.
     EventLog(database).trim(older_than=NOTHING)
 

@@ -44,14 +44,14 @@ def test_a_watch_begins_with_a_bookmark(
     watch().bookmark()
 
 
-def test_each_write_is_told_as_it_was_answered(stub: TaskServiceStub, watch: OpenWatch) -> None:
+def test_each_write_is_reported_as_it_was_answered(stub: TaskServiceStub, watch: OpenWatch) -> None:
     watching = joined(watch)
     (created,) = create(stub, "one", assigned_to="ann", tags=["a", "b"])
     updated = update(stub, created, title="two")
     deleted = delete(stub, updated)
     undeleted = stub.UndeleteTask(UndeleteTaskRequest(id=created.id))
-    heard = watching.changes(4)
-    assert [(response.type, response.task) for response in heard] == [
+    received = watching.changes(4)
+    assert [(response.type, response.task) for response in received] == [
         (ADDED, created),
         (MODIFIED, updated),
         (DELETED, deleted),
@@ -59,13 +59,15 @@ def test_each_write_is_told_as_it_was_answered(stub: TaskServiceStub, watch: Ope
     ]
 
 
-def test_each_change_bears_a_token_of_its_own(stub: TaskServiceStub, watch: OpenWatch) -> None:
+def test_each_change_has_its_own_token(stub: TaskServiceStub, watch: OpenWatch) -> None:
     watching = joined(watch)
     create(stub, "one", "two", "three")
     assert len({response.resume_token for response in watching.changes(3)} - {""}) == 3
 
 
-def test_a_write_that_changes_nothing_is_not_told(stub: TaskServiceStub, watch: OpenWatch) -> None:
+def test_a_write_that_changes_nothing_is_not_reported(
+    stub: TaskServiceStub, watch: OpenWatch
+) -> None:
     watching = joined(watch)
     (task,) = create(stub, "one")
     update(stub, task, title="one")
@@ -74,7 +76,7 @@ def test_a_write_that_changes_nothing_is_not_told(stub: TaskServiceStub, watch: 
     assert titles(watching.changes(2)) == ["one", "two"]
 
 
-def test_a_change_is_told_although_its_announcement_was_lost(
+def test_a_change_is_reported_although_its_announcement_was_lost(
     serve: Serve, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("storage.wakeups.Announcer.announce", lambda _: None)
@@ -84,7 +86,7 @@ def test_a_change_is_told_although_its_announcement_was_lost(
     assert titles(watching.changes(1)) == ["unannounced"]
 
 
-def test_a_change_is_told_by_another_process_than_wrote_it(
+def test_a_change_is_reported_by_another_process(
     stub: TaskServiceStub, serve: Serve, watch: OpenWatch
 ) -> None:
     watching = joined(watch, serve())
@@ -92,14 +94,14 @@ def test_a_change_is_told_by_another_process_than_wrote_it(
     assert titles(watching.changes(1)) == ["elsewhere"]
 
 
-def test_a_task_that_comes_into_the_filter_is_added_and_one_that_leaves_is_deleted(
+def test_a_task_is_added_and_deleted_as_it_enters_and_leaves_a_filter(
     stub: TaskServiceStub, watch: OpenWatch
 ) -> None:
     watching = joined(watch, filter=OF_ANN)
     (task,) = create(stub, "0", assigned_to="bob")
     update(stub, task, title="1")
     into = update(stub, task, assigned_to="ann")
-    within = update(stub, task, title="3")
+    inside = update(stub, task, title="3")
     out = update(stub, task, assigned_to="bob")
     update(stub, task, title="5")
     delete(stub, task)
@@ -109,7 +111,7 @@ def test_a_task_that_comes_into_the_filter_is_added_and_one_that_leaves_is_delet
     back = stub.UndeleteTask(UndeleteTaskRequest(id=task.id))
     assert [(r.type, r.task) for r in watching.changes(6)] == [
         (ADDED, into),
-        (MODIFIED, within),
+        (MODIFIED, inside),
         (DELETED, out),
         (ADDED, again),
         (DELETED, gone),
@@ -117,7 +119,7 @@ def test_a_task_that_comes_into_the_filter_is_added_and_one_that_leaves_is_delet
     ]
 
 
-def test_each_watch_is_told_what_its_own_filter_matches(
+def test_each_watch_receives_what_its_own_filter_matches(
     stub: TaskServiceStub, watch: OpenWatch
 ) -> None:
     filters = [OF_ANN, OF_BOB, "", OF_ANN, "title:task", "priority >= HIGH"]
@@ -134,11 +136,11 @@ def test_each_watch_is_told_what_its_own_filter_matches(
         [(ADDED, "task 1"), (MODIFIED, "task 1")],
         [(ADDED, "end")],
     ]
-    heard = [
+    received = [
         [(r.type, r.task.title) for r in one.changes(len(changes))]
         for one, changes in zip(watches, expected, strict=True)
     ]
-    assert heard == expected
+    assert received == expected
 
 
 def test_watches_that_join_and_leave_do_not_disturb_the_others(
@@ -155,10 +157,10 @@ def test_watches_that_join_and_leave_do_not_disturb_the_others(
     assert titles(watching.changes(40)) == expected
 
 
-def test_a_watch_that_joins_in_the_place_of_the_last_one_misses_nothing(
+def test_a_watch_that_joins_as_the_last_one_leaves_misses_nothing(
     stub: TaskServiceStub, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has read less than the others had been served when they left, in the middle of a read."""
+    """It has read less than the others had received when they left, during a read."""
     gates = {"stream": Gate(), "watches": Gate()}
     read = EventLog.read
 
