@@ -49,7 +49,7 @@ migrate: $(INSTALLED) ## Bring the database's schema to the newest revision
 
 .PHONY: test
 test: $(INSTALLED) ## Run every test, and fail below 90 % of branches covered
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --cov --cov-report=term
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 .PHONY: bench
 bench: $(INSTALLED) ## Measure throughput, CPU and round trips per call

@@ -62,7 +62,7 @@ def key_server() -> Iterator[KeyServer]:
 def issuers_channel(
     settings: Settings, database_url: str, key_server: KeyServer
 ) -> Iterator[grpc.Channel]:
-    """A channel to a service that wants tokens of any algorithm, and asks for keys only once."""
+    """A channel to a service that accepts any algorithm and requests keys only once."""
     changed = {
         "auth_mode": "jwt",
         "algorithm": "HS256,RS256,ES256,EdDSA",
@@ -234,7 +234,7 @@ def forged_tokens(key_server: KeyServer) -> dict[str, Metadata]:
 
 @pytest.fixture
 def outbound(key_server: KeyServer) -> list[str]:
-    """What the service asks of the issuer, while the test lasts."""
+    """The requests of the service to the issuer during the test."""
     key_server.paths.clear()
     return key_server.paths
 
@@ -270,7 +270,7 @@ def test_an_unauthenticated_call_learns_nothing_about_its_request(
 def test_a_token_that_is_good_when_it_comes_is_refused_once_it_has_expired(
     stub: TaskServiceStub,
 ) -> None:
-    """What was verified before is remembered, but not for longer than it is good."""
+    """A verified token is cached no longer than it is valid."""
     token = bearer(RSA.sign(claims(exp=int(time.time()) - 28)))
     assert stub.GetTaskStats(GetTaskStatsRequest(), metadata=token)
 

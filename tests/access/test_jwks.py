@@ -104,7 +104,7 @@ NONSENSE = [b"", b"[]", b"{}", b'{"keys": 1}', b"\xff", b"[" * 100_000, b"<html>
 
 
 class Source:
-    """A set of keys where the service looks for it: in a file, or behind a URL."""
+    """A set of keys in a file or at a URL."""
 
     def __init__(self, settings: dict[str, Any], publish: Publish) -> None:
         self.settings = settings

@@ -41,7 +41,7 @@ EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 @pytest.fixture
 def start(token_settings: Settings, database: Database, database_url: str) -> Iterator[Start]:
-    """Starts a service that wants tokens; returns what makes a stub on a connection of its own."""
+    """Start a service that requires tokens; return a function that opens a connection to it."""
     with ExitStack() as running:
 
         def start(**changes: object) -> Connect:
@@ -247,7 +247,7 @@ def test_a_read_that_takes_too_long_is_ended(
     monkeypatch: pytest.MonkeyPatch,
     read: Callable[[TaskServiceStub, str], object],
 ) -> None:
-    """A table that is locked stands for one that is large."""
+    """A locked table simulates a large one."""
     monkeypatch.setattr("server.worker._READ_SECONDS", 0.2)
     stub = start(auth_mode="none")()
     task = stub.CreateTask(CreateTaskRequest(task=Task(title="a")))

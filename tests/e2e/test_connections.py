@@ -32,7 +32,7 @@ from tests.support.service import (
 from tests.support.tuned import tuned
 
 ENHANCE_YOUR_CALM = 0xB
-"""HTTP/2's code of an error for a client that asks too much."""
+"""HTTP/2's error code for excessive load by a client."""
 
 CONNECTIONS = "server.network.connections"
 
@@ -114,7 +114,7 @@ def test_more_connections_than_allowed_are_closed_at_once(start: StartService) -
     service = start(MAX_CONNECTIONS=3)
     with ExitStack() as opened:
         connections = [opened.enter_context(connected(service.port)) for _ in range(5)]
-        # The server speaks first: with its settings, or not at all.
+        # An accepted connection receives the server's settings first.
         assert [bool(connection.recv(1000)) for connection in connections] == [True] * 3 + [
             False
         ] * 2
@@ -173,7 +173,7 @@ def test_client_that_pings_all_the_time_is_disconnected(service: ServiceProcess)
 
 
 def test_client_that_pings_as_often_as_it_may_stays(start: StartService) -> None:
-    """With a call open: it wants to know whether the answer will come."""
+    """With an open call, to detect a lost connection."""
     service = start(MIN_PING_INTERVAL_SECONDS=0.1)
     with RawConnection(service.port) as connection:
         connection.send(call_headers(1))

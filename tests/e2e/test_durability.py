@@ -20,7 +20,7 @@ WRITERS = 8
 
 
 class Writers:
-    """Threads that create tasks, and remember those whose reply has come."""
+    """Create tasks in threads, and record those that were acknowledged."""
 
     def __init__(self, stub: TaskServiceStub, count: int) -> None:
         self._stub = stub

@@ -1,4 +1,4 @@
-"""Health as a probe asks for it: the standard protocol, and an answer at any time."""
+"""Health: the standard protocol, answered at any time."""
 
 from __future__ import annotations
 

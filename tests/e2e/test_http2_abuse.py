@@ -216,7 +216,7 @@ def test_flood_of_frames_that_require_an_answer(
 
 
 def test_slow_handshakes(service: ServiceProcess) -> None:
-    """Slow loris: connections that never come to say what they want."""
+    """Slow loris: connections that never complete a request."""
     with survived(service) as bystander, ExitStack() as opened:
         for size in range(500):
             connection = opened.enter_context(connected(service.port))

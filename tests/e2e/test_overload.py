@@ -56,7 +56,7 @@ LIST = "/taskservice.v1.TaskService/ListTasks"
 def service(
     tmp_path_factory: pytest.TempPathFactory, shared_database_url: str
 ) -> Iterator[ServiceProcess]:
-    """A service that has no more connections than those that get in need."""
+    """A service with a small pool and a low limit of calls."""
     with running_service(
         tmp_path_factory.mktemp("service"),
         tuned({"server.settings.Settings.pool_overflow": 0}),

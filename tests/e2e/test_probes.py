@@ -132,7 +132,7 @@ def test_service_has_not_started_before_the_database_was_there_once(
 def test_probes_are_answered_while_the_database_is_silent(
     start: StartService, data_dir: Path
 ) -> None:
-    """Each would hang if it asked the database itself."""
+    """A probe that queried the database itself would hang."""
     service = start()
     channel = service.channel()
     await_ready(channel)
@@ -146,7 +146,7 @@ def test_probes_are_answered_while_the_database_is_silent(
 
 
 def test_ports_say_the_same(start: StartService) -> None:
-    """Balancers ask on the port that they send calls to."""
+    """Balancers probe the port that they send calls to."""
     service = start()
     channel = service.channel()
     await_ready(channel)
@@ -213,7 +213,7 @@ def test_a_watch_that_is_read_late_receives_the_current_status(
 
 
 def test_checks_without_a_request_are_forgotten_on_their_own_port_only(start: StartService) -> None:
-    """So many are kept at most, and the oldest give way. The ports have threads of their own."""
+    """Their number is limited: the oldest is ended. Each port has its own threads."""
     service = start()
     await_ready(service.channel())
     with RawConnection(service.port) as patient, ExitStack() as opened:

@@ -252,7 +252,7 @@ def test_calls_go_only_to_those_that_are_ready(serve: Callable[[], FailingServer
 
 @pytest.mark.parametrize("config", [PLAIN, WITH_REQUEST_IDS])
 def test_the_service_is_found_ready(shared_service: ServiceProcess, config: str) -> None:
-    """The config asks about readiness under the name that the service gives it."""
+    """The config names the service whose health is readiness."""
     await_ready(shared_service.channel())
     with client(config, shared_service.port) as stub:
         stub.GetTaskStats(GetTaskStatsRequest(), wait_for_ready=True, timeout=PATIENCE_SECONDS)
@@ -261,7 +261,7 @@ def test_the_service_is_found_ready(shared_service: ServiceProcess, config: str)
 def test_a_client_that_calls_too_often_waits_and_is_served(
     start_service: Callable[..., ServiceProcess], shared_database_url: str
 ) -> None:
-    """gRPC's own retries obey what the service says."""
+    """gRPC's own retries follow the pushback of the service."""
     service = start_service(DATABASE_URL=shared_database_url, RATE_LIMIT_PER_SECOND="1")
     with client(PLAIN, service.port) as stub:
         for _ in range(4):

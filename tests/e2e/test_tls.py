@@ -165,7 +165,7 @@ def test_slow_handshakes_delay_no_other_client(service: ServiceProcess, ca: trus
 
 
 def test_probes_stay_in_plaintext(service: ServiceProcess) -> None:
-    """Those of Kubernetes know nothing else."""
+    """Kubernetes probes without TLS."""
     with grpc.insecure_channel(f"127.0.0.1:{service.health_port}") as probe:
         assert health(probe, LIVENESS) == SERVING
 

@@ -37,8 +37,8 @@ MANY = 100 + PATIENCE_SECONDS
 
 
 @pytest.fixture
-def a_question_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rate of questions, so low that no machine is too slow to ask more often."""
+def one_request_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lower the rate of reflection, so that any machine exceeds it."""
     monkeypatch.setattr("server.calls.access._REFLECTION_PER_SECOND", 1)
 
 
@@ -74,7 +74,7 @@ def count_until_refused(answers: Iterator[Any]) -> int:
     return count
 
 
-@pytest.mark.usefixtures("a_question_a_second")
+@pytest.mark.usefixtures("one_request_a_second")
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
 def test_requests_in_one_stream_are_limited_where_nothing_else_is(
     settings: Settings, database_url: str, version: str
@@ -84,7 +84,7 @@ def test_requests_in_one_stream_are_limited_where_nothing_else_is(
         assert 100 <= count_until_refused(answers_to(connect(), 1000, version)) <= MANY
 
 
-@pytest.mark.usefixtures("a_question_a_second")
+@pytest.mark.usefixtures("one_request_a_second")
 def test_each_connection_has_its_own_limit_of_reflection(
     settings: Settings, database_url: str
 ) -> None:
@@ -118,7 +118,7 @@ def test_unauthenticated_reflection_is_limited_by_connection(
 
 
 def test_a_client_of_reflection_is_not_refused(settings: Settings, database_url: str) -> None:
-    """None asks more than some twenty questions."""
+    """A client of reflection sends some twenty requests."""
     with serving(settings, database_url) as connect:
         assert len(list(answers_to(connect(), 100))) == 100
 

@@ -25,7 +25,7 @@ _CONNECTED = """
 
 
 def execute(url: str, statement: str, **parameters: object) -> Any:
-    """Runs a statement on a connection of its own; returns the first value, if there is one."""
+    """Run a statement on its own connection; return the first value, if any."""
     engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         result = connection.execute(text(statement), parameters)
@@ -34,19 +34,19 @@ def execute(url: str, statement: str, **parameters: object) -> Any:
 
 @contextmanager
 def locked_task(url: str, task_id: str) -> Iterator[None]:
-    """While this holds, every write to the task waits."""
+    """Block every write to the task during the block."""
     with create_engine(url, poolclass=NullPool).begin() as connection:
         connection.execute(text("SELECT 1 FROM tasks WHERE id = :id FOR UPDATE"), {"id": task_id})
         yield
 
 
 def waiting_statements(url: str) -> int:
-    """How many statements of the service wait for a lock."""
+    """Return the number of the service's statements that wait for a lock."""
     return int(execute(url, f"{_RUNNING} AND wait_event_type = 'Lock'"))
 
 
 def running_statements(url: str) -> int:
-    """How many statements of the service run."""
+    """Return the number of the service's statements that run."""
     return int(execute(url, _RUNNING))
 
 
@@ -60,7 +60,7 @@ def await_none_waiting(url: str) -> None:
 
 @contextmanager
 def closed(url: str) -> Iterator[None]:
-    """The database ends its connections and takes no others while this holds."""
+    """Close the database's connections and refuse new ones during the block."""
     name = make_url(url).database
     server = make_url(url).set(database="postgres").render_as_string(hide_password=False)
     execute(server, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -76,7 +76,7 @@ def closed(url: str) -> Iterator[None]:
 
 
 def connections(url: str) -> int:
-    """How many connections of the service the database sees."""
+    """Return the number of the service's connections to the database."""
     return int(execute(url, _CONNECTED))
 
 
@@ -96,7 +96,7 @@ def _restarted_after(pid: int, data_dir: Path) -> bool:
 
 @contextmanager
 def killed(data_dir: Path) -> Iterator[None]:
-    """PostgreSQL is dead as by kill -9 while this holds, and restarted after it."""
+    """Kill PostgreSQL (SIGKILL) for the duration of the block, then let it restart."""
     server = postmaster(data_dir)
     guard = server.parent()
     assert guard is not None
@@ -113,7 +113,7 @@ def killed(data_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def frozen(data_dir: Path) -> Iterator[None]:
-    """PostgreSQL keeps every connection and says nothing while this holds."""
+    """Stop PostgreSQL's processes during the block: it keeps connections and does not answer."""
     server = postmaster(data_dir)
     server.suspend()
     processes = [server, *server.children()]

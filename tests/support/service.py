@@ -187,7 +187,7 @@ class ServiceProcess:
         return self.wait()
 
     def clean_up(self) -> None:
-        """Leaves nothing behind, whatever the test did."""
+        """Close the channels and kill the process."""
         for channel in self._channels:
             channel.close()
         if not self.ended:
@@ -221,7 +221,7 @@ def kill_all(processes: Iterable[psutil.Process]) -> None:
 def running_service(
     folder: Path, program: tuple[str, ...] = (), /, **settings: str
 ) -> Iterator[ServiceProcess]:
-    """A service; what stands in `program` is started, and starts it."""
+    """Run a service, by way of `program` if given; kill it at the end."""
     service = ServiceProcess(folder, program, **settings)
     try:
         yield service

@@ -53,7 +53,7 @@ class TestCreateTask:
         assert failure.detail(error_details_pb2.ResourceInfo).resource_name == SOME_ID
 
     def test_fields_that_only_the_server_writes_are_ignored(self, create_task: Create) -> None:
-        """AIP-203: output-only fields in a request are no mistake."""
+        """AIP-203: output-only fields in a request are no error."""
         task = create_task(
             id="nonsense", created_by="me", created_at=moment(days=-9), completed_at=moment()
         )

@@ -1,4 +1,4 @@
-"""Filters and orders as texts: the tree that each becomes, and the mistakes."""
+"""Filters and orders as texts: the tree that each becomes, and the errors."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ NOON = dt.datetime(2027, 1, 31, 12, tzinfo=dt.UTC)
         ('assigned_to = ""', Comparison("assigned_to", "=", "")),
         ('title = "\\*a\\*"', Comparison("title", "=", "*a*")),
         ("title = a*b", Comparison("title", "=", "a*b")),
-        # Each field with what may be asked of it.
+        # Each field with its operators.
         (f"id = {UUID}", Comparison("id", "=", UUID)),
         (f'id != "{UUID}"', Comparison("id", "!=", UUID)),
         ("id:*", Present("id")),

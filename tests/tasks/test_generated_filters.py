@@ -90,7 +90,7 @@ class Written(NamedTuple):
     tree: Filter
     text: str
     binding: int
-    """How tightly the text holds together; what binds less than its place asks needs brackets."""
+    """The precedence of the text; a text of lower precedence than its place needs brackets."""
 
 
 SEQUENCE, FACTOR, TERM, SIMPLE = range(4)

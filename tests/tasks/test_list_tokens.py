@@ -38,7 +38,7 @@ def refused(stub: TaskServiceStub, request: ListTasksRequest) -> bool:
 
 
 def test_a_token_may_be_used_again(stub: TaskServiceStub, request_: ListTasksRequest) -> None:
-    """A client that lost the answer asks for the same page once more."""
+    """A client that lost the answer requests the same page again."""
     assert ids(stub.ListTasks(request_)) == ids(stub.ListTasks(request_))
 
 
@@ -99,7 +99,7 @@ def test_what_never_was_a_token_is_refused(
 def test_a_token_is_good_for_every_process_with_the_same_key(
     request_: ListTasksRequest, settings: Settings, database_url: str
 ) -> None:
-    """The next page may be asked of another process, another pod, or after a restart."""
+    """The next page may come from another process or pod, or after a restart."""
     with running_worker(settings, database_url) as channel:
         assert TaskServiceStub(channel).ListTasks(request_).tasks
 

@@ -93,7 +93,7 @@ def token(request: pytest.FixtureRequest, ann: TaskServiceStub, tasks: list[Task
 
 
 def refuse(token: Token, stub: TaskServiceStub, text: str, **other: str) -> None:
-    """Going on must fail without a look at the database."""
+    """The call must fail before it reads the database."""
     with counted_statements() as statements, fails(INVALID, "INVALID_REQUEST") as failure:
         token.go_on(stub, text, **other)
     assert list(failure.violations) == [token.field]

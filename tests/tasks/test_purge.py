@@ -53,7 +53,7 @@ def titles(stub: TaskServiceStub) -> set[str]:
 def test_without_force_it_counts_and_removes_nothing(
     stub: TaskServiceStub, create_task: Create, deleted_task: Create
 ) -> None:
-    """AIP-165: what would be done can be looked at before it is done."""
+    """AIP-165: without force the call only counts."""
     create_task(title="live", assigned_to="ann")
     deleted_task(title="of ann", assigned_to="ann")
     deleted_task(title="of ben", assigned_to="ben")
@@ -89,7 +89,7 @@ def test_a_task_that_was_brought_back_stays(stub: TaskServiceStub, deleted_task:
 def test_a_blank_filter_is_refused(
     stub: TaskServiceStub, deleted_task: Create, filter_: str, force: bool
 ) -> None:
-    """Everything is a lot to remove because a filter was forgotten."""
+    """An omitted filter must not remove everything."""
     deleted_task(title="kept")
     with fails(INVALID, "INVALID_REQUEST") as failure:
         purge(stub, filter_, force=force)

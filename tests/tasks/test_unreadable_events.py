@@ -22,7 +22,7 @@ from tests.support.service import PATIENCE_SECONDS
 
 Create = Callable[..., Task]
 
-# What a payload may come to be: by hand, or by a version that wrote it in another way.
+# Payloads that were changed by hand or written by another version.
 BROKEN = {
     "a time that is none": """jsonb_set(payload, '{after,due_date}', '"rubbish"')""",
     "a time without end": """jsonb_set(payload, '{after,due_date}', '"infinity"')""",

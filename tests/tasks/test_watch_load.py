@@ -184,7 +184,7 @@ def test_a_caller_opens_one_watch_at_a_time(
 def test_a_page_that_takes_too_long_is_looked_for_in_steps(
     connect: Connect, watch: OpenWatch, database: Database, database_url: str
 ) -> None:
-    """A table that is locked stands for one that has nothing that matches."""
+    """A locked table simulates a page that takes too long."""
     stub = connect()
     create(stub, "a", "b", "c")
     with database.engine.connect() as locker:
