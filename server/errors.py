@@ -116,7 +116,7 @@ class RequestTimeoutError(RefusedError):
 
 
 class RequestMissingError(RefusedError):
-    """The caller said all that he had to say, and there was no request."""
+    """The client closed its side of the call without a request."""
 
 
 class NoThreadError(RefusedError):

@@ -59,7 +59,7 @@ class Spent:
         self.waiting = 0.0
 
 
-# What the call on this thread has spent. Nobody resets it: the next call brings its own.
+# What the call on this thread has spent. It is not reset: the next call has its own.
 spent: ContextVar[Spent] = ContextVar("spent", default=Spent())  # noqa: B039
 
 
@@ -70,7 +70,7 @@ def named(name: str, statement: E) -> E:
 
 
 class StatementMeasured:
-    """Around the execution of a statement: a value in the metrics, a span if anybody sees it.
+    """Measure the execution of a statement: a value in the metrics, a span if the call is sampled.
 
     The span says of an error its type only: what the driver says of it may quote a row.
     """

@@ -22,7 +22,7 @@ from storage.session import is_direct, make_engine
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
-# Any number will do, as long as nobody else takes the same one: the letters "task".
+# Any number will do, that no other program uses: the letters "task".
 _MIGRATION_LOCK = 0x7461736B
 
 

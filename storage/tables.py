@@ -1,7 +1,7 @@
 """The tables. What is written here is what `alembic check` holds the migrations to.
 
 The constraints repeat the contract's rules (proto/taskservice/v1/task.proto), so that a row that
-breaks them cannot exist, whoever wrote it.
+breaks them cannot exist, whatever wrote it.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 _LEEWAY_SECONDS = 30
 _MAX_TOKEN_CHARACTERS = 8 * 1024
-# Good ones only, so that nobody fills this with others: a few MiB.
+# Valid tokens only, so that invalid ones cannot fill the cache: a few MiB.
 _REMEMBERED = 4096
 
 
@@ -49,7 +49,7 @@ class Authenticator(ABC):
         """Ends that."""
 
     def check(self) -> None:  # noqa: B027
-        """Raises: KeysUnavailableError, as long as it can let nobody in."""
+        """Raises: KeysUnavailableError, while there are no keys to verify with."""
 
 
 def authenticator(settings: Settings) -> Authenticator:
@@ -77,7 +77,7 @@ class CertificateAuthenticator(Authenticator):
 
     The kind of a name is part of it: the first URI ("uri:spiffe://example/billing"), else the first
     DNS name ("dns:billing.example"), else the common name ("cn:billing"). The last only where
-    MTLS_SCOPES has such a name: anybody who gets a certificate may have chosen its common name, and
+    MTLS_SCOPES has such a name: the holder of a certificate may have chosen its common name, and
     RFC 9525 forbids to rely on it. "*" in MTLS_SCOPES is for all names that it does not have.
     """
 

@@ -147,9 +147,12 @@ class _NoRedirects(HTTPRedirectHandler):
         return None
 
 
-class _Hurried(HTTPSHandler, HTTPHandler):
-    """Can end a connection from outside: urllib's timeout is that of each read, and an issuer that
-    sends a byte now and then would be read for days."""
+class _DeadlineHandler(HTTPSHandler, HTTPHandler):
+    """Close a connection from another thread.
+
+    urllib's timeout bounds each read only: an issuer that sends a byte now and then would block the
+    refresh of the keys for days.
+    """
 
     is_late = False
     _socket: socket.socket | None = None
@@ -177,16 +180,16 @@ def _read_file(path: Path) -> bytes:
 
 
 def _fetch(url: str) -> bytes:
-    hurried = _Hurried()
-    timer = threading.Timer(_DEADLINE_SECONDS, hurried.hang_up)
+    handler = _DeadlineHandler()
+    timer = threading.Timer(_DEADLINE_SECONDS, handler.hang_up)
     timer.start()
     try:
-        opener = build_opener(_NoRedirects, hurried)
+        opener = build_opener(_NoRedirects, handler)
         with opener.open(url, timeout=_TIMEOUT_SECONDS) as response:
             return _limited(response)
     finally:
         timer.cancel()
-        if hurried.is_late:  # What there is by now may look like an answer.
+        if handler.is_late:  # What there is by now may look like an answer.
             raise TimeoutError(f"the set took longer than {_DEADLINE_SECONDS} s")
 
 

@@ -122,7 +122,7 @@ _unknown = logs.LogThrottle()
 
 
 def _size(request: Any) -> int:
-    """The bytes of a request, which nobody has decoded yet."""
+    """Return the size of a request, in bytes; it is not decoded yet."""
     return len(request) if isinstance(request, bytes) else getattr(request, "size", 0)
 
 

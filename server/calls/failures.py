@@ -23,7 +23,7 @@ from storage.errors import StatementCancelledError
 log = structlog.get_logger()
 
 # The codes that make a server's span an error (OpenTelemetry's conventions for gRPC): the others
-# are the caller's mistakes, or his wish.
+# are errors or cancellations of the client.
 _SERVER_ERRORS = {
     code_pb2.UNKNOWN,
     code_pb2.DEADLINE_EXCEEDED,

@@ -34,11 +34,10 @@ class _Answer:
 
 
 class UnreadAnswers:
-    """No more than MAX_BYTES of answers in this process: for a new one others give way, the
-    oldest of the connection that has most.
+    """Limit the bytes of answers in this process that clients have not read.
 
-    Whoever fills the room makes it himself. There is no clock in it: a slow caller is served for as
-    long as there is room.
+    Beyond MAX_BYTES, evict the oldest answer of the connection that holds the most bytes. There is
+    no time limit: a slow client is served while the limit is not reached.
     """
 
     def __init__(self) -> None:

@@ -87,7 +87,7 @@ def task_values(task: Task) -> dict[str, Any]:
 def merged_values(row: TaskRow, task: Task, fields: frozenset[str]) -> dict[str, Any]:
     """The writable columns of a row after these fields were taken from the message.
 
-    Other fields of the message are not read: nobody has checked them.
+    Other fields of the message are not read: they are not validated.
     """
     return {
         name: value if name in fields else getattr(row, name)

@@ -81,7 +81,7 @@ def update(
     """Lays the fields over the tasks as they are.
 
     When they are written meanwhile, it is made anew from what that write left; after some such
-    losses, while nobody else may write them.
+    losses, while other writers are locked out.
     """
     for attempt in range(_ATTEMPTS):
         if attempt < _FREE_ATTEMPTS:

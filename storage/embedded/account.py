@@ -16,7 +16,7 @@ _AS_MAPPED_USER = ("unshare", "--user", f"--map-user={_NOBODY}", "--")
 
 
 class EmbeddedPostgresError(Exception):
-    """The embedded database cannot be had; the text is for whoever starts the service."""
+    """The embedded database cannot start; the text is for the operator."""
 
 
 class Account(NamedTuple):
@@ -45,7 +45,7 @@ def account_for(cluster: Path, data_dir: Path) -> Account:
 
     Root becomes the owner of the files. Where they are root's, or the user has no name, a mapped
     user does it, who to the file system is still the same; and where a container forbids mapping,
-    root gives the files to nobody.
+    With root, the files belong to the unprivileged system account.
     """
     uid, gid = os.geteuid(), os.getegid()
     owner = cluster.stat() if cluster.exists() else data_dir.stat()

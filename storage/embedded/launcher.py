@@ -251,7 +251,7 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # Somebody else's, but alive.
+        pass  # Of another user, but running.
     return True
 
 
@@ -283,7 +283,7 @@ def _make_socket_dir(folder: Path, account: Account) -> None:
     """Make the folder, or empty the one of a killed service: its socket's lock names a stale pid.
 
     Raises:
-        EmbeddedPostgresError: somebody else's folder, or a link, has the name.
+        EmbeddedPostgresError: the name is a folder of another user, or a link.
     """
     try:
         folder.mkdir(mode=0o700)

@@ -8,7 +8,7 @@ from deploy.observability import dashboard
 
 
 def test_file_is_what_the_script_writes() -> None:
-    """Whoever changes the file by hand loses it with the next change of the script."""
+    """The next run of the script would undo a manual change of the file."""
     assert dashboard.FILE.read_text() == dashboard.text()
 
 

@@ -378,7 +378,7 @@ def test_a_killed_worker_is_scraped_again_once_it_is_replaced(pair: ServiceProce
 def test_silent_connections_take_few_threads_and_a_scrape_gets_through(
     start_service: Callable[..., ServiceProcess], own_database_url: str
 ) -> None:
-    """The port asks nobody who he is, and is in the process that serves."""
+    """The port has no authentication, and is in the process that serves."""
     service = start_service(ENVIRONMENT="staging", DATABASE_URL=own_database_url, METRICS_PORT="0")
     await_scrape(service, lambda _: True, "a scrape")
     process = psutil.Process(service.pid)

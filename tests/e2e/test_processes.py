@@ -116,7 +116,7 @@ def test_service_answers_while_a_worker_is_missing(start_pair: StartService) -> 
 
 
 def test_service_ends_when_its_workers_keep_dying(start_pair: StartService) -> None:
-    """Whoever runs the service must learn of it; restarting for ever would hide it."""
+    """Restarting for ever would hide the failure from the operator."""
     service = start_pair()
 
     def killing_ended_it() -> bool:

@@ -119,7 +119,7 @@ def code_of(span: ReceivedSpan) -> int:
 def test_one_trace_leads_from_the_caller_to_the_statements_the_log_and_the_metrics(
     service: ServiceProcess, stub: TaskServiceStub, task: Task, collector: Collector
 ) -> None:
-    """Whoever holds one end of a call at three in the morning gets to the others."""
+    """Each of trace, metric and log line leads to the others."""
     trace = new_trace()
     update = UpdateTaskRequest(task=Task(id=task.id, title="new", etag='"99"'))
     with pytest.raises(grpc.RpcError):

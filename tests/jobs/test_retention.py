@@ -137,7 +137,7 @@ def test_it_happens_by_itself(
 
 def test_an_outage_does_not_end_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """It must go on when the database is back."""
-    away = Database("postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
+    away = Database("postgresql+psycopg2://unused@127.0.0.1:1/nothing")
     failures: list[str] = []
     monkeypatch.setattr(periodic.log, "warning", lambda *_, why: failures.append(why))
     with running(Maintenance(away, settings), monkeypatch):

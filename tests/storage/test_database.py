@@ -67,7 +67,7 @@ COUNT_NOTES = text("SELECT count(*) FROM notes")
 # Sleeps at the first attempt only.
 STUCK_ONCE = text("SELECT CASE nextval('attempts') WHEN 1 THEN pg_sleep(600)::text ELSE 'done' END")
 STUCK = text("SELECT pg_sleep(600)")
-# Goes on when it gets the lock, which whoever asks WAITING holds.
+# Continues when it gets the lock, which the connection that runs WAITING holds.
 LOCKED = text("SELECT 'done' FROM pg_advisory_lock(1)")
 WAITING = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
 
@@ -196,7 +196,7 @@ def test_a_write_is_one_round_trip(database: Database, sent: list[str]) -> None:
 def test_a_read_of_a_connection_that_was_idle_long_is_preceded_by_a_question(
     database: Database, sent: list[str]
 ) -> None:
-    """It may have died in silence: a firewall forgets connections, and tells nobody."""
+    """It may be lost without a sign: a firewall drops idle connections silently."""
     with database.engine.connect() as connection:
         info = connection.info
     info["returned_at"] -= 31
@@ -340,7 +340,7 @@ def test_a_write_whose_connection_dies_fails(
 def test_a_write_whose_connection_dies_is_not_repeated(
     database: Database, admin: Connection, background: ThreadPoolExecutor
 ) -> None:
-    """It may have taken place: whoever asked for it must decide."""
+    """It may have taken place: the caller must decide."""
     write = background.submit(database.write, STUCK_ONCE)
     kill(admin, until(lambda: sleeper(admin)))
     assert write.exception() is not None

@@ -25,7 +25,7 @@ from storage.embedded import EmbeddedPostgres, EmbeddedPostgresError, account, l
 
 ROOT = Path(launcher.__file__).parents[2]
 FAST = {"fsync": "off"}
-NOBODY = 65534
+UNPRIVILEGED = 65534
 NAMESPACES = account._works([*account._AS_MAPPED_USER, "true"])
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 root_with_namespaces_only = pytest.mark.skipif(
@@ -122,7 +122,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that any user can reach, unlike tmp_path: PostgreSQL may have to run as nobody."""
+    """A folder that any user can reach, unlike tmp_path: PostgreSQL may run as another user."""
     with tempfile.TemporaryDirectory() as path:
         Path(path).chmod(0o711)
         yield Path(path)
@@ -186,7 +186,10 @@ def test_its_folders_are_private(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, settings=FAST) as database:
         assert stat.S_IMODE(socket_dir(database.url).stat().st_mode) == 0o700
     assert stat.S_IMODE((data_dir / "postgres").stat().st_mode) == 0o700
-    assert stat.S_IMODE(data_dir.stat().st_mode) in (0o700, 0o710)  # 0710: for nobody's cluster.
+    assert stat.S_IMODE(data_dir.stat().st_mode) in (
+        0o700,
+        0o710,
+    )  # 0710: for a cluster of another account.
 
 
 def test_stop_leaves_nothing_behind(made_dir: Path) -> None:
@@ -383,7 +386,7 @@ def test_ctrl_c_at_the_terminal_does_not_reach_postgres(made_dir: Path) -> None:
 
 @linux_only
 def test_postgres_and_its_guard_keep_none_of_the_services_streams(made_dir: Path) -> None:
-    """Whoever reads the service's output must see its end when the service ends."""
+    """A reader of the service's output must see its end when the service ends."""
     with service(made_dir) as process:
         said(process)
         assert process.stdout is not None
@@ -545,7 +548,7 @@ def test_the_log_is_bounded(made_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @root_with_namespaces_only
-@pytest.mark.parametrize("uid", [NOBODY, 54321], ids=["nobody", "nameless"])
+@pytest.mark.parametrize("uid", [UNPRIVILEGED, 54321], ids=["unprivileged", "nameless"])
 def test_an_ordinary_user_can_start_it(data_dir: Path, uid: int) -> None:
     """Even one without a name, as containers have: initdb insists on a name."""
     script = SERVICE.replace("print(", "print(os.geteuid(),")
@@ -562,7 +565,9 @@ def test_an_ordinary_user_can_use_a_data_dir_of_another_owner(data_dir: Path) ->
     data_dir.mkdir()
     os.chown(data_dir, 54321, 54321)
     data_dir.chmod(0o777)
-    with service(data_dir, SERVICE, "unshare", "--user", f"--map-user={NOBODY}", "--") as process:
+    with service(
+        data_dir, SERVICE, "unshare", "--user", f"--map-user={UNPRIVILEGED}", "--"
+    ) as process:
         assert answers(said(process))
     assert stat.S_IMODE(data_dir.stat().st_mode) == 0o777
 
@@ -589,7 +594,7 @@ def no_user_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_root_without_user_namespaces_runs_it_as_nobody(made_dir: Path) -> None:
     with EmbeddedPostgres(made_dir, settings=FAST) as database:
         query(database.url, "CREATE TABLE kept AS SELECT 1")
-        assert postmaster(made_dir).uids().real == NOBODY
+        assert postmaster(made_dir).uids().real == UNPRIVILEGED
         postmaster(made_dir).kill()
         wait_until(lambda: answers(database.url))
     assert not launcher._socket_dir(made_dir).exists()

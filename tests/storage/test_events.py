@@ -41,7 +41,7 @@ CONTENT = {
     "due_date": None,
     "tags": [],
 }
-SOMEBODY = Origin("somebody", "4bf92f3577b34da6a3ce929d0e0e4736")
+SOME_ORIGIN = Origin("ann", "4bf92f3577b34da6a3ce929d0e0e4736")
 
 Kind = Callable[[TaskRepository, Sequence[TaskRow]], list[TaskRow]]
 
@@ -51,7 +51,7 @@ def new_id() -> str:
 
 
 def new_task(**fields: object) -> Creation:
-    return Creation({"id": new_id(), "created_by": "somebody", **CONTENT, **fields})
+    return Creation({"id": new_id(), "created_by": "ann", **CONTENT, **fields})
 
 
 def change(row: TaskRow, **fields: object) -> Change:
@@ -59,19 +59,19 @@ def change(row: TaskRow, **fields: object) -> Change:
 
 
 def create(repository: TaskRepository, count: int = 1, **fields: object) -> list[TaskRow]:
-    return repository.create([new_task(**fields) for _ in range(count)], SOMEBODY)
+    return repository.create([new_task(**fields) for _ in range(count)], SOME_ORIGIN)
 
 
 def update(repository: TaskRepository, rows: Sequence[TaskRow]) -> list[TaskRow]:
-    return repository.update([change(row, title=f"{row.title}!") for row in rows], SOMEBODY)
+    return repository.update([change(row, title=f"{row.title}!") for row in rows], SOME_ORIGIN)
 
 
 def delete(repository: TaskRepository, rows: Sequence[TaskRow]) -> list[TaskRow]:
-    return repository.delete([Target(row.id) for row in rows], SOMEBODY)
+    return repository.delete([Target(row.id) for row in rows], SOME_ORIGIN)
 
 
 def undelete(repository: TaskRepository, rows: Sequence[TaskRow]) -> list[TaskRow]:
-    return repository.undelete([Target(row.id) for row in rows], SOMEBODY)
+    return repository.undelete([Target(row.id) for row in rows], SOME_ORIGIN)
 
 
 class _Within(Database):
@@ -246,14 +246,14 @@ def test_an_event_says_who_wrote_in_which_trace_and_when(
 ) -> None:
     (row,) = create(repository)
     (event,) = read_all(database, start)
-    assert (event.principal, event.trace_id) == SOMEBODY
+    assert (event.principal, event.trace_id) == SOME_ORIGIN
     assert (event.task_id, event.occurred_at) == (row.id, row.updated_at)
 
 
 def test_a_write_outside_of_a_trace_has_none(
     repository: TaskRepository, database: Database, start: Position
 ) -> None:
-    repository.create([new_task()], Origin("somebody"))
+    repository.create([new_task()], Origin("ann"))
     assert [event.trace_id for event in read_all(database, start)] == [None]
 
 
@@ -265,13 +265,13 @@ def test_an_event_names_the_request_of_its_own_task(
     items = [new_task() for _ in asked]
     if kind == "create":
         items = [item._replace(request=request) for item, request in zip(items, asked, strict=True)]
-    rows = repository.create(items, SOMEBODY)
+    rows = repository.create(items, SOME_ORIGIN)
     if kind == "update":
         changes = [
             change(row, title="renamed")._replace(request=request)
             for row, request in zip(rows, asked, strict=True)
         ]
-        repository.update(changes, SOMEBODY)
+        repository.update(changes, SOME_ORIGIN)
     named = {event.task_id: event.request_id for event in read_all(database, start)[-3:]}
     assert named == {
         row.id: request.request_id if request else None
@@ -283,8 +283,8 @@ def test_a_write_without_commit_leaves_no_event(
     repository: TaskRepository, database: Database, start: Position
 ) -> None:
     (row,) = create(repository)
-    repository.create([new_task()], SOMEBODY, commit=False)
-    repository.update([change(row, title="renamed")], SOMEBODY, commit=False)
+    repository.create([new_task()], SOME_ORIGIN, commit=False)
+    repository.update([change(row, title="renamed")], SOME_ORIGIN, commit=False)
     assert [event.type for event in read_all(database, start)] == ["created"]
 
 
@@ -294,7 +294,7 @@ def test_an_update_that_changes_nothing_leaves_no_event(
 ) -> None:
     (row,) = create(repository)
     request = RequestRecord(new_id(), b"") if with_request else None
-    repository.update([change(row)._replace(request=request)], SOMEBODY)
+    repository.update([change(row)._replace(request=request)], SOME_ORIGIN)
     assert [event.type for event in read_all(database, start)] == ["created"]
 
 
@@ -302,7 +302,7 @@ def test_in_a_batch_only_what_changes_leaves_an_event(
     repository: TaskRepository, database: Database, start: Position
 ) -> None:
     same, other = create(repository, 2)
-    repository.update([change(same), change(other, priority=4)], SOMEBODY)
+    repository.update([change(same), change(other, priority=4)], SOME_ORIGIN)
     assert [event.task_id for event in read_all(database, start)[2:]] == [other.id]
 
 
@@ -311,7 +311,7 @@ def test_a_repeated_creation_leaves_no_second_event(
 ) -> None:
     item = new_task()._replace(request=RequestRecord(new_id(), b""))
     for _ in range(2):
-        repository.create([item], SOMEBODY)
+        repository.create([item], SOME_ORIGIN)
     assert len(read_all(database, start)) == 1
 
 
@@ -325,19 +325,19 @@ def refused_writes() -> dict[str, Kind]:
 
     return {
         "create a taken id": lambda repository, rows: repository.create(
-            [new_task(), new_task(id=rows[0].id)], SOMEBODY
+            [new_task(), new_task(id=rows[0].id)], SOME_ORIGIN
         ),
         "create what breaks a rule": lambda repository, _: repository.create(
-            [new_task(), new_task(title="")], SOMEBODY
+            [new_task(), new_task(title="")], SOME_ORIGIN
         ),
         "update a stale row": stale,
         "update a deleted task": update,
         "delete a deleted task": delete,
         "delete another version": lambda repository, rows: repository.delete(
-            [Target(rows[0].id, 7)], SOMEBODY
+            [Target(rows[0].id, 7)], SOME_ORIGIN
         ),
         "delete an unknown task": lambda repository, rows: repository.delete(
-            [Target(rows[0].id), Target(new_id())], SOMEBODY
+            [Target(rows[0].id), Target(new_id())], SOME_ORIGIN
         ),
         "undelete a living task": undelete,
     }
@@ -377,8 +377,8 @@ def test_each_write_is_told_of_once(told: list[TaskRepository]) -> None:
 def test_what_left_no_event_is_not_told_of(told: list[TaskRepository]) -> None:
     (row,) = create(told[0])
     told[1:] = []
-    told[0].create([new_task()], SOMEBODY, commit=False)
-    told[0].update([change(row)._replace(request=RequestRecord(new_id(), b""))], SOMEBODY)
+    told[0].create([new_task()], SOME_ORIGIN, commit=False)
+    told[0].update([change(row)._replace(request=RequestRecord(new_id(), b""))], SOME_ORIGIN)
     with pytest.raises(StorageError):
         undelete(told[0], [row])
     assert len(told) == 1
@@ -898,7 +898,7 @@ def test_an_event_matches_what_a_list_at_that_moment_would_show(
 ) -> None:
     """Before and after each write, whatever the filters and whatever was written."""
     start = EventLog(database).head()
-    rows = repository.create([new_task(**fields) for fields in tasks], SOMEBODY)
+    rows = repository.create([new_task(**fields) for fields in tasks], SOME_ORIGIN)
     task_ids = {row.id for row in rows}
     lists = [set[str]() for _ in asked], listed(repository, asked, task_ids)
     expected = [(lists, row) for row in rows]
@@ -908,7 +908,7 @@ def test_an_event_matches_what_a_list_at_that_moment_would_show(
         match kind:
             case "update":
                 renewed = [change(row, **values) for row, values in pairs]
-                rows = [row for row in repository.update(renewed, SOMEBODY) if row not in rows]
+                rows = [row for row in repository.update(renewed, SOME_ORIGIN) if row not in rows]
             case "delete":
                 rows = delete(repository, rows)
             case _:

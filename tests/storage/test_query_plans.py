@@ -31,7 +31,7 @@ from tests.support.databases import made_database
 
 Node = dict[str, Any]
 
-SOMEBODY = Origin("somebody")
+SOME_ORIGIN = Origin("ann")
 
 CONTENT = ("title", "description", "status", "priority", "assigned_to", "due_date", "tags")
 
@@ -48,7 +48,7 @@ FILL = """
            CASE WHEN b % 21 = 0 THEN '' ELSE 'user' || b % 21 END,
            CASE WHEN n % 2 = 0 THEN created_at + (c % 90) * interval '1 day' END,
            ARRAY['tag' || d % 50, 'team' || d % 7],
-           'somebody',
+           'ann',
            created_at,
            created_at + (c % 1000) * interval '1 hour',
            CASE WHEN status = 3 THEN created_at + interval '1 day' END,
@@ -110,7 +110,7 @@ FILTERS: dict[str, Filter | None] = {
     "prefix": HasWords("quarterly rep", is_prefix=True),
     "words of the title": HasWords("quarterly report", "title"),
 }
-# Those of which an index tells so much that PostgreSQL must take it, whatever else is asked.
+# Those so selective that PostgreSQL must use their index, whatever the rest of the filter.
 TELLING = {
     "assigned_to": "idx_task_assigned_to",
     "due_date": "idx_task_due_date",
@@ -390,7 +390,9 @@ def test_an_update_finds_its_task_by_the_id(planner: Planner, middle: TaskRow) -
     values = {name: getattr(middle, name) for name in CONTENT} | {"title": "renamed"}
     request = RequestRecord("0190a1b2-0000-7000-8000-000000000000", b"\0")
     plan = planner.explain(
-        lambda: planner.repository.update([Change(middle, values, request)], SOMEBODY, commit=False)
+        lambda: planner.repository.update(
+            [Change(middle, values, request)], SOME_ORIGIN, commit=False
+        )
     )
     assert (plan.indexes, plan.scanned) == ({"pk_tasks"}, set())
 
@@ -398,7 +400,7 @@ def test_an_update_finds_its_task_by_the_id(planner: Planner, middle: TaskRow) -
 def test_a_request_is_found_by_its_key(planner: Planner) -> None:
     (oldest,) = planner.repository.page(limit=1, order=(Sort("created_at"),))
     request = RequestRecord(oldest.id, b"\0")
-    plan = planner.explain(lambda: planner.repository.find_replays([request], SOMEBODY))
+    plan = planner.explain(lambda: planner.repository.find_replays([request], SOME_ORIGIN))
     assert (plan.indexes, plan.scanned) == ({"pk_requests", "pk_tasks"}, set())
 
 
@@ -421,7 +423,7 @@ def test_a_batch_that_is_updated_is_found_by_its_ids(
 ) -> None:
     changes = [Change(row, {name: getattr(row, name) for name in CONTENT}) for row in batch]
     changes = [change._replace(values=change.values | {"title": "new"}) for change in changes]
-    plan = planner.explain(lambda: planner.repository.update(changes, SOMEBODY, commit=False))
+    plan = planner.explain(lambda: planner.repository.update(changes, SOME_ORIGIN, commit=False))
     assert (plan.indexes, plan.scanned) == ({"pk_tasks"}, set())
 
 
@@ -433,7 +435,7 @@ def test_a_batch_that_is_deleted_is_found_by_its_ids(
 
     def delete() -> None:
         with pytest.raises(VersionMismatchError):
-            planner.repository.delete(targets, SOMEBODY)
+            planner.repository.delete(targets, SOME_ORIGIN)
 
     plan = planner.explain(delete)
     assert (plan.indexes, plan.scanned) == ({"pk_tasks"}, set())
@@ -486,7 +488,7 @@ def test_the_head_of_the_stream_is_found_at_its_end(planner: Planner) -> None:
 
 
 @pytest.mark.parametrize("before", [None, Position(500, 0)], ids=["first", "deep"])
-@pytest.mark.parametrize("only_by", [None, "somebody", "nobody"])
+@pytest.mark.parametrize("only_by", [None, "ann", "bob"])
 def test_a_history_is_read_from_its_own_index(
     before: Position | None, only_by: str | None, planner: Planner, middle: TaskRow
 ) -> None:

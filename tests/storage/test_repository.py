@@ -60,7 +60,7 @@ CONTENT = {
     "tags": [],
 }
 
-SOMEBODY = Origin("somebody")
+SOME_ORIGIN = Origin("ann")
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ def new_id() -> str:
 
 def new_task(**fields: object) -> dict[str, Any]:
     """The values of a task to create."""
-    return {"id": new_id(), "created_by": "somebody", **CONTENT, **fields}
+    return {"id": new_id(), "created_by": "ann", **CONTENT, **fields}
 
 
 def changed(row: TaskRow, **fields: object) -> dict[str, Any]:
@@ -84,9 +84,9 @@ def new_request(fingerprint: bytes = b"one body") -> RequestRecord:
 
 
 class OneByOne:
-    """The repository, writing one task at a time, as somebody; `many` is the repository itself."""
+    """Write one task at a time, as SOME_ORIGIN; `many` is the repository itself."""
 
-    def __init__(self, database: Database, origin: Origin = SOMEBODY) -> None:
+    def __init__(self, database: Database, origin: Origin = SOME_ORIGIN) -> None:
         self.many = many = TaskRepository(database)
         self._origin = origin
         self.get, self.page, self.count, self.stats = many.get, many.page, many.count, many.stats
@@ -204,7 +204,7 @@ def test_create_with_the_id_of_a_deleted_task_is_refused(repository: OneByOne) -
 def test_create_that_breaks_another_rule_does_not_say_that_the_id_is_taken(
     repository: OneByOne,
 ) -> None:
-    """A CHECK constraint is no reason to tell a caller that somebody has this id."""
+    """A violated CHECK constraint is not reported as a taken id."""
     with pytest.raises(ConstraintError, match="ck_tasks_title_length"):
         repository.create(new_task(title=""))
 
@@ -286,7 +286,7 @@ def test_two_principals_may_use_the_same_request_id(
 ) -> None:
     request = new_request()
     repository.create(new_task(), request)
-    OneByOne(database, Origin("somebody else")).create(new_task(), request)
+    OneByOne(database, Origin("bob")).create(new_task(), request)
     assert repository.count() == 2
 
 
@@ -371,7 +371,7 @@ task_lists = st.lists(
     st.fixed_dictionaries(
         {
             "id": st.uuids().map(str),
-            "created_by": st.just("somebody"),
+            "created_by": st.just("ann"),
             "title": st.sampled_from("ab"),
             "description": st.just(""),
             "status": st.integers(PENDING, CANCELLED),
@@ -573,7 +573,7 @@ def test_update_records_its_request(repository: OneByOne) -> None:
 def test_an_update_whose_request_came_first_is_refused(
     repository: OneByOne, fingerprint: bytes, stale: bool
 ) -> None:
-    """Whoever repeats it looks for replays, and finds the first or that the id was reused."""
+    """A repetition looks for replays, and finds the first request or that the id was reused."""
     row, request = repository.create(new_task()), new_request()
     updated = repository.update(row, changed(row, title="renamed"), request)
     again = changed(row, title="renamed again")
@@ -742,7 +742,7 @@ def titled(rows: Sequence[TaskRow], title: str) -> list[Change]:
 @pytest.fixture
 def rows(repository: OneByOne) -> list[TaskRow]:
     """Three tasks."""
-    return repository.many.create([Creation(new_task()) for _ in range(3)], SOMEBODY)
+    return repository.many.create([Creation(new_task()) for _ in range(3)], SOME_ORIGIN)
 
 
 @pytest.fixture(params=[1, -1], ids=["as they were made", "the other way round"])
@@ -752,8 +752,8 @@ def shuffled(request: pytest.FixtureRequest, rows: list[TaskRow]) -> list[TaskRo
 
 def test_a_batch_of_nothing_does_nothing(repository: OneByOne) -> None:
     many = repository.many
-    assert many.create([], SOMEBODY) == many.update([], SOMEBODY) == []
-    assert many.delete([], SOMEBODY) == many.undelete([], SOMEBODY) == []
+    assert many.create([], SOME_ORIGIN) == many.update([], SOME_ORIGIN) == []
+    assert many.delete([], SOME_ORIGIN) == many.undelete([], SOME_ORIGIN) == []
 
 
 def test_batches_are_answered_in_the_order_they_were_asked_in(
@@ -761,9 +761,9 @@ def test_batches_are_answered_in_the_order_they_were_asked_in(
 ) -> None:
     many, ids = repository.many, [row.id for row in shuffled]
     targets = [Target(id_) for id_ in ids]
-    assert [row.id for row in many.update(titled(shuffled, "new"), SOMEBODY)] == ids
-    assert [row.id for row in many.delete(targets, SOMEBODY)] == ids
-    assert [row.id for row in many.undelete(targets, SOMEBODY)] == ids
+    assert [row.id for row in many.update(titled(shuffled, "new"), SOME_ORIGIN)] == ids
+    assert [row.id for row in many.delete(targets, SOME_ORIGIN)] == ids
+    assert [row.id for row in many.undelete(targets, SOME_ORIGIN)] == ids
 
 
 def test_find_returns_those_that_there_are(repository: OneByOne, rows: list[TaskRow]) -> None:
@@ -777,7 +777,7 @@ def test_a_batch_of_which_one_id_is_taken_creates_nothing(
 ) -> None:
     batch = [Creation(new_task()), Creation(new_task(id=rows[1].id))]
     with pytest.raises(TaskExistsError, match=rows[1].id):
-        repository.many.create(batch, SOMEBODY)
+        repository.many.create(batch, SOME_ORIGIN)
     assert repository.count() == len(rows)
 
 
@@ -785,8 +785,8 @@ def test_a_batch_some_of_which_was_created_before_creates_the_others(
     repository: OneByOne,
 ) -> None:
     batch = [Creation(new_task(), new_request()) for _ in range(3)]
-    (before,) = repository.many.create(batch[1:2], SOMEBODY)
-    created = repository.many.create(batch, SOMEBODY)
+    (before,) = repository.many.create(batch[1:2], SOME_ORIGIN)
+    created = repository.many.create(batch, SOME_ORIGIN)
     assert [row.id for row in created] == [item.values["id"] for item in batch]
     assert (created[1], repository.count()) == (before, 3)
 
@@ -796,7 +796,7 @@ def test_a_batch_of_which_one_is_stale_updates_nothing(
 ) -> None:
     renamed = repository.update(rows[1], changed(rows[1], title="renamed"))
     with pytest.raises(VersionMismatchError):
-        repository.many.update(titled(rows, "new"), SOMEBODY)
+        repository.many.update(titled(rows, "new"), SOME_ORIGIN)
     assert repository.page(limit=10, order=(Sort("created_at"),)) == sorted(
         [rows[0], renamed, rows[2]], key=lambda row: row.id
     )
@@ -812,8 +812,8 @@ def test_a_batch_that_is_refused_records_none_of_its_requests(
         for change, request in zip(titled(rows, "new"), asked, strict=True)
     ]
     with pytest.raises(VersionMismatchError):
-        repository.many.update(changes, SOMEBODY)
-    assert not any(repository.many.find_replays(asked, SOMEBODY))
+        repository.many.update(changes, SOME_ORIGIN)
+    assert not any(repository.many.find_replays(asked, SOME_ORIGIN))
 
 
 @pytest.mark.parametrize(
@@ -831,7 +831,7 @@ def test_a_batch_of_which_one_cannot_be_deleted_deletes_nothing(
     error: type[StorageError],
 ) -> None:
     with pytest.raises(error):
-        repository.many.delete([Target(rows[0].id), bad(rows[1])], SOMEBODY)
+        repository.many.delete([Target(rows[0].id), bad(rows[1])], SOME_ORIGIN)
     assert repository.count() == len(rows)
 
 
@@ -840,7 +840,7 @@ def test_a_batch_of_which_one_is_not_deleted_undeletes_nothing(
 ) -> None:
     repository.delete(rows[0].id)
     with pytest.raises(TaskNotDeletedError, match=rows[1].id):
-        repository.many.undelete([Target(row.id) for row in rows[:2]], SOMEBODY)
+        repository.many.undelete([Target(row.id) for row in rows[:2]], SOME_ORIGIN)
     assert repository.count() == 2
 
 
@@ -859,8 +859,8 @@ def purgeable(repository: OneByOne) -> TaskRepository:
     """Four tasks that are deleted, of which two are called "old", and an old one that is not."""
     many = repository.many
     titles = ["old", "old", "new", "new", "old"]
-    made = many.create([Creation(new_task(title=title)) for title in titles], SOMEBODY)
-    many.delete([Target(row.id) for row in made[:4]], SOMEBODY)
+    made = many.create([Creation(new_task(title=title)) for title in titles], SOME_ORIGIN)
+    many.delete([Target(row.id) for row in made[:4]], SOME_ORIGIN)
     return many
 
 
@@ -950,7 +950,7 @@ def test_batches_that_overlap_are_written_wholly_or_not_at_all_and_never_in_a_de
 ) -> None:
     """Whatever the order of their items: each locks its tasks in that of their ids."""
     many = TaskRepository(own_database)
-    ids = [row.id for row in many.create([Creation(new_task()) for _ in range(10)], SOMEBODY)]
+    ids = [row.id for row in many.create([Creation(new_task()) for _ in range(10)], SOME_ORIGIN)]
 
     def write(writer: int) -> list[list[TaskRow] | StorageError]:
         chance = random.Random(writer)  # noqa: S311
@@ -970,7 +970,7 @@ def test_batches_that_overlap_are_written_wholly_or_not_at_all_and_never_in_a_de
                             partial(many.delete, targets),
                             partial(many.undelete, targets),
                         ]
-                    )(origin=SOMEBODY)
+                    )(origin=SOME_ORIGIN)
                 )
             except StorageError as error:
                 results.append(error)
@@ -1003,7 +1003,7 @@ def test_creations_that_overlap_take_place_wholly_or_not_at_all_and_never_in_a_d
             ]
             for _ in range(6)
         ]
-        results += all_at_once([partial(many.create, batch, SOMEBODY) for batch in batches])
+        results += all_at_once([partial(many.create, batch, SOME_ORIGIN) for batch in batches])
     assert {type(result) for result in results} == {list, TaskExistsError}
     assert batches_written(own_database) == sizes(results)
     assert deadlocks(own_database) == 0
@@ -1014,13 +1014,13 @@ def test_batches_with_the_same_requests_take_place_once_and_never_in_a_deadlock(
 ) -> None:
     """Whatever their order. These change nothing else, so that their requests meet at once."""
     many, chance = TaskRepository(own_database), random.Random(1)  # noqa: S311
-    rows = many.create([Creation(new_task()) for _ in range(500)], SOMEBODY)
+    rows = many.create([Creation(new_task()) for _ in range(500)], SOME_ORIGIN)
     for _ in range(5):
         asked = [Change(row, changed(row), new_request()) for row in rows]
         batches = [chance.sample(asked, 500) for _ in range(6)]
-        results = all_at_once([partial(many.update, batch, SOMEBODY) for batch in batches])
+        results = all_at_once([partial(many.update, batch, SOME_ORIGIN) for batch in batches])
         assert Counter(map(type, results)) == {list: 1, VersionMismatchError: 5}
-        assert len(many.find_replays([change.request for change in asked], SOMEBODY)) == 500
+        assert len(many.find_replays([change.request for change in asked], SOME_ORIGIN)) == 500
     assert deadlocks(own_database) == 0
 
 
@@ -1030,7 +1030,7 @@ def test_creations_with_the_same_requests_in_any_order_take_place_once(
     many, chance = TaskRepository(own_database), random.Random(1)  # noqa: S311
     asked = [new_request() for _ in range(20)]
     batches = [[Creation(new_task(), it) for it in chance.sample(asked, 20)] for _ in range(6)]
-    results = all_at_once([partial(many.create, batch, SOMEBODY) for batch in batches])
+    results = all_at_once([partial(many.create, batch, SOME_ORIGIN) for batch in batches])
     answers = {frozenset(row.id for row in rows) for rows in results}  # type: ignore[union-attr]
     assert answers == {frozenset(row.id for row in many.page(limit=100))}
     assert many.count() == 20
@@ -1078,13 +1078,13 @@ def test_a_closed_task_is_never_overdue(status: int, repository: OneByOne) -> No
 
 
 def test_without_requests_no_replays_are_found(repository: OneByOne) -> None:
-    assert repository.many.find_replays([None, None], SOMEBODY) == [None, None]
+    assert repository.many.find_replays([None, None], SOME_ORIGIN) == [None, None]
 
 
 def test_the_replays_of_many_requests_are_found_by_their_ids(repository: OneByOne) -> None:
     first, second = new_request(), new_request()
     row = repository.create(new_task(), first)
-    assert repository.many.find_replays([second, None, first], SOMEBODY) == [None, None, row]
+    assert repository.many.find_replays([second, None, first], SOME_ORIGIN) == [None, None, row]
 
 
 def test_nobody_finds_the_replay_of_another_principal(
@@ -1092,7 +1092,7 @@ def test_nobody_finds_the_replay_of_another_principal(
 ) -> None:
     request = new_request()
     repository.create(new_task(), request)
-    assert OneByOne(database, Origin("somebody else")).find_replay(request) is None
+    assert OneByOne(database, Origin("bob")).find_replay(request) is None
 
 
 def test_find_replay_of_an_unknown_request_finds_nothing(repository: OneByOne) -> None:
@@ -1121,7 +1121,7 @@ def test_find_replay_of_a_task_that_is_gone_is_not_found(
 def add_requests(database: Database, number: int, *, age: str) -> None:
     statement = text(
         "INSERT INTO requests (principal, request_id, fingerprint, task_id, created_at) "
-        "SELECT 'somebody', gen_random_uuid(), '\\x00', gen_random_uuid(), now() - :age ::interval "
+        "SELECT 'ann', gen_random_uuid(), '\\x00', gen_random_uuid(), now() - :age ::interval "
         "FROM generate_series(1, :number)"
     )
     with database.engine.connect() as connection:

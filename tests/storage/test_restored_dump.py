@@ -26,7 +26,7 @@ CONTENT = {
     "tags": [],
 }
 FUTURE = 10**12
-SOMEBODY = Origin("somebody")
+SOME_ORIGIN = Origin("ann")
 
 
 @pytest.fixture
@@ -46,12 +46,12 @@ def restored(own_database_url: str) -> Iterator[Database]:
 
 
 def create(repository: TaskRepository) -> TaskRow:
-    values = CONTENT | {"id": str(uuid.uuid4()), "created_by": "somebody"}
-    return repository.create([Creation(values)], SOMEBODY)[0]
+    values = CONTENT | {"id": str(uuid.uuid4()), "created_by": "ann"}
+    return repository.create([Creation(values)], SOME_ORIGIN)[0]
 
 
 def rename(repository: TaskRepository, row: TaskRow, title: str) -> TaskRow:
-    return repository.update([Change(row, CONTENT | {"title": title})], SOMEBODY)[0]
+    return repository.update([Change(row, CONTENT | {"title": title})], SOME_ORIGIN)[0]
 
 
 def only_task(repository: TaskRepository) -> TaskRow:

@@ -19,13 +19,13 @@ from storage.tables import metadata
 
 ROWS = (
     "INSERT INTO tasks (id, title, status, priority, created_by) "
-    "SELECT gen_random_uuid(), 'task ' || n, 1, 2, 'somebody' FROM generate_series(1, 10) n",
+    "SELECT gen_random_uuid(), 'task ' || n, 1, 2, 'ann' FROM generate_series(1, 10) n",
     "INSERT INTO requests (principal, request_id, fingerprint, task_id) "
-    "SELECT 'somebody', gen_random_uuid(), '\\x00', id FROM tasks",
+    "SELECT 'ann', gen_random_uuid(), '\\x00', id FROM tasks",
 )
 EVENTS = (
     "INSERT INTO task_events (xid, aggregateid, type, payload, principal) "
-    "SELECT xid, id, 'created', '{}', 'somebody' FROM tasks"
+    "SELECT xid, id, 'created', '{}', 'ann' FROM tasks"
 )
 DEFINITIONS = """
     SELECT indexname AS name, indexdef AS definition FROM pg_indexes WHERE tablename = ANY(:tables)

@@ -1,4 +1,4 @@
-"""Wake-ups across connections: they reach who waits, hold nobody up, and outlive an outage."""
+"""Wake-ups across connections: they arrive, block no writer, and survive an outage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.errors import DatabaseUnavailableError
 from storage.wakeups import Announcer, Listener
 from tests.support.service import PATIENCE_SECONDS, wait_until
 
-AWAY = "postgresql+psycopg2://nobody@127.0.0.1:1/nothing"
+AWAY = "postgresql+psycopg2://unused@127.0.0.1:1/nothing"
 LISTENING = "FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
 
 
@@ -52,7 +52,7 @@ def listener(other: Database) -> Iterator[Listener]:
 
 @contextmanager
 def woken(listener: Listener) -> Iterator[threading.Thread]:
-    """The listener waits, longer than anybody has patience; the block must wake it up."""
+    """The listener waits longer than the test; leaving the block must wake it up."""
     waits = threading.Thread(target=listener.wait, args=(PATIENCE_SECONDS * 100,), daemon=True)
     waits.start()
     yield waits
@@ -105,7 +105,7 @@ def test_it_wakes_all_of_them(announcer: Announcer, listener: Listener, database
 def test_an_announcement_made_before_the_listener_waits_wakes_it(
     announcer: Announcer, listener: Listener
 ) -> None:
-    """Whoever looks for events and then waits must not miss those in between."""
+    """A reader that looks for events and then waits must not miss those in between."""
     announcer.announce()
     with woken(listener):
         pass

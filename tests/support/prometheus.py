@@ -33,7 +33,7 @@ class Prometheus:
             self.process = subprocess.Popen(
                 [
                     program,
-                    f"--config.file={_hurried(folder, target)}",
+                    f"--config.file={_with_short_intervals(folder, target)}",
                     f"--storage.tsdb.path={folder / 'data'}",
                     "--web.listen-address=127.0.0.1:0",
                     "--enable-feature=exemplar-storage",
@@ -87,7 +87,7 @@ def _is_ready(port: int) -> bool:
         return connection.getresponse().status == HTTPStatus.OK
 
 
-def _hurried(folder: Path, target: str) -> Path:
+def _with_short_intervals(folder: Path, target: str) -> Path:
     """The configuration that ships, for another target, and with no time between two looks."""
     config = yaml.safe_load((OBSERVABILITY / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}

@@ -184,7 +184,7 @@ TraceState.from_header(['a marker of mine'])
 
 
 def test_a_log_that_cannot_be_written_is_no_error() -> None:
-    """Whoever logs is serving a call; this one ends well."""
+    """The code that logs is serving a call, which must end well."""
     assert (
         written("""
 import os

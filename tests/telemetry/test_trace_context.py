@@ -1,4 +1,4 @@
-"""The trace that a call belongs to: its caller's, where he writes one (W3C Trace Context)."""
+"""The trace that a call belongs to: that of its client, where it sends one (W3C Trace Context)."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def decided(settings: Settings, metadata: Metadata) -> tuple[bool, trace.SpanCon
 
 
 def is_sampled(settings: Settings, flags: str | None) -> bool:
-    """Whether a call is, whose caller says this in his traceparent."""
+    """Return whether a call with this traceparent is sampled."""
     return decided(settings, [("traceparent", f"00-{TRACE}-{PARENT}-{flags}")] if flags else [])[0]
 
 
@@ -192,7 +192,7 @@ AS_THE_CALLER_ELSE_YES, AS_THE_CALLER_ELSE_NO = (True, False, True), (True, Fals
 def test_samplers_mean_what_opentelemetry_says(
     monkeypatch: pytest.MonkeyPatch, name: str, ratio: str, expected: tuple[bool, bool, bool]
 ) -> None:
-    """Of a caller that traces his call, of one that does not, and of one that says nothing."""
+    """Of a client that samples its call, of one that does not, and of one without a traceparent."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", name)
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
     settings = Settings.load()
