@@ -18,7 +18,6 @@ from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 from server.calls.text import is_blank
 from server.tasks.validation import UUID, FieldError
 from storage.query import (
-    NEWEST_FIRST,
     And,
     Comparison,
     Filter,
@@ -27,7 +26,6 @@ from storage.query import (
     Not,
     Or,
     Present,
-    Sort,
     Value,
 )
 from taskservice.v1.task_pb2 import TaskPriority, TaskStatus
@@ -140,11 +138,6 @@ _NO_WILDCARDS = (
 _WORD_EDGES = re.compile(
     r"[\s!-/:-@\[-`{-~\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2000-\u206f\u2e80-\u30ff"
     r"\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U000323af]"
-)
-
-# What an index can serve.
-SORTABLE = frozenset(
-    {"created_at", "updated_at", "due_date", "priority", "status", "assigned_to", "title"}
 )
 
 
@@ -379,27 +372,3 @@ _HINTS = {
     "!": "; write NOT or -",
     "=": "; quote a text that has this character",
 }
-
-
-@lru_cache(maxsize=1024)
-def parse_order(text: str) -> tuple[Sort, ...]:
-    """The terms of an order; newest first for an empty one. Raises: FieldError."""
-    if not text.strip():
-        return NEWEST_FIRST
-    order: dict[str, Sort] = {}
-    position = 1
-    for term in text.split(","):
-        field, *direction = term.split()[:3] or [""]
-        if field not in SORTABLE:
-            problem = f"cannot order by {field[:100]!a}; known are {', '.join(sorted(SORTABLE))}"
-        elif direction not in ([], ["asc"], ["desc"]):
-            problem = f"{' '.join(direction)[:100]!a} must be asc or desc"
-        elif field in order:
-            problem = f"{field} stands twice"
-        else:
-            order[field] = Sort(field, descending=direction == ["desc"])
-            position += len(term) + 1
-            continue
-        position += len(term) - len(term.lstrip())
-        raise FieldError(f"at character {position}: {problem}", "ORDER_BY_INVALID")
-    return tuple(order.values())

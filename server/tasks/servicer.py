@@ -23,7 +23,8 @@ from server.tasks.conversions import (
     version_of,
     without_generated,
 )
-from server.tasks.filters import parse_filter, parse_order, parse_watch_filter
+from server.tasks.filters import parse_filter, parse_watch_filter
+from server.tasks.orders import parse_order
 from server.tasks.page_tokens import Tokens
 from server.tasks.validation import (
     Violations,

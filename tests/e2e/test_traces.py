@@ -5,12 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import pytest
-import trustme
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -19,7 +17,6 @@ from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     CreateTaskRequest,
     GetTaskRequest,
-    GetTaskStatsRequest,
     ListTaskEventsRequest,
     UpdateTaskRequest,
     WatchTasksRequest,
@@ -30,24 +27,11 @@ from tests.support.errors import fails
 from tests.support.postgres import await_waiting, closed, execute, locked_task
 from tests.support.scrape import scrape
 from tests.support.service import SERVING, ServiceProcess, health_stub, running_service, wait_until
+from tests.support.traces import new_trace
 from tests.support.tuned import tuned
 
 SERVICE = "taskservice.v1.TaskService"
 NO_TASK = GetTaskRequest(id="0190a8d0-1e2b-7c3d-8e4f-5a6b7c8d9e0f")
-
-
-class Trace(NamedTuple):
-    """A trace that a client has begun, and its span that calls are made in."""
-
-    id: str
-    span_id: str
-
-    def metadata(self, flags: str = "01") -> tuple[tuple[str, str], ...]:
-        return (("traceparent", f"00-{self.id}-{self.span_id}-{flags}"),)
-
-
-def new_trace() -> Trace:
-    return Trace(secrets.token_hex(16), secrets.token_hex(8))
 
 
 def call_line(service: ServiceProcess, **fields: str) -> dict[str, Any]:
@@ -116,7 +100,7 @@ def code_of(span: ReceivedSpan) -> int:
 # --- One call -------------------------------------------------------------------------------------
 
 
-def test_one_trace_leads_from_the_caller_to_the_statements_the_log_and_the_metrics(
+def test_a_trace_leads_from_the_client_to_statements_log_and_metrics(
     service: ServiceProcess, stub: TaskServiceStub, task: Task, collector: Collector
 ) -> None:
     """Each of trace, metric and log line leads to the others."""
@@ -306,7 +290,7 @@ def forbidden_title(url: str, title: str) -> Iterator[None]:
         execute(url, "ALTER TABLE tasks DROP CONSTRAINT surprise")
 
 
-def test_the_cause_of_an_internal_error_is_on_the_span_without_the_callers_data(
+def test_the_span_of_an_internal_error_has_its_cause_without_client_data(
     stub: TaskServiceStub, collector: Collector, shared_database_url: str
 ) -> None:
     trace = new_trace()
@@ -387,7 +371,7 @@ def test_what_the_caller_does_not_trace_is_not_exported(
     assert collector.trace(trace.id) == []
 
 
-def test_a_call_that_is_not_traced_has_its_trace_in_the_log_and_in_the_history(
+def test_a_call_that_is_not_sampled_has_its_trace_in_log_and_history(
     service: ServiceProcess, stub: TaskServiceStub
 ) -> None:
     trace = new_trace()
@@ -510,32 +494,3 @@ def test_telemetry_that_is_switched_off_exports_nothing(
         assert call_line(service, trace_id=trace.id)["code"] == "NOT_FOUND"
         assert service.stop() == 0
         assert own.requests == 0
-
-
-# --- The way to the collector ---------------------------------------------------------------------
-
-
-def test_a_collector_is_reached_by_tls_and_with_headers(
-    start_service: Callable[..., ServiceProcess], own_database_url: str, tmp_path: Path
-) -> None:
-    """By OpenTelemetry's standard variables, as every other service of its operator."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    shown = authority.issue_cert("localhost")
-    chain = b"".join(pem.bytes() for pem in shown.cert_chain_pems)
-    credentials = grpc.ssl_server_credentials([(shown.private_key_pem.bytes(), chain)])
-    with running_collector(credentials) as collector:
-        service = start_service(
-            ENVIRONMENT="staging",
-            DATABASE_URL=own_database_url,
-            OTEL_EXPORTER_ENDPOINT=f"https://localhost:{collector.port}",
-            OTEL_EXPORTER_OTLP_CERTIFICATE=str(tmp_path / "ca.pem"),
-            OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20of-the-collector",
-            OTEL_BSP_SCHEDULE_DELAY="50",
-        )
-        trace = new_trace()
-        service.stub().GetTaskStats(GetTaskStatsRequest(), metadata=trace.metadata())
-        collector.await_server_span(trace.id)
-        assert collector.metadata["authorization"] == "Bearer of-the-collector"
-        assert service.stop() == 0
-        assert "of-the-collector" not in service.log

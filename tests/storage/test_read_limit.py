@@ -17,12 +17,18 @@ STUCK = text("SELECT pg_sleep(600)")
 SLOW = text("SELECT 'done' FROM pg_sleep(0.5)")
 PID = text("SELECT pg_backend_pid()")
 LIMIT_SECONDS = 0.05
+# Longer than the time limit of a test: a read that only this ends fails it.
+NOT_REACHED_SECONDS = 3600.0
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """A database whose reads have a limit that a test can wait for."""
-    database = Database(database_url, read_timeout_seconds=LIMIT_SECONDS)
+    database = Database(
+        database_url,
+        read_timeout_seconds=LIMIT_SECONDS,
+        statement_timeout_seconds=NOT_REACHED_SECONDS,
+    )
     yield database
     database.close()
 
@@ -33,7 +39,11 @@ def test_a_read_of_a_call_that_takes_too_long_is_ended(database: Database) -> No
 
 
 def test_a_read_may_be_given_less_time_than_others(database_url: str) -> None:
-    database = Database(database_url, read_timeout_seconds=600)
+    database = Database(
+        database_url,
+        read_timeout_seconds=NOT_REACHED_SECONDS,
+        statement_timeout_seconds=NOT_REACHED_SECONDS,
+    )
     with Cancellation(), pytest.raises(StatementTimeoutError):
         database.read(STUCK, seconds=LIMIT_SECONDS)
     database.close()

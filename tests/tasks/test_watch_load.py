@@ -180,6 +180,11 @@ def test_a_caller_opens_one_watch_at_a_time(
 
 # Steps.
 
+STEPS_WAITING = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE query LIKE '%AS last_id%' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()
+"""
+
 
 def test_a_page_that_takes_too_long_is_looked_for_in_steps(
     connect: Connect, watch: OpenWatch, database: Database, database_url: str
@@ -191,8 +196,7 @@ def test_a_page_that_takes_too_long_is_looked_for_in_steps(
         locker.exec_driver_sql("BEGIN; LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
         watching = watch(stub, "priority = MEDIUM", initial=True)
         await_waiting(database_url)
-        step = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%AS last_id%' AND pid <> "
-        wait_until(lambda: execute(database_url, f"{step} pg_backend_pid()"), "a step is asked for")
+        wait_until(lambda: execute(database_url, STEPS_WAITING), "a step waits for the lock")
         locker.exec_driver_sql("ROLLBACK")
     assert initial_titles(watching) == {"a", "b", "c"}
 
