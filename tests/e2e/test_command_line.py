@@ -108,14 +108,6 @@ def test_mistakes_in_settings_show_no_secret(tmp_path: Path) -> None:
     assert [s for s in ("hunter2", "too-short") if s in ran.stdout + ran.stderr] == []
 
 
-def test_unknown_name_in_env_file_is_a_mistake(tmp_path: Path) -> None:
-    """A setting with a typo would otherwise be the default without a word."""
-    (tmp_path / ".env").write_text("GRPC_PROT=50052\n")
-    ran = run_command(tmp_path, "serve")
-    assert ran.returncode == 2
-    assert ran.stderr.startswith("GRPC_PROT:")
-
-
 def test_second_service_on_one_data_dir_is_refused(
     start_service: Callable[..., ServiceProcess], tmp_path: Path
 ) -> None:
