@@ -182,7 +182,7 @@ def test_a_name_of_certificates_without_its_kind_ends_the_start(tmp_path: Path) 
     ran = run_command(tmp_path, "serve", MTLS_SCOPES='{"spiffe://example/billing": []}')
     assert (ran.returncode, ran.stderr) == (
         2,
-        'MTLS_SCOPES: "spiffe://example/billing" does not say which kind of name it is; '
+        'MTLS_SCOPES: "spiffe://example/billing" has no kind; '
         'write "uri:spiffe://example/billing"\n',
     )
 
