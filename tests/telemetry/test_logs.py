@@ -154,8 +154,8 @@ def test_opentelemetry_gets_a_line_a_minute_that_counts_those_left_out() -> None
     )
     assert told == [
         "no collector",
-        "no collector (4 such lines were left out)",
-        "no collector (2 such lines were left out)",
+        "no collector (4 such lines were omitted)",
+        "no collector (2 such lines were omitted)",
     ]
 
 
