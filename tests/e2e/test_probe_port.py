@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -98,15 +99,13 @@ def test_a_watching_probe_receives_the_end(plain: ServiceProcess) -> None:
 
 
 def test_a_port_for_probes_that_is_taken_ends_the_start(
-    service: ServiceProcess,
-    start_service: Callable[..., ServiceProcess],
-    shared_database_url: str,
+    start_service: Callable[..., ServiceProcess], shared_database_url: str
 ) -> None:
-    service.await_log('"serving"')
-    port = service.events("serving")[0]["health"]
-    other = start_service(
-        ENVIRONMENT="staging", DATABASE_URL=shared_database_url, HEALTH_PORT=str(port)
-    )
-    assert other.wait() == 1
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        other = start_service(
+            ENVIRONMENT="staging", DATABASE_URL=shared_database_url, HEALTH_PORT=str(port)
+        )
+        assert other.wait() == 1
     assert f"cannot listen on 127.0.0.1:{port}" in other.log
     assert "HEALTH_PORT" in other.log
