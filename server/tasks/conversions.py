@@ -1,4 +1,4 @@
-"""The one place that knows both representations, of a task and its events: message and row."""
+"""Convert tasks, events and statistics between messages and rows; no other module knows both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from taskservice.v1.task_service_pb2 import TaskStats
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LAST = dt.datetime.max.replace(tzinfo=dt.UTC)
 
-# What an event says of a task by itself, or what follows from it, is not among its changes.
+# Fields that an event has itself, or that follow from others, are not among its changes.
 _UNRECORDED = {"id", "updated_at", "purge_at", "etag"}
 _RECORDED = [field.name for field in Task.DESCRIPTOR.fields if field.name not in _UNRECORDED]
 
@@ -41,10 +41,7 @@ _MAX_INT32 = 2**31 - 1
 
 
 def task_to_proto(row: TaskRow, retention: dt.timedelta | None = None) -> Task:
-    """The message of a row.
-
-    With the time that deleted tasks are kept for, it says when a deleted task is removed.
-    """
+    """Convert a row to a message; `retention` is the lifetime of deleted tasks, for purge_at."""
     columns = row._asdict()  # A column has the name of its field.
     del columns["version"]
     for name in TIMES:
@@ -57,22 +54,19 @@ def task_to_proto(row: TaskRow, retention: dt.timedelta | None = None) -> Task:
 
 
 def _later(moment: dt.datetime, duration: dt.timedelta) -> dt.datetime:
-    """The sum, or the last moment of the year 9999: neither side of the wire knows a later one."""
+    """Add the duration, but not beyond the year 9999, the last that a Timestamp can express."""
     return moment + min(duration, _LAST - moment)
 
 
 def without_generated(task: Task) -> Task:
-    """What a write that was only validated has to say: nothing that the write would generate.
-
-    AIP-163: a later write may come to generate the very same values.
-    """
+    """Clear the values that a write generates, for a request with validate_only (AIP-163)."""
     for name in ("etag", "updated_at", "completed_at"):
         task.ClearField(name)
     return task
 
 
 def task_values(task: Task) -> dict[str, Any]:
-    """The writable columns of a message; what it does not say has its default."""
+    """Return the writable columns of a message; absent fields have their default."""
     return {
         "title": task.title,
         "description": task.description,
@@ -85,7 +79,7 @@ def task_values(task: Task) -> dict[str, Any]:
 
 
 def merged_values(row: TaskRow, task: Task, fields: frozenset[str]) -> dict[str, Any]:
-    """The writable columns of a row after these fields were taken from the message.
+    """Return the writable columns of a row, with these fields replaced by those of the message.
 
     Other fields of the message are not read: they are not validated.
     """
@@ -96,14 +90,14 @@ def merged_values(row: TaskRow, task: Task, fields: frozenset[str]) -> dict[str,
 
 
 def masked(task: Task, fields: frozenset[str]) -> Task:
-    """The fields of a message, and no others."""
-    meant = Task()
-    FieldMask(paths=fields).MergeMessage(task, meant)
-    return meant
+    """Return a task with only these fields of the message."""
+    result = Task()
+    FieldMask(paths=fields).MergeMessage(task, result)
+    return result
 
 
 def distinct_tags(tags: Iterable[str]) -> list[str]:
-    """The tags without those that repeat an earlier one in another case."""
+    """Remove tags that repeat an earlier one in another case."""
     first_spellings: dict[str, str] = {}
     for tag in tags:
         first_spellings.setdefault(_lower(tag), tag)
@@ -111,11 +105,15 @@ def distinct_tags(tags: Iterable[str]) -> list[str]:
 
 
 def _lower(text: str) -> str:
-    """The text in lower case, character by character, as PostgreSQL has it: its length stays."""
+    """Lower the case character by character, as PostgreSQL does, which keeps the length."""
     if text.isascii():
         return text.lower()
     lowered = ((character, character.lower()) for character in text)
     return "".join(lower if len(lower) == 1 else character for character, lower in lowered)
+
+
+WRITABLE = frozenset(task_values(Task()))
+"""The fields that clients write; all others are output only."""
 
 
 def saturated(count: int) -> int:
@@ -124,7 +122,7 @@ def saturated(count: int) -> int:
 
 
 def stats_to_proto(stats: Stats) -> TaskStats:
-    """The statistics; every status and priority stands in them, also with 0."""
+    """Convert statistics to a message with every status and priority, including counts of 0."""
     by_status = {status: 0 for status in TaskStatus.values() if status != TASK_STATUS_UNSPECIFIED}
     by_priority = {
         priority: 0 for priority in TaskPriority.values() if priority != TASK_PRIORITY_UNSPECIFIED
@@ -150,7 +148,7 @@ def stats_to_proto(stats: Stats) -> TaskStats:
 
 
 def event_to_proto(event: Event) -> TaskEvent:
-    """The message of an event."""
+    """Convert an event to a message."""
     return TaskEvent(
         id="{:016x}-{:016x}".format(*event.position),
         task_id=event.task_id,
@@ -181,14 +179,14 @@ def _json_value(value: Any) -> Value | None:
 
 
 def etag_of(row: TaskRow) -> str:
-    """The etag, quoted as RFC 9110 has it: opaque to clients, the row's random version to us."""
+    """Return the etag, quoted as in RFC 9110: the random version of the row, opaque to clients."""
     return f'"{row.version:x}"'
 
 
 def version_of(etag: str) -> int | None:
-    """The version that an etag stands for; None when there is no etag.
+    """Return the version of an etag, or None if it is empty.
 
-    An etag that was never ours is no mistake of form: it stands for a version that no task has.
+    A malformed etag is not an invalid request: it stands for a version that no task has.
     """
     if not etag:
         return None
@@ -197,12 +195,12 @@ def version_of(etag: str) -> int | None:
 
 
 def to_timestamp(moment: dt.datetime) -> Timestamp:
-    """The moment on the wire. protobuf's own FromDatetime takes three times as long, and a page
-    of tasks has hundreds of moments."""
+    """Convert a time to a Timestamp, in a third of the time of protobuf's FromDatetime: a page of
+    tasks has hundreds of times."""
     since = moment - _EPOCH
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def to_datetime(timestamp: Timestamp) -> dt.datetime:
-    """The moment in UTC, cut to the microseconds that the database keeps."""
+    """Convert a Timestamp to a time in UTC, truncated to the database's microseconds."""
     return timestamp.ToDatetime(dt.UTC)

@@ -1,6 +1,6 @@
-"""What a request must be before it is worked on: the contract's rules and what they cannot say.
+"""Validate requests: the contract's rules, and those that buf.validate cannot express.
 
-Every check adds to one list, so that the caller is told everything that is wrong at once.
+All checks add to one list, so that the client receives all violations at once.
 """
 
 from __future__ import annotations
@@ -14,19 +14,10 @@ from typing import Any, TypeVar
 import protovalidate
 from google.protobuf.message import Message
 
-from server.errors import FieldViolation, InvalidRequestError, TransitionNotAllowedError, violation
+from server.errors import FieldViolation, InvalidRequestError, violation
 from server.limits import LARGEST_VALID_BYTES, MAX_BATCH_ITEMS
-from server.tasks.conversions import masked, version_of
-from storage.errors import TaskDeletedError, VersionMismatchError
-from storage.tables import TaskRow
-from taskservice.v1.task_pb2 import (
-    TASK_STATUS_CANCELLED,
-    TASK_STATUS_COMPLETED,
-    TASK_STATUS_IN_PROGRESS,
-    TASK_STATUS_PENDING,
-    Task,
-    TaskStatus,
-)
+from server.tasks.conversions import WRITABLE, masked
+from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksRequest,
     BatchDeleteTasksRequest,
@@ -38,28 +29,16 @@ from taskservice.v1.task_service_pb2 import (
 
 T = TypeVar("T")
 
-WRITABLE = frozenset(
-    {"title", "description", "status", "priority", "assigned_to", "due_date", "tags"}
-)
 _OUTPUT_ONLY = frozenset(Task.DESCRIPTOR.fields_by_name) - WRITABLE
 
-_OPEN: set[TaskStatus.ValueType] = {TASK_STATUS_PENDING, TASK_STATUS_IN_PROGRESS}
-_ENDED: set[TaskStatus.ValueType] = {TASK_STATUS_COMPLETED, TASK_STATUS_CANCELLED}
-TRANSITIONS: dict[int, set[TaskStatus.ValueType]] = {
-    TASK_STATUS_PENDING: {TASK_STATUS_IN_PROGRESS, *_ENDED},
-    TASK_STATUS_IN_PROGRESS: {TASK_STATUS_PENDING, *_ENDED},
-    TASK_STATUS_COMPLETED: _OPEN,
-    TASK_STATUS_CANCELLED: _OPEN,
-}
-
-# More than a caller wants to read, and than is worth the time to write down.
-_MOST_VIOLATIONS = 100
+# Bounds the work for a request with a million of them.
+_MAX_VIOLATIONS = 100
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class FieldError(Exception):
-    """What is wrong with the text of one field, and a reason for programs."""
+    """A field's text cannot be parsed: a description for people, a reason for programs."""
 
     def __init__(self, description: str, reason: str) -> None:
         super().__init__(description)
@@ -68,7 +47,7 @@ class FieldError(Exception):
 
 
 class Violations:
-    """Collects what is wrong with a request, beginning with the contract's rules."""
+    """Collects the violations of a request, starting with those of the contract's rules."""
 
     def __init__(self, request: Message | None = None, *, fail_fast: bool | None = None) -> None:
         self.found = [] if request is None else _violations(request, fail_fast=fail_fast)
@@ -77,7 +56,7 @@ class Violations:
         self.found.append(violation(field, description, reason))
 
     def parse(self, field: str, parser: Callable[[str], T], text: str, default: T) -> T:
-        """The parsed text; the default when there is none, and after a mistake, which is noted.
+        """Parse a field; return the default if it is empty or, after adding a violation, malformed.
 
         A text that breaks a rule of the contract is not parsed: it may be of any length.
         """
@@ -92,32 +71,32 @@ class Violations:
     def extend(self, violations: Iterable[FieldViolation]) -> None:
         self.found.extend(violations)
 
-    def within(self, item: str) -> list[FieldViolation]:
-        """What was found, as the fields of an item of a batch."""
+    def of_item(self, item: str) -> list[FieldViolation]:
+        """Return the violations with their fields prefixed by the item of a batch."""
         for found in self.found:
             found.field = f"{item}.{found.field}"
         return self.found
 
     def raise_any(self) -> None:
-        """Raises: InvalidRequestError, if anything is wrong."""
+        """Raise InvalidRequestError if there are violations."""
         if self.found:
             raise InvalidRequestError(self.found)
 
 
 def check(request: Message) -> None:
-    """Holds a request to the contract's rules. Raises: InvalidRequestError."""
+    """Check a request against the contract's rules. Raises: InvalidRequestError."""
     Violations(request).raise_any()
 
 
 def check_create(request: CreateTaskRequest) -> None:
-    """Raises: InvalidRequestError."""
+    """Check a creation. Raises: InvalidRequestError."""
     violations = Violations(request)
     _check_creation(request, violations)
     violations.raise_any()
 
 
 def check_update(request: UpdateTaskRequest) -> frozenset[str]:
-    """Returns the fields to change. Raises: InvalidRequestError."""
+    """Check an update and return the fields to change. Raises: InvalidRequestError."""
     violations = Violations(request)
     fields = _check_masked(request, violations)
     violations.raise_any()
@@ -125,35 +104,38 @@ def check_update(request: UpdateTaskRequest) -> frozenset[str]:
 
 
 def check_batch_get(request: BatchGetTasksRequest) -> None:
-    """Raises: InvalidRequestError."""
+    """Check a batch of ids. Raises: InvalidRequestError."""
     _check_count("ids", request.ids)
     violations = Violations(request, fail_fast=False)
-    violations.extend(_repeated(request.ids, "ids[{}]"))
+    violations.extend(_duplicates(request.ids, "ids[{}]"))
     violations.raise_any()
 
 
 def check_batch_create(request: BatchCreateTasksRequest) -> None:
-    """Raises: InvalidRequestError."""
+    """Check a batch of creations. Raises: InvalidRequestError."""
     _check_items(request, _check_creation, id_field="task_id")
 
 
 def check_batch_update(request: BatchUpdateTasksRequest) -> list[frozenset[str]]:
-    """Returns the fields to change in each task. Raises: InvalidRequestError."""
+    """Check a batch of updates and return the fields to change in each task.
+
+    Raises: InvalidRequestError.
+    """
     return _check_items(request, _check_masked, id_field="task.id")
 
 
 def check_batch_delete(request: BatchDeleteTasksRequest) -> None:
-    """Raises: InvalidRequestError."""
+    """Check a batch of deletions. Raises: InvalidRequestError."""
     _check_items(request, lambda *_: None, id_field="id")
 
 
 def _check_items(
     request: Any, check_item: Callable[[Any, Violations], T], *, id_field: str
 ) -> list[T]:
-    """Holds each item to the rules of its own kind, and all of them to those of a batch."""
+    """Check each item by the rules of its type, and all items by those of a batch."""
     items = request.requests
     _check_count("requests", items)
-    # All at once is faster; one by one they can be told of, up to so many.
+    # Items are validated one by one only if the batch breaks a rule: that is slower.
     keeps_rules = not protovalidate.collect_violations(request, fail_fast=True)
     all_ = Violations()
     results = []
@@ -161,32 +143,32 @@ def _check_items(
         violations = Violations(None if keeps_rules else item)
         results.append(check_item(item, violations))
         if violations.found:
-            all_.extend(violations.within(f"requests[{number}]"))
-        if len(all_.found) >= _MOST_VIOLATIONS:
+            all_.extend(violations.of_item(f"requests[{number}]"))
+        if len(all_.found) >= _MAX_VIOLATIONS:
             break
-    all_.extend(_repeated(map(attrgetter(id_field), items), f"requests[{{}}].{id_field}"))
+    all_.extend(_duplicates(map(attrgetter(id_field), items), f"requests[{{}}].{id_field}"))
     if hasattr(items[0], "request_id"):
         request_ids = (item.request_id for item in items)
-        all_.extend(_repeated(request_ids, "requests[{}].request_id"))
+        all_.extend(_duplicates(request_ids, "requests[{}].request_id"))
         all_.extend(_differing(items))
     all_.raise_any()
     return results
 
 
 def _check_count(field: str, items: Sequence[object]) -> None:
-    """Before anything else is done with them: there may be a million."""
+    """Check the number of items before anything else: there may be a million."""
     if not 1 <= len(items) <= MAX_BATCH_ITEMS:
         rule = "REPEATED_MAX_ITEMS" if items else "REPEATED_MIN_ITEMS"
         description = f"must have 1 to {MAX_BATCH_ITEMS} items, and has {len(items)}"
         raise InvalidRequestError([violation(field, description, rule)])
 
 
-def _repeated(ids: Iterable[str], field: str) -> Iterator[FieldViolation]:
-    """What stands twice; nothing that is not given does."""
+def _duplicates(ids: Iterable[str], field: str) -> Iterator[FieldViolation]:
+    """Find ids that occur twice; empty ids do not count."""
     first: dict[str, int] = {}
     for number, id_ in enumerate(ids):
         if id_ and first.setdefault(id_.lower(), number) != number:
-            description = f"stands in item {first[id_.lower()]} already"
+            description = f"is the same as in item {first[id_.lower()]}"
             yield violation(field.format(number), description, "DUPLICATE")
 
 
@@ -199,52 +181,33 @@ def _differing(items: Sequence[Any]) -> Iterator[FieldViolation]:
 
 
 def _check_creation(request: CreateTaskRequest, violations: Violations) -> None:
-    """What the contract's rules do not see."""
+    """Check what the contract's rules cannot express."""
     violations.extend(_malformed_due_date(request.task))
 
 
 def _check_masked(request: UpdateTaskRequest, violations: Violations) -> frozenset[str]:
-    """Returns the fields that the update means; only these are held to the rules of Task."""
+    """Check an update and return the fields to change; only these must follow Task's rules."""
     if not UUID.fullmatch(request.task.id):
         violations.add("task.id", "must be a valid UUID", "STRING_UUID")
-    fields = _meant_fields(request, violations)
-    meant = masked(request.task, fields)
+    fields = _masked_fields(request, violations)
+    changed = masked(request.task, fields)
     if "title" not in fields:
-        meant.title = "as it is"
-    violations.extend(_violations(meant, prefix="task."))
-    violations.extend(_malformed_due_date(meant))
+        changed.title = "unchanged"
+    violations.extend(_violations(changed, prefix="task."))
+    violations.extend(_malformed_due_date(changed))
     return fields
 
 
-def _meant_fields(request: UpdateTaskRequest, violations: Violations) -> frozenset[str]:
-    """The writable fields that the update means (AIP-134, 161)."""
+def _masked_fields(request: UpdateTaskRequest, violations: Violations) -> frozenset[str]:
+    """Resolve the update mask to writable fields (AIP-134, AIP-161)."""
     if not request.update_mask.paths:
         return WRITABLE & {field.name for field, _ in request.task.ListFields()}
     paths = set(request.update_mask.paths)
     if paths == {"*"}:
         return WRITABLE
-    for path in islice(sorted(paths - WRITABLE - _OUTPUT_ONLY), _MOST_VIOLATIONS):
+    for path in islice(sorted(paths - WRITABLE - _OUTPUT_ONLY), _MAX_VIOLATIONS):
         violations.add("update_mask", f"there is no field {path[:100]!a}", "UNKNOWN_FIELD")
     return WRITABLE & paths
-
-
-def check_change(row: TaskRow, values: dict[str, Any], etag: str) -> None:
-    """Holds the new values of a task to what is stored, but for its due date.
-
-    Raises: TaskDeletedError, VersionMismatchError, TransitionNotAllowedError.
-    """
-    if row.deleted_at is not None:
-        raise TaskDeletedError(row.id)
-    if version_of(etag) not in {None, row.version}:
-        raise VersionMismatchError(row.id)
-    status = values["status"]
-    if status != row.status and status not in TRANSITIONS[row.status]:
-        raise TransitionNotAllowedError(row.id, row.status, status)
-
-
-def past_due_date(within: str) -> FieldViolation:
-    """What is wrong with a due date that is set and not in the future."""
-    return violation(f"{within}task.due_date", "must be in the future", "TIMESTAMP_IN_PAST")
 
 
 def _violations(
@@ -259,13 +222,13 @@ def _violations(
             re.sub(r"[^A-Z0-9]+", "_", found.proto.rule_id.upper()),
         )
         for found in islice(
-            protovalidate.collect_violations(message, fail_fast=fail_fast), _MOST_VIOLATIONS
+            protovalidate.collect_violations(message, fail_fast=fail_fast), _MAX_VIOLATIONS
         )
     ]
 
 
 def _path(found: protovalidate.Violation) -> str:
-    """The field as google.rpc writes it: `task.tags[2]`."""
+    """Return the path of the field as in google.rpc.BadRequest: `task.tags[2]`."""
     path = ""
     for element in found.proto.field.elements if found.proto.field else ():
         path += f".{element.field_name}" if path else element.field_name
@@ -275,7 +238,7 @@ def _path(found: protovalidate.Violation) -> str:
 
 
 def _malformed_due_date(task: Task) -> list[FieldViolation]:
-    """The one rule of Timestamp that its own contract rules do not see."""
+    """Check the nanoseconds of the due date, for which buf.validate has no rule."""
     if 0 <= task.due_date.nanos < 10**9:
         return []
     return [violation("task.due_date", "must be a valid timestamp", "TIMESTAMP_MALFORMED")]

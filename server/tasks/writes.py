@@ -1,13 +1,12 @@
-"""What a write does, whether it is of one task or of a batch of them.
+"""Create, update and delete tasks; a single task is a batch of one.
 
-`within` is where an item's fields stand in the request: nowhere in particular for a single task,
+`prefix` is the path of an item in the request, for violations: empty for a single task,
 "requests[{}]." for a batch.
 """
 
 from __future__ import annotations
 
 import copy
-import datetime as dt
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,11 +16,10 @@ import uuid_utils
 from server.errors import (
     AnswerTooLargeError,
     BatchItemError,
-    InvalidRequestError,
     TransitionNotAllowedError,
 )
 from server.tasks.conversions import merged_values, task_to_proto, task_values, version_of
-from server.tasks.validation import check_change, past_due_date
+from server.tasks.state import check_change, past_due_dates, reject_past_due_dates
 from server.telemetry.tracing import add_span_event
 from storage.errors import (
     RequestIdReusedError,
@@ -53,17 +51,17 @@ def create(
     repository: TaskRepository,
     requests: Sequence[CreateTaskRequest],
     origin: Origin,
-    within: str = "",
+    prefix: str = "",
 ) -> list[TaskRow]:
-    """Creates the tasks that were not created by the same requests before."""
+    """Create tasks, except for those that the same requests created before."""
     items = [_creation(request, origin) for request in requests]
-    past = _past(repository, {n: item.values["due_date"] for n, item in enumerate(items)})
+    past = past_due_dates(repository, {n: item.values["due_date"] for n, item in enumerate(items)})
     done: list[TaskRow | None] = [None] * len(items)
-    if past or len(items) > 1:  # One alone is looked for when it turns out to be a repetition.
+    if past or len(items) > 1:  # A single request is looked up only if it conflicts.
         done = repository.find_replays([item.request for item in items], origin)
     left = [n for n, row in enumerate(done) if row is None]
     # A due date may have passed since the same request succeeded.
-    _refuse_past(past.intersection(left), within)
+    reject_past_due_dates(past.intersection(left), prefix)
     check_answer([*filter(None, done)], more=sum(requests[n].ByteSize() for n in left))
     created = iter(
         repository.create([items[n] for n in left], origin, commit=not requests[0].validate_only)
@@ -76,23 +74,23 @@ def update(
     requests: Sequence[UpdateTaskRequest],
     fields: Sequence[frozenset[str]],
     origin: Origin,
-    within: str = "",
+    prefix: str = "",
 ) -> list[TaskRow]:
-    """Lays the fields over the tasks as they are.
+    """Update the fields of tasks.
 
-    When they are written meanwhile, it is made anew from what that write left; after some such
-    losses, while other writers are locked out.
+    If another write comes first, repeat the update on its result; after some attempts, with the
+    rows locked.
     """
     for attempt in range(_ATTEMPTS):
         if attempt < _FREE_ATTEMPTS:
-            rows = _try_update(repository, requests, fields, origin, within)
+            rows = _try_update(repository, requests, fields, origin, prefix)
         else:
             with repository.locking([request.task.id.lower() for request in requests]) as locked:
-                rows = _try_update(locked, requests, fields, origin, within)
+                rows = _try_update(locked, requests, fields, origin, prefix)
         if rows is not None:
             return rows
         add_span_event("another write came first")
-    raise TransactionConflictError("others keep writing the tasks")
+    raise TransactionConflictError("concurrent writes")
 
 
 def _try_update(
@@ -100,17 +98,17 @@ def _try_update(
     requests: Sequence[UpdateTaskRequest],
     fields: Sequence[frozenset[str]],
     origin: Origin,
-    within: str,
+    prefix: str,
 ) -> list[TaskRow] | None:
-    """Returns None when another write came first."""
+    """Update the tasks; return None if another write came first."""
     records = [_record(request) for request in requests]
     done = repository.find_replays(records, origin)
     left = [n for n, row in enumerate(done) if row is None]
     found = repository.find([requests[n].task.id.lower() for n in left])
     changes = {n: _change(requests[n], records[n], fields[n], found) for n in left}
-    # A due date that has passed may stay as it is.
-    new_dates = {n: it.values["due_date"] for n, it in changes.items() if it.sets_due_date}
-    _refuse_past(_past(repository, new_dates), within)
+    # A due date that has passed may remain.
+    new_dates = {n: item.values["due_date"] for n, item in changes.items() if item.sets_due_date}
+    reject_past_due_dates(past_due_dates(repository, new_dates), prefix)
     check_answer([*filter(None, done), *(change.result for change in changes.values())])
     try:
         written = iter(
@@ -124,26 +122,29 @@ def _try_update(
 def delete(
     repository: TaskRepository, requests: Sequence[DeleteTaskRequest], origin: Origin
 ) -> list[TaskRow | None]:
-    """Deletes the tasks. With allow_missing, returns a task that is deleted already as it is, and
-    None for an id without a task."""
+    """Delete tasks. With allow_missing, return an already deleted task unchanged, and None for an
+    id without a task."""
     for _ in range(_ATTEMPTS):
         rows = repository.find([request.id.lower() for request in requests])
         check_answer(rows.values())
-        there = {row.id for row in rows.values() if row.deleted_at is None}
-        left = [it for it in requests if it.id.lower() in there or not it.allow_missing]
-        targets = [Target(request.id.lower(), version_of(request.etag)) for request in left]
+        present = {row.id for row in rows.values() if row.deleted_at is None}
+        targets = [
+            Target(request.id.lower(), version_of(request.etag))
+            for request in requests
+            if request.id.lower() in present or not request.allow_missing
+        ]
         try:
             rows |= {row.id: row for row in repository.delete(targets, origin)}
         except TaskNotFoundError as error:
-            if error.task_id not in there:
+            if error.task_id not in present:
                 raise
         else:
             return [rows.get(request.id.lower()) for request in requests]
-    raise TransactionConflictError("others keep writing the tasks")
+    raise TransactionConflictError("concurrent writes")
 
 
 def check_answer(rows: Collection[TaskRow], more: int = 0) -> None:
-    """Refuses what could not be told, before it is written; `more` bytes come on top of the rows.
+    """Reject a batch whose response would be too large; `more` is added to the bytes of the rows.
 
     Raises: AnswerTooLargeError.
     """
@@ -155,7 +156,7 @@ def check_answer(rows: Collection[TaskRow], more: int = 0) -> None:
 
 @contextmanager
 def naming_items(field: str, keys: Iterable[tuple[str, str]]) -> Iterator[None]:
-    """What fails for an item's task or request, by their ids, is told of this item.
+    """Attribute errors to the item with the error's task id or request id.
 
     Raises: BatchItemError.
     """
@@ -164,8 +165,8 @@ def naming_items(field: str, keys: Iterable[tuple[str, str]]) -> Iterator[None]:
     except (TaskError, TransitionNotAllowedError, RequestIdReusedError) as error:
         request = getattr(error, "request_id", "")
         for number, (task_id, request_id) in enumerate(keys):
-            is_it = request == request_id.lower() if request else _task_of(error) == task_id.lower()
-            if is_it:
+            id_, failed = (request_id, request) if request else (task_id, _task_of(error))
+            if id_.lower() == failed:
                 raise BatchItemError(f"{field}[{number}]", error) from error
         raise
 
@@ -195,23 +196,8 @@ def _change(
     return Change(row, values, record)
 
 
-def _past(repository: TaskRepository, due_dates: Mapping[int, dt.datetime | None]) -> set[int]:
-    """Returns the items whose due date is not in the future, by the clock that stamps the rows."""
-    given = {n: due_date for n, due_date in due_dates.items() if due_date is not None}
-    if not given:
-        return set()
-    now = repository.now()
-    return {n for n, due_date in given.items() if due_date <= now}
-
-
-def _refuse_past(items: Iterable[int], within: str) -> None:
-    """Raises: InvalidRequestError, if there are any such items."""
-    if violations := [past_due_date(within.format(n)) for n in sorted(items)]:
-        raise InvalidRequestError(violations)
-
-
 def _record(request: CreateTaskRequest | UpdateTaskRequest) -> RequestRecord | None:
-    """What makes the write recognisable when it is repeated (AIP-155)."""
+    """Return the record by which a repetition of the request is recognised (AIP-155)."""
     if not request.request_id:
         return None
     same = copy.deepcopy(request)
