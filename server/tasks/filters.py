@@ -1,14 +1,14 @@
-"""Filters (AIP-160) and orders (AIP-132): a caller's text becomes a tree of `storage.query`.
+"""Parse filters (AIP-160) into trees of `storage.query`.
 
-The grammar stands in `filter.lark`. A mistake is a FieldError that names its place in the text.
+`filter.lark` is the grammar, `filter_fields.py` the list of fields. An invalid filter raises a
+FieldError with the position in the text.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, lru_cache
 from itertools import chain
 from typing import NamedTuple, NoReturn, TypeVar
@@ -16,7 +16,8 @@ from typing import NamedTuple, NoReturn, TypeVar
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
 from server.calls.text import is_blank
-from server.tasks.validation import UUID, FieldError
+from server.tasks.filter_fields import ENUM_FIELDS, ENUMS, FIELDS, Field, parse_text
+from server.tasks.validation import FieldError
 from storage.query import (
     And,
     Comparison,
@@ -26,105 +27,19 @@ from storage.query import (
     Not,
     Or,
     Present,
-    Value,
 )
-from taskservice.v1.task_pb2 import TaskPriority, TaskStatus
 
 T = TypeVar("T")
 
 MAX_TERMS, MAX_DEPTH = 50, 20
-# A search that excludes tasks is served by no index: each one looks at every task.
+# No index serves a negated search: each one reads every task.
 MAX_SEARCHES = 10
-# There is no index to search in what has just changed.
+# No index serves searches in new changes.
 MAX_WATCH_SEARCHES = 5
-# PostgreSQL takes words of 2046 bytes, in lower case, which may be longer.
+# PostgreSQL's limit is 2046 bytes in lower case, which may be longer.
 MAX_WORD_BYTES = 1000
 
-_EQUALITY = frozenset({"=", "!="})
-_ORDER = _EQUALITY | {"<", "<=", ">", ">="}
-
-_RFC_3339 = re.compile(
-    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)((?:\.\d+)?(?:Z|[+-]\d\d:\d\d))", re.ASCII
-)
-
-
-class _Field(NamedTuple):
-    """What may be asked of a field: its operators, and how its values are read."""
-
-    operators: frozenset[str]
-    parse: Callable[[str], Value]
-    is_searched: bool = False
-    presence: bool = True
-
-
-def _enum(items: Sequence[tuple[str, int]], prefix: str) -> Callable[[str], int]:
-    numbers = {name.removeprefix(prefix): number for name, number in items if number != 0}
-
-    def parse(text: str) -> int:
-        name = text.removeprefix(prefix)
-        if name not in numbers:
-            raise ValueError(f"must be one of {', '.join(numbers)}")
-        return numbers[name]
-
-    return parse
-
-
-def _text(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not contain the NUL character")
-    return text
-
-
-def _uuid(text: str) -> str:
-    if not UUID.fullmatch(text):
-        raise ValueError("must be a UUID")
-    return text
-
-
-def _time(text: str) -> dt.datetime:
-    """A leap second is the first second of the next minute, as in POSIX."""
-    try:
-        written = _RFC_3339.fullmatch(text.upper())
-        date, second, rest = written.groups()  # type: ignore[union-attr]
-        time = dt.datetime.fromisoformat(f"{date}{'59' if second == '60' else second}{rest}")
-        time = time.astimezone(dt.UTC)  # PostgreSQL knows fewer offsets than RFC 3339.
-    except (AttributeError, ValueError, OverflowError):
-        raise ValueError('must be an RFC 3339 timestamp such as "2027-01-31T12:00:00Z"') from None
-    return time if second != "60" else _after_leap_second(time)
-
-
-def _after_leap_second(time: dt.datetime) -> dt.datetime:
-    next_minute = time + dt.timedelta(seconds=1)
-    if (next_minute.day, next_minute.hour, next_minute.minute) != (1, 0, 0):
-        raise ValueError("has a second 60, which only the last minute of a month in UTC can have")
-    return next_minute
-
-
-_FIELDS: dict[str, _Field] = {
-    "id": _Field(_EQUALITY, _uuid),
-    "title": _Field(_EQUALITY, _text, is_searched=True),
-    "description": _Field(_EQUALITY, _text, is_searched=True),
-    "status": _Field(_EQUALITY, _enum(TaskStatus.items(), "TASK_STATUS_"), presence=False),
-    "priority": _Field(_ORDER, _enum(TaskPriority.items(), "TASK_PRIORITY_"), presence=False),
-    "assigned_to": _Field(_EQUALITY, _text),
-    "created_by": _Field(_EQUALITY, _text),
-    "tags": _Field(frozenset(), _text),
-    **{
-        name: _Field(_ORDER, _time)
-        for name in ("due_date", "created_at", "updated_at", "completed_at", "deleted_at")
-    },
-}
-
-_ENUMS = ("status", "priority")
-_ENUM_FIELDS = {
-    spelling: field
-    for field, enum in zip(_ENUMS, (TaskStatus, TaskPriority), strict=True)
-    for name, number in enum.items()
-    if number != 0
-    for spelling in (name, name.removeprefix(f"TASK_{field.upper()}_"))
-}
-
-# What other languages write, and AIP-160 in capitals.
+# Operators of other languages, and their form in AIP-160.
 _FOREIGN_OPERATORS = {"and": "AND", "or": "OR", "not": "NOT", "&&": "AND", "||": "OR"}
 _OR_QUOTE = "or quote it to search for the text"
 _NO_CALLS = "there are no functions; put a space before a parenthesis that groups terms"
@@ -133,8 +48,7 @@ _NO_WILDCARDS = (
     "write \\* in quotes for a star itself"
 )
 
-# Where a word ends: white space and punctuation, and around each character of those scripts that
-# have no spaces between words.
+# Word boundaries: white space, punctuation, and each character of the scripts without spaces.
 _WORD_EDGES = re.compile(
     r"[\s!-/:-@\[-`{-~\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2000-\u206f\u2e80-\u30ff"
     r"\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U000323af]"
@@ -142,7 +56,7 @@ _WORD_EDGES = re.compile(
 
 
 class _Argument(NamedTuple):
-    """A text as it is meant, without its quotes and escapes, and its place in the filter."""
+    """A value without its quotes and escapes, and its position in the filter."""
 
     text: str
     start: int
@@ -152,7 +66,7 @@ class _Argument(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A part of the tree while it is built, with what the limits count."""
+    """A part of the tree during parsing, with the numbers that the limits apply to."""
 
     node: Filter
     start: int
@@ -160,18 +74,18 @@ class _Part(NamedTuple):
     terms: int = 1
     searches: int = 0
     bare_words: tuple[_Argument, ...] = ()
-    """The words without quotes, which may have been meant to be values."""
+    """Unquoted words, which may be misplaced enum values."""
     has_enums: bool = False
 
 
 @v_args(inline=True)
 class _TreeBuilder(Transformer[Token, Filter]):
-    """Turns each rule of the grammar, as soon as it is recognised, into a part of the tree."""
+    """Converts each rule of the grammar to a part of the tree."""
 
     def start(self, part: _Part) -> Filter:
         for word in part.bare_words if part.has_enums else ():
-            if field := _ENUM_FIELDS.get(word.text):
-                _refuse(
+            if field := ENUM_FIELDS.get(word.text):
+                _reject(
                     word.start, f"{word.text} is a value: write {field} = {word.text}, {_OR_QUOTE}"
                 )
         return part.node
@@ -196,11 +110,11 @@ class _TreeBuilder(Transformer[Token, Filter]):
     def group(self, part: _Part) -> _Part:
         if part.depth == MAX_DEPTH:
             problem = f"nested deeper than {MAX_DEPTH}"
-            _refuse(part.start, problem, "FILTER_TOO_DEEP")
+            _reject(part.start, problem, "FILTER_TOO_DEEP")
         return part._replace(depth=part.depth + 1)
 
     def argument(self, token: Token) -> _Argument:
-        """An escaped character means itself; a star without a backslash stands for any text."""
+        """Remove quotes and escapes; an unescaped star at either end is a wildcard."""
         is_quoted = token.type == "STRING"
         written = re.findall(r"\\.|[^\\]", token[1:-1], re.DOTALL) if is_quoted else list(token)
         text = "".join(character[-1] for character in written)
@@ -209,24 +123,24 @@ class _TreeBuilder(Transformer[Token, Filter]):
 
     def words(self, argument: _Argument) -> _Part:
         if not argument.is_quoted:
-            _refuse_foreign_operators(argument)
+            _reject_foreign_operators(argument)
         bare = () if argument.is_quoted else (argument,)
         return _Part(_search(argument), argument.start, searches=1, bare_words=bare)
 
     def call(self, token: Token) -> _Part:
-        _refuse(token.start_pos, _NO_CALLS)
+        _reject(token.start_pos, _NO_CALLS)
 
     def comparison(self, name: Token, operator: Token, argument: _Argument) -> _Part:
-        field = _FIELDS.get(name)
+        field = FIELDS.get(name)
         if field is None:
-            _refuse(name.start_pos, _no_field(name))
+            _reject(name.start_pos, _no_field(name))
         if operator == ":":
             node = _has(name, field, operator, argument)
             return _Part(node, name.start_pos or 0, searches=int(isinstance(node, HasWords)))
         if operator not in field.operators:
-            _refuse(operator.start_pos, f"{name} does not know the operator {operator}")
+            _reject(operator.start_pos, f"{name} does not support the operator {operator}")
         comparison = Comparison(str(name), str(operator), _value(argument, field.parse))
-        return _Part(comparison, name.start_pos or 0, has_enums=name in _ENUMS)
+        return _Part(comparison, name.start_pos or 0, has_enums=name in ENUMS)
 
     def _joined(self, kind: type[And | Or], parts: tuple[_Part | Token, ...]) -> _Part:
         joined = [part for part in parts if isinstance(part, _Part)]
@@ -238,10 +152,10 @@ class _TreeBuilder(Transformer[Token, Filter]):
             searches += part.searches
             if terms > MAX_TERMS:
                 problem = f"more than {MAX_TERMS} terms"
-                _refuse(part.start, problem, "FILTER_TOO_LONG")
+                _reject(part.start, problem, "FILTER_TOO_LONG")
             if searches > MAX_SEARCHES:
                 problem = f"more than {MAX_SEARCHES} terms that search for words"
-                _refuse(part.start, problem, "FILTER_TOO_COSTLY")
+                _reject(part.start, problem, "FILTER_TOO_COSTLY")
         return _Part(
             kind(tuple(part.node for part in joined)),
             joined[0].start,
@@ -253,28 +167,28 @@ class _TreeBuilder(Transformer[Token, Filter]):
         )
 
 
-def _has(name: Token, field: _Field, operator: Token, argument: _Argument) -> Filter:
+def _has(name: Token, field: Field, operator: Token, argument: _Argument) -> Filter:
     if not argument.is_quoted and argument.text == "*" and field.presence:
         return Present(str(name))
     if field.is_searched:
         return _search(argument, str(name))
     if name != "tags":
-        _refuse(operator.start_pos, f"{name} does not know the operator :")
-    return HasTag(_value(argument, _text))
+        _reject(operator.start_pos, f"{name} does not support the operator :")
+    return HasTag(_value(argument, parse_text))
 
 
 def _search(argument: _Argument, field: str | None = None) -> HasWords:
-    """The words of the argument; a star behind the last one makes it the beginning of a word."""
-    _value(argument._replace(begins_with_star=False, ends_with_star=False), _text)
+    """Build a search for the words of the argument; a star after the last one makes it a prefix."""
+    _value(argument._replace(begins_with_star=False, ends_with_star=False), parse_text)
     is_prefix = argument.ends_with_star
     words = argument.text[:-1] if is_prefix else argument.text
     if not any(map(_is_in_word, words)):
-        _refuse(argument.start, f"{_shown(argument.text)} has no letter or digit to search for")
+        _reject(argument.start, f"{_shown(argument.text)} has no letter or digit to search for")
     if argument.begins_with_star or (is_prefix and not _is_in_word(words[-1])):
-        problem = "a * can only stand behind a letter or digit, for a word that begins so"
-        _refuse(argument.start, f"{_shown(argument.text)}: {problem}")
+        problem = "a * must follow a letter or digit, to search for a prefix"
+        _reject(argument.start, f"{_shown(argument.text)}: {problem}")
     if any(len(word.encode()) > MAX_WORD_BYTES for word in _WORD_EDGES.split(words)):
-        _refuse(argument.start, f"{_shown(argument.text)} is too long a word to search for")
+        _reject(argument.start, f"{_shown(argument.text)} is too long a word to search for")
     return HasWords(words, field, is_prefix)
 
 
@@ -284,33 +198,33 @@ def _is_in_word(character: str) -> bool:
 
 def _value(argument: _Argument, parse: Callable[[str], T]) -> T:
     if argument.begins_with_star or argument.ends_with_star:
-        _refuse(argument.start, f"{_shown(argument.text)}: {_NO_WILDCARDS}")
+        _reject(argument.start, f"{_shown(argument.text)}: {_NO_WILDCARDS}")
     try:
         return parse(argument.text)
     except ValueError as error:
-        _refuse(argument.start, f"{_shown(argument.text)} {error}")
+        _reject(argument.start, f"{_shown(argument.text)} {error}")
 
 
 def _no_field(name: str) -> str:
-    """What is said of a name that is no field; it may be the last part of a path."""
+    """Describe an unknown field; the last part of a path may be a known one."""
     hint = name.rpartition(".")[2].lower()
-    hint = f"; write {hint}" if hint in _FIELDS else ""
-    return f"there is no field {_shown(name)}; known are {', '.join(_FIELDS)}{hint}"
+    hint = f"; write {hint}" if hint in FIELDS else ""
+    return f"there is no field {_shown(name)}; known are {', '.join(FIELDS)}{hint}"
 
 
-def _refuse_foreign_operators(argument: _Argument) -> None:
+def _reject_foreign_operators(argument: _Argument) -> None:
     for operator, meant in _FOREIGN_OPERATORS.items():
         is_word = operator.isalpha()
         if argument.text.lower() == operator if is_word else operator in argument.text:
             spelling = f"{meant} in capitals" if is_word else meant
-            _refuse(argument.start, f"{_shown(argument.text)}: write {spelling}, {_OR_QUOTE}")
+            _reject(argument.start, f"{_shown(argument.text)}: write {spelling}, {_OR_QUOTE}")
 
 
 def _shown(text: str) -> str:
     return f"{text[:100]!a}"
 
 
-def _refuse(start: int | None, description: str, reason: str = "FILTER_INVALID") -> NoReturn:
+def _reject(start: int | None, description: str, reason: str = "FILTER_INVALID") -> NoReturn:
     raise FieldError(f"at character {(start or 0) + 1}: {description}", reason)
 
 
@@ -324,7 +238,7 @@ def _parser() -> Lark:
 
 @lru_cache(maxsize=1024)
 def parse_filter(text: str) -> Filter | None:
-    """The tree of a filter; None for an empty one. Raises: FieldError."""
+    """Parse a filter; return None if it is blank. Raises: FieldError."""
     if is_blank(text):
         return None
     try:
@@ -334,7 +248,7 @@ def parse_filter(text: str) -> Filter | None:
 
 
 def parse_watch_filter(text: str) -> Filter | None:
-    """The tree of a watch's filter, of which every change is asked. Raises: FieldError."""
+    """Parse the filter of a watch, which every change is compared with. Raises: FieldError."""
     filter_ = parse_filter(text)
     if filter_ is not None and _searches(filter_) > MAX_WATCH_SEARCHES:
         description = f"searches for words more than {MAX_WATCH_SEARCHES} times"

@@ -15,7 +15,7 @@ SORTABLE = frozenset(
 
 @lru_cache(maxsize=1024)
 def parse_order(text: str) -> tuple[Sort, ...]:
-    """The terms of an order; newest first for an empty one. Raises: FieldError."""
+    """Parse an order; return newest first if it is empty. Raises: FieldError."""
     if not text.strip():
         return NEWEST_FIRST
     order: dict[str, Sort] = {}
@@ -27,7 +27,7 @@ def parse_order(text: str) -> tuple[Sort, ...]:
         elif direction not in ([], ["asc"], ["desc"]):
             problem = f"{' '.join(direction)[:100]!a} must be asc or desc"
         elif field in order:
-            problem = f"{field} stands twice"
+            problem = f"{field} occurs twice"
         else:
             order[field] = Sort(field, descending=direction == ["desc"])
             position += len(term) + 1

@@ -1,8 +1,8 @@
-"""Tokens: places in a list (AIP-158) or a stream that only this service can write and read.
+"""Encrypt and decrypt page tokens (AIP-158) and resume tokens.
 
-A token is sealed (AES-256-GCM, its key derived from SECRET_KEY and its purpose) and bound to what
-was asked and by whom: with another filter, order or principal it does not open. One that was sealed
-with SECRET_KEY_PREVIOUS opens, too. It authorises nothing.
+A token is a position, encrypted with AES-256-GCM under a key derived from SECRET_KEY and the
+token's purpose, and bound to the request and the principal: with another filter, order or
+principal it is invalid. SECRET_KEY_PREVIOUS still decrypts. A token grants no access.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ _TIME = "t"
 
 
 class Tokens:
-    """Seals and opens tokens of one purpose: "page" or "resume"."""
+    """Encrypts and decrypts tokens of one purpose: "page" or "resume"."""
 
     def __init__(self, keys: Sequence[bytes], purpose: str) -> None:
-        """The first key seals; each of them opens."""
+        """Derive the ciphers: the first key encrypts, every key decrypts."""
         info = f"taskservice {purpose} token 1".encode()
         self._ciphers = [
             AESGCM(HKDF(SHA256(), 32, salt=None, info=info).derive(key)) for key in keys
         ]
         self._reason = f"{purpose.upper()}_TOKEN_INVALID"
 
-    def seal(self, place: Cursor, *binding: object) -> str:
-        """The token of a place in what the binding describes."""
-        values = [[_TIME, v.isoformat()] if isinstance(v, dt.datetime) else v for v in place]
+    def seal(self, position: Cursor, *binding: object) -> str:
+        """Encrypt a position in the list or stream that the binding identifies."""
+        values = [[_TIME, v.isoformat()] if isinstance(v, dt.datetime) else v for v in position]
         nonce = os.urandom(_NONCE_BYTES)
-        content = json.dumps(values, ensure_ascii=False).encode()  # Escapes would treble it.
+        content = json.dumps(values, ensure_ascii=False).encode()  # Escapes treble the size.
         sealed = self._ciphers[0].encrypt(nonce, content, _digest(binding))
         return _encode(nonce + sealed)
 
     def open(self, token: str, *binding: object) -> Cursor:
-        """The place that a token names. Raises: FieldError, for any token not sealed so."""
+        """Decrypt a position. Raises: FieldError, if the token is not one of this binding."""
         try:
             content = self._decrypted(_decode(token), _digest(binding))
         except (InvalidTag, ValueError):
             raise FieldError(
-                "is not a token of this call: pass it back as it came, with all that must not "
-                "change as it was",
+                "is not a token of this request: send it unchanged, with the fields that must "
+                "not change",
                 self._reason,
             ) from None
         return tuple(
@@ -62,7 +62,7 @@ class Tokens:
         )
 
     def _decrypted(self, sealed: bytes, binding: bytes) -> bytes:
-        """Raises: InvalidTag, when none of the keys opens it; ValueError, when it is too short."""
+        """Decrypt a token. Raises: InvalidTag, if no key fits; ValueError, if it is too short."""
         nonce, content = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         *others, last = self._ciphers
         for cipher in others:
@@ -77,7 +77,7 @@ def _encode(sealed: bytes) -> str:
 
 def _decode(token: str) -> bytes:
     sealed = base64.b64decode(token + "=" * (-len(token) % 4), b"-_", validate=True)
-    if _encode(sealed) != token:  # Base64 has spare bits; a token has one spelling.
+    if _encode(sealed) != token:  # Base64 has spare bits: reject other spellings.
         raise ValueError(token)
     return sealed
 

@@ -1,4 +1,4 @@
-"""The calls of TaskService: each checks, works and converts."""
+"""Implement the methods of TaskService: each checks, works and converts."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ M = TypeVar("M", bound=Message)
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 
-# A page ends before it outgrows the 4 MiB that a gRPC client takes by default.
+# Below the 4 MiB that a gRPC client accepts by default.
 MAX_PAGE_BYTES = 3 * 1024 * 1024
 
 _PURGE_BATCH = 1000
@@ -88,7 +88,7 @@ _ITEM = "requests[{}]."
 
 
 class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
-    """The RPCs. They raise what `server.errors` knows; they never set a status."""
+    """The RPCs. They raise exceptions of the table of statuses, and never set a status."""
 
     def __init__(
         self,
@@ -124,8 +124,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         tasks = list(_fitting(map(self._to_proto, rows[:size])))
         response = ListTasksResponse(tasks=tasks)
         if len(tasks) < len(rows):
-            place = cursor_at(rows[len(tasks) - 1], query.order)
-            response.next_page_token = self._page_tokens.seal(place, *_list_binding(request))
+            last = cursor_at(rows[len(tasks) - 1], query.order)
+            response.next_page_token = self._page_tokens.seal(last, *_list_binding(request))
         if request.include_total_size:
             response.total_size = saturated(
                 self._repository.count(query.filter_, show_deleted=query.show_deleted)
@@ -215,12 +215,12 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             request.task_id, limit=size + 1, before=before, only_by=only_by
         )
         if not events and before is None:
-            self._repository.get(request.task_id)  # Its events may be older than what is kept.
-        told = list(_fitting(map(event_to_proto, events[:size])))
-        response = ListTaskEventsResponse(events=told)
-        if len(told) < len(events):
-            place = events[len(told) - 1].position
-            response.next_page_token = self._page_tokens.seal(place, *_history_binding(request))
+            self._repository.get(request.task_id)  # All its events may have been removed.
+        page = list(_fitting(map(event_to_proto, events[:size])))
+        response = ListTaskEventsResponse(events=page)
+        if len(page) < len(events):
+            last = events[len(page) - 1].position
+            response.next_page_token = self._page_tokens.seal(last, *_history_binding(request))
         return response
 
     def WatchTasks(
@@ -249,37 +249,37 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         return PurgeTasksResponse(purge_count=saturated(count))
 
     def _check_list(self, request: ListTasksRequest) -> _ListQuery:
-        def place(token: str) -> Cursor:
+        def open_token(token: str) -> Cursor:
             return self._page_tokens.open(token, *_list_binding(request))
 
         violations = Violations(request)
         query = _ListQuery(
             filter_=violations.parse("filter", parse_filter, request.filter, None),
             order=violations.parse("order_by", parse_order, request.order_by, NEWEST_FIRST),
-            cursor=violations.parse("page_token", place, request.page_token, None),
+            cursor=violations.parse("page_token", open_token, request.page_token, None),
             show_deleted=request.show_deleted,
         )
         violations.raise_any()
         return query
 
     def _check_history(self, request: ListTaskEventsRequest) -> Position | None:
-        def place(token: str) -> Position:
-            place: tuple[Any, ...] = self._page_tokens.open(token, *_history_binding(request))
-            return Position(*place)
+        def open_token(token: str) -> Position:
+            position: tuple[Any, ...] = self._page_tokens.open(token, *_history_binding(request))
+            return Position(*position)
 
         violations = Violations(request)
-        before = violations.parse("page_token", place, request.page_token, None)
+        before = violations.parse("page_token", open_token, request.page_token, None)
         violations.raise_any()
         return before
 
     def _check_watch(self, request: WatchTasksRequest) -> tuple[Filter | None, Position | None]:
-        def place(token: str) -> Position:
-            place: tuple[Any, ...] = self._resume_tokens.open(token, *_watch_binding(request))
-            return Position(*place)
+        def open_token(token: str) -> Position:
+            position: tuple[Any, ...] = self._resume_tokens.open(token, *_watch_binding(request))
+            return Position(*position)
 
         violations = Violations(request)
         filter_ = violations.parse("filter", parse_watch_filter, request.filter, None)
-        position = violations.parse("resume_token", place, request.resume_token, None)
+        position = violations.parse("resume_token", open_token, request.resume_token, None)
         violations.raise_any()
         return filter_, position
 
@@ -290,7 +290,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         return filter_
 
     def _written(self, row: TaskRow, request: CreateTaskRequest | UpdateTaskRequest) -> Task:
-        """The answer to a write, or to one that was only validated."""
+        """Convert the result of a write, without generated values if it was only validated."""
         task = self._to_proto(row)
         if not request.validate_only:
             return task
@@ -310,7 +310,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         return WatchTasksResponse(type=notice.kind, task=task, resume_token=token)
 
     def _missing(self, task_id: str) -> Task:
-        """What there is of a task that cannot be deleted any more."""
+        """Return the response for a task that is already deleted or does not exist."""
         try:
             return self._to_proto(self._repository.get(task_id))
         except TaskNotFoundError:
@@ -318,7 +318,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
 
 class _ListQuery(NamedTuple):
-    """A list as the repository takes it."""
+    """The parameters of a page of tasks."""
 
     filter_: Filter | None
     order: tuple[Sort, ...]
@@ -334,7 +334,7 @@ def _principal() -> str:
     return current_call().principal.name
 
 
-# What a token belongs to.
+# The bindings of tokens.
 
 
 def _list_binding(request: ListTasksRequest) -> tuple[object, ...]:
@@ -350,7 +350,7 @@ def _watch_binding(request: WatchTasksRequest) -> tuple[object, ...]:
 
 
 def _fitting(messages: Iterable[M]) -> Iterator[M]:
-    """The first messages that fit into one answer together."""
+    """Return the first messages that fit into one response together."""
     total = 0
     for message in messages:
         total += message.ByteSize()

@@ -160,13 +160,13 @@ def filter_mistake(text: str) -> FieldError:
         ("task.title = b", "at character 1: there is no field 'task.title'; known are id, "),
         ("etag = b", "at character 1: there is no field 'etag'; known are id, title, "),
         # The operators.
-        ("title < a", "at character 7: title does not know the operator <"),
-        ("status >= PENDING", "at character 8: status does not know the operator >="),
-        ("tags = billing", "at character 6: tags does not know the operator ="),
-        ("assigned_to:ana", "at character 12: assigned_to does not know the operator :"),
-        ("status:*", "at character 7: status does not know the operator :"),
-        ("priority:HIGH", "at character 9: priority does not know the operator :"),
-        ('due_date:"*"', "at character 9: due_date does not know the operator :"),
+        ("title < a", "at character 7: title does not support the operator <"),
+        ("status >= PENDING", "at character 8: status does not support the operator >="),
+        ("tags = billing", "at character 6: tags does not support the operator ="),
+        ("assigned_to:ana", "at character 12: assigned_to does not support the operator :"),
+        ("status:*", "at character 7: status does not support the operator :"),
+        ("priority:HIGH", "at character 9: priority does not support the operator :"),
+        ('due_date:"*"', "at character 9: due_date does not support the operator :"),
         # The values.
         ("id = 1", "at character 6: '1' must be a UUID"),
         ("status = DONE", "at character 10: 'DONE' must be one of PENDING, IN_PROGRESS, "),
@@ -256,7 +256,7 @@ def test_an_order_becomes_its_terms(text: str, order: tuple[Sort, ...]) -> None:
         ("title DESC", "at character 1: 'DESC' must be asc or desc"),
         ("title desc desc", "at character 1: 'desc desc' must be asc or desc"),
         ("title priority", "at character 1: 'priority' must be asc or desc"),
-        ("title, status, title desc", "at character 16: title stands twice"),
+        ("title, status, title desc", "at character 16: title occurs twice"),
     ],
 )
 def test_a_mistake_in_an_order_is_reported_with_its_position(text: str, description: str) -> None:

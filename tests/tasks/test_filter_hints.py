@@ -57,9 +57,9 @@ STARS = [
     ("due_date > 2027*", 12, "write \\* in quotes"),
     ("tags:bill*", 6, "write \\* in quotes"),
     ('tags:"*"', 6, "write \\* in quotes"),
-    ("*voice", 1, "a * can only stand behind a letter or digit"),
-    ('"the *"', 1, "a * can only stand behind a letter or digit"),
-    ("title:*voice*", 7, "a * can only stand behind a letter or digit"),
+    ("*voice", 1, "a * must follow a letter or digit"),
+    ('"the *"', 1, "a * must follow a letter or digit"),
+    ("title:*voice*", 7, "a * must follow a letter or digit"),
 ]
 NOTHING = [
     ("*", 1, "has no letter or digit"),

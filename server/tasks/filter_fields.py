@@ -1,0 +1,96 @@
+"""Define the fields that filters may compare: their operators, and how their values are parsed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from server.tasks.validation import UUID
+from storage.query import Value
+from taskservice.v1.task_pb2 import TaskPriority, TaskStatus
+
+_EQUALITY = frozenset({"=", "!="})
+_ORDER = _EQUALITY | {"<", "<=", ">", ">="}
+
+_RFC_3339 = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:)(\d\d)((?:\.\d+)?(?:Z|[+-]\d\d:\d\d))", re.ASCII
+)
+
+
+class Field(NamedTuple):
+    """The operators of a field, and the parser of its values."""
+
+    operators: frozenset[str]
+    parse: Callable[[str], Value]
+    is_searched: bool = False
+    presence: bool = True
+
+
+def _parse_enum(items: Sequence[tuple[str, int]], prefix: str) -> Callable[[str], int]:
+    numbers = {name.removeprefix(prefix): number for name, number in items if number != 0}
+
+    def parse(text: str) -> int:
+        name = text.removeprefix(prefix)
+        if name not in numbers:
+            raise ValueError(f"must be one of {', '.join(numbers)}")
+        return numbers[name]
+
+    return parse
+
+
+def parse_text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain the NUL character")
+    return text
+
+
+def _parse_uuid(text: str) -> str:
+    if not UUID.fullmatch(text):
+        raise ValueError("must be a UUID")
+    return text
+
+
+def _parse_time(text: str) -> dt.datetime:
+    """Parse an RFC 3339 timestamp; a leap second is the first second of the next minute."""
+    try:
+        written = _RFC_3339.fullmatch(text.upper())
+        date, second, rest = written.groups()  # type: ignore[union-attr]
+        time = dt.datetime.fromisoformat(f"{date}{'59' if second == '60' else second}{rest}")
+        time = time.astimezone(dt.UTC)  # PostgreSQL supports fewer offsets than RFC 3339.
+    except (AttributeError, ValueError, OverflowError):
+        raise ValueError('must be an RFC 3339 timestamp such as "2027-01-31T12:00:00Z"') from None
+    return time if second != "60" else _after_leap_second(time)
+
+
+def _after_leap_second(time: dt.datetime) -> dt.datetime:
+    next_minute = time + dt.timedelta(seconds=1)
+    if (next_minute.day, next_minute.hour, next_minute.minute) != (1, 0, 0):
+        raise ValueError("has a second 60, which only the last minute of a month in UTC can have")
+    return next_minute
+
+
+FIELDS: dict[str, Field] = {
+    "id": Field(_EQUALITY, _parse_uuid),
+    "title": Field(_EQUALITY, parse_text, is_searched=True),
+    "description": Field(_EQUALITY, parse_text, is_searched=True),
+    "status": Field(_EQUALITY, _parse_enum(TaskStatus.items(), "TASK_STATUS_"), presence=False),
+    "priority": Field(_ORDER, _parse_enum(TaskPriority.items(), "TASK_PRIORITY_"), presence=False),
+    "assigned_to": Field(_EQUALITY, parse_text),
+    "created_by": Field(_EQUALITY, parse_text),
+    "tags": Field(frozenset(), parse_text),
+    **{
+        name: Field(_ORDER, _parse_time)
+        for name in ("due_date", "created_at", "updated_at", "completed_at", "deleted_at")
+    },
+}
+
+ENUMS = ("status", "priority")
+ENUM_FIELDS = {
+    spelling: field
+    for field, enum in zip(ENUMS, (TaskStatus, TaskPriority), strict=True)
+    for name, number in enum.items()
+    if number != 0
+    for spelling in (name, name.removeprefix(f"TASK_{field.upper()}_"))
+}
