@@ -70,6 +70,6 @@ def test_a_key_that_others_may_use_ends_the_start(
     service = start_service(ENVIRONMENT="development", SECRET_KEY="")
     assert service.wait() == 2
     assert service.log.endswith(
-        f"DATA_DIR: others may use {service.data_dir}/secret_key: "
+        f"DATA_DIR: cannot be used: others may use {service.data_dir}/secret_key: "
         "remove it, and a new one is made; or chmod 600\n"
     )
