@@ -130,7 +130,7 @@ def _advice(connection: Connection, connections: int) -> Iterator[str]:
     if connections > most:
         yield (
             f"the workers may open {connections} connections and the database takes {most}: "
-            "lower WORKERS, DB_POOL_SIZE or DB_MAX_OVERFLOW, or raise max_connections"
+            "lower WORKERS or THREADS_PER_WORKER, or raise max_connections"
         )
 
 
