@@ -603,7 +603,7 @@ def test_root_without_user_namespaces_runs_it_as_nobody(made_dir: Path) -> None:
 
 
 @root_with_namespaces_only
-def test_a_cluster_of_roots_moves_to_a_machine_without_user_namespaces_and_back(
+def test_a_cluster_moves_to_a_machine_without_user_namespaces_and_back(
     made_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for prefix in (account._AS_MAPPED_USER, ("false",), account._AS_MAPPED_USER):

@@ -126,7 +126,7 @@ def test_a_listener_that_does_not_listen_yet_waits_all_the_same(other: Database)
     Listener(other).wait(0.01)
 
 
-def test_announcements_never_block_and_become_one_while_the_database_is_slow(
+def test_announcements_to_a_slow_database_never_block_and_become_one(
     other: Database, database: Database
 ) -> None:
     sent = sent_by(other)
