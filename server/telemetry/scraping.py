@@ -1,13 +1,14 @@
 """Serve the metrics of all workers at /metrics.
 
 Workers share the port, so a scrape reaches any of them. That worker collects the metrics of the
-others as text, over sockets in a private folder. A label separates the workers: a sum would fall
+others as JSON, over sockets in a private folder. A label separates the workers: a sum would fall
 when a worker is replaced, and look like a counter reset.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import secrets
 import sys
 import threading
@@ -23,9 +24,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Metric, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
-from prometheus_client.openmetrics.exposition import generate_latest
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar, Sample
 
 from server.telemetry.tracing import run_with_timeout
 
@@ -106,19 +105,28 @@ class Scraping:
             client.settimeout(_TIMEOUT_SECONDS)
             try:
                 with client:
-                    client.sendall(generate_latest(_Families(self._own())))  # type: ignore[no-untyped-call]
+                    client.sendall(_encode(self._own()))
             except Exception as error:  # The other worker has ended, or does not read.
                 log.debug("metrics were not sent", why=str(error))
 
 
-class _Families(Collector):
-    """Families that are collected already."""
+def _encode(families: Iterable[Metric]) -> bytes:
+    """As JSON: one sample that the parser of the text format rejects would hide all others."""
+    described = [(f.name, f.documentation, f.type, f.unit, f.samples) for f in families]
+    return json.dumps(described).encode()
 
-    def __init__(self, families: list[Metric]) -> None:
-        self._families = families
 
-    def collect(self) -> list[Metric]:
-        return self._families
+def _decode(encoded: bytes) -> list[Metric]:
+    """Raises: ValueError if the end is missing."""
+    families = []
+    for *description, samples in json.loads(encoded):
+        family = Metric(*description)
+        family.samples = [
+            Sample(name, labels, value, timestamp, exemplar and Exemplar(*exemplar))
+            for name, labels, value, timestamp, exemplar, *_ in samples
+        ]
+        families.append(family)
+    return families
 
 
 def _metrics_app(registry: CollectorRegistry) -> WSGIApplication:
@@ -151,8 +159,7 @@ def _fetch(address: Path) -> list[Metric]:
             client.setblocking(False)
             client.connect(str(address))  # Fails at once if the queue of connections is full.
             client.settimeout(_TIMEOUT_SECONDS)
-            text = client.makefile(encoding="utf-8").read()
-        return list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+            return _decode(client.makefile("rb").read())
     except TimeoutError:
         log.warning("a worker did not send its metrics in time", worker=address.stem)
     except (OSError, ValueError):  # The worker has ended, maybe in the middle of its answer.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from prometheus_client import REGISTRY, Histogram
+from prometheus_client import REGISTRY, Counter, Histogram
 
 from server.telemetry.scraping import Scraping
 from tests.support.service import PATIENCE_SECONDS
@@ -70,3 +71,18 @@ def test_exemplars_of_another_worker_are_kept(folder: Path) -> None:
         one.stop()
         other.stop()
         REGISTRY.unregister(histogram)
+
+
+def test_one_invalid_sample_does_not_hide_a_worker(folder: Path) -> None:
+    """No parser accepts a counter that is not a number."""
+    counter = Counter("not_a_number", "A counter")
+    counter.inc(nan)
+    one, other = Scraping(0, folder), Scraping(1, folder)
+    one.start("127.0.0.1", 0)
+    other.start("127.0.0.1", 0)
+    try:
+        assert workers(one) == {"0", "1"}
+    finally:
+        one.stop()
+        other.stop()
+        REGISTRY.unregister(counter)
