@@ -90,14 +90,15 @@ class Scraping:
                 if address.stem != str(self._worker):
                     yield from _fetch(address)
 
-    def _own(self) -> list[Metric]:
-        families = list(REGISTRY.collect())
-        for family in families:
-            family.samples = [
+    def _own(self) -> Iterator[Metric]:
+        """Copy families: a collector may return the same object each time."""
+        for family in REGISTRY.collect():
+            own = Metric(family.name, family.documentation, family.type, family.unit)
+            own.samples = [
                 sample._replace(labels=sample.labels | {"worker": str(self._worker)})
                 for sample in family.samples
             ]
-        return families
+            yield own
 
     def _answer_others(self, listener: socket) -> None:
         while True:

@@ -41,6 +41,21 @@ def test_a_scrape_has_the_metrics_of_every_worker(folder: Path) -> None:
         other.stop()
 
 
+def test_no_scrape_adds_to_the_next(folder: Path) -> None:
+    """`python_info`, for one, is the same object at each collection."""
+    one, other = Scraping(0, folder), Scraping(1, folder)
+    one.start("127.0.0.1", 0)
+    other.start("127.0.0.1", 0)
+    try:
+        first, *others = [
+            {family.name: len(family.samples) for family in one.collect()} for _ in range(3)
+        ]
+        assert others == [first, first]
+    finally:
+        one.stop()
+        other.stop()
+
+
 def test_a_replacement_takes_over_the_number(folder: Path) -> None:
     old, new, other = Scraping(0, folder), Scraping(0, folder), Scraping(1, folder)
     for scraping in (old, new, other):
