@@ -13,9 +13,11 @@ import grpc
 import structlog
 
 from server.access.authentication import Authenticator, authenticator
+from server.calls.access import Access
 from server.calls.concurrency import Limit
-from server.calls.pipeline import Pipeline, interceptors
+from server.calls.path import CallPath
 from server.calls.pools import MAX_QUEUED_BYTES, CallPool, StreamPool
+from server.calls.tracing import Tracing
 from server.jobs import census, readiness
 from server.jobs.census import Census
 from server.jobs.readiness import ReadinessMonitor
@@ -219,14 +221,13 @@ def _database(settings: Settings, url: str) -> Database:
 def _server(
     settings: Settings, authenticator: Authenticator, database: Database, calls: CallPool
 ) -> grpc.Server:
-    streams = StreamPool(watches.MAX_WATCHES + _SPARE_STREAMS)
-    return grpc.server(
-        calls,
-        interceptors=[
-            Pipeline(interceptors(settings, authenticator, database, sampler(settings)), streams)
-        ],
-        options=connections.options(),
+    path = CallPath(
+        Access(settings, authenticator),
+        Tracing(sampler(settings)),
+        database,
+        StreamPool(watches.MAX_WATCHES + _SPARE_STREAMS),
     )
+    return grpc.server(calls, interceptors=[path], options=connections.options())
 
 
 def _probe_server(health: HealthServicer) -> grpc.Server:

@@ -54,8 +54,7 @@ class RequestPool(ThreadPoolExecutor):
     def submit(self, run: Callable[..., Any], /, *call: Any, **_: Any) -> Future[Any]:
         """Take over a call from grpcio, which has received its headers."""
         incoming = IncomingCall(run, *call)
-        with incoming.ended_by_errors():
-            self._arrivals.wait_for(incoming, self._admit)
+        incoming.guard(self._arrivals.wait_for, incoming, self._admit)
         return _DONE
 
     def _admit(self, call: IncomingCall) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import partial
 
 import grpc
@@ -58,11 +58,10 @@ class IncomingCall(SubmittedCall):
         elif status := status_of(error):
             self.abort(status.code, status.message)
 
-    @contextmanager
-    def ended_by_errors(self) -> Iterator[None]:
-        """End the call on an exception, which would end the polling thread and so the server."""
+    def guard(self, step: Callable[..., object], *arguments: object) -> None:
+        """Take a step; end the call on an exception, which would end the polling thread."""
         try:
-            yield
+            step(*arguments)
         except Exception:
             log.exception("call admission failed")
             with suppress(Exception):
@@ -91,9 +90,8 @@ class Arrivals:
             oldest = self._evicted()
             self._deadlines[call] = time.monotonic() + REQUEST_SECONDS
         if oldest:
-            with oldest.ended_by_errors():
-                oldest.reject(TooManyWaitingError())
-        call.receive_request(partial(self._received, call, on_request))
+            oldest.guard(oldest.reject, TooManyWaitingError())
+        call.receive_request(partial(call.guard, self._received, call, on_request))
 
     def _evicted(self) -> IncomingCall | None:
         if len(self._deadlines) < _MAX_WAITING:
@@ -105,18 +103,17 @@ class Arrivals:
     def _received(
         self, call: IncomingCall, on_request: Callable[[IncomingCall], None], request: object
     ) -> None:
-        with call.ended_by_errors():
+        with self._lock:
+            is_expected = self._deadlines.pop(call, None) is not None
+        if not (is_expected and call.is_active):
+            return
+        if request is None:
             with self._lock:
-                is_expected = self._deadlines.pop(call, None) is not None
-            if not (is_expected and call.is_active):
-                return
-            if request is None:
-                with self._lock:
-                    self._without_request.append(call)
-            else:
-                call.request = request
-                call.run(mark_request_received)
-                on_request(call)
+                self._without_request.append(call)
+        else:
+            call.request = request
+            call.run(mark_request_received, call.peer)
+            on_request(call)
 
     def reject_overdue(self) -> None:
         """Reject the calls whose request is late, or will not come."""
@@ -133,8 +130,7 @@ class Arrivals:
 def _reject(calls: list[IncomingCall], error: Exception) -> None:
     for call in calls:
         if call.is_active:
-            with call.ended_by_errors():
-                call.reject(error)
+            call.guard(call.reject, error)
 
 
 def _run_clock(arrivals_of: weakref.ref[Arrivals]) -> None:

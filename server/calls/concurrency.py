@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Hashable
 from typing import NamedTuple
 
@@ -25,32 +24,30 @@ class ConcurrencyLimiter:
     def __init__(self, total: Limit, per_client: Limit) -> None:
         self._total = total
         self._per_client = per_client
-        self._calls: Counter[Hashable] = Counter()
-        self._bytes: Counter[Hashable] = Counter()
+        self._in_flight: dict[Hashable, tuple[int, int]] = {}
+        """The calls and the bytes of each client, and of all."""
 
     def acquire(self, client: Hashable, size: int) -> None:
         """Count a call with a request of `size` bytes.
 
         Raises: TooManyCallsError, TooManyOwnCallsError, TooManyBytesError.
         """
-        if self._calls[_ALL] >= self._total.calls:
+        all_calls, all_bytes = self._in_flight.get(_ALL, (0, 0))
+        calls, bytes_ = self._in_flight.get(client, (0, 0))
+        if all_calls >= self._total.calls:
             raise TooManyCallsError
-        if self._calls[client] >= self._per_client.calls:
+        if calls >= self._per_client.calls:
             raise TooManyOwnCallsError
-        if (
-            self._bytes[_ALL] + size > self._total.bytes
-            or self._bytes[client] + size > self._per_client.bytes
-        ):
+        if all_bytes + size > self._total.bytes or bytes_ + size > self._per_client.bytes:
             raise TooManyBytesError
-        self._count(client, 1, size)
+        self._in_flight[_ALL] = all_calls + 1, all_bytes + size
+        self._in_flight[client] = calls + 1, bytes_ + size
 
     def release(self, client: Hashable, size: int) -> None:
         """Undo `acquire`."""
-        self._count(client, -1, -size)
-
-    def _count(self, client: Hashable, calls: int, size: int) -> None:
         for key in (_ALL, client):
-            self._calls[key] += calls
-            self._bytes[key] += size
-            if not self._calls[key]:
-                del self._calls[key], self._bytes[key]
+            calls, bytes_ = self._in_flight[key]
+            if calls == 1:
+                del self._in_flight[key]
+            else:
+                self._in_flight[key] = calls - 1, bytes_ - size

@@ -9,50 +9,44 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
-import grpc
-
 from server.principal import ANONYMOUS, Principal
 from storage.measures import Spent, spent
 
 
 class Call:
-    """What the log line and the metrics of a call contain."""
+    """What the log line and the metrics of a call contain. Times are of `time.perf_counter`."""
+
+    __slots__ = (
+        *("method", "is_stream", "arrived", "requested", "began", "seconds", "spent"),
+        *("peer", "request_id", "identity", "principal", "on_opened"),
+        *("code", "reason", "received_bytes", "sent_bytes"),
+    )
 
     def __init__(self, method: str, *, is_stream: bool) -> None:
         self.method = method.removeprefix("/")
         self.is_stream = is_stream
         self.arrived = self.began = time.perf_counter()
-        self.requested: float | None = None
-        self.code = ""
+        self.requested = 0.0
         self.seconds = 0.0
+        self.spent = Spent()
+        self.peer = ""
+        """The address of the client, as grpcio spells it."""
         self.request_id = ""
         self.identity: Principal | Exception | None = None
         """The result of authentication; None before it."""
         self.principal: Principal = ANONYMOUS
         self.on_opened: Callable[[], None] = lambda: None
         """Called when a stream has only its answers left to send."""
+        self.code = ""
         self.reason = ""
         """The reason in its ErrorInfo; empty for OK."""
         self.received_bytes = 0
         self.sent_bytes = 0
-        self.context: grpc.ServicerContext | None = None
-        """Set from the end of the method until the answer is serialized."""
-        self.spent = Spent()
 
     @property
     def queued_seconds(self) -> float:
         """The time from the arrival of the request until the call had a thread."""
         return self.began - self.requested if self.requested else 0.0
-
-    def begin(self, request_id: str) -> None:
-        """Note that the call has a thread."""
-        self.began = time.perf_counter()
-        self.request_id = request_id
-
-    def end(self, code: str) -> None:
-        """Note the code and the duration."""
-        self.code = code
-        self.seconds = time.perf_counter() - self.arrived
 
 
 _current: ContextVar[Call] = ContextVar("call")
@@ -75,7 +69,8 @@ def begin_call(method: str, *, is_stream: bool) -> None:
     spent.set(call.spent)
 
 
-def mark_request_received() -> None:
-    """Note the time at which the request arrived, if there is a current call."""
+def mark_request_received(peer: str) -> None:
+    """Note that the request arrived from this address, if there is a current call."""
     if call := _current.get(None):
         call.requested = time.perf_counter()
+        call.peer = peer

@@ -1,10 +1,8 @@
-"""Whatever a call raises becomes a status with details."""
+"""Turn what a call raises into a status with details; what is unknown into INTERNAL."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import structlog
@@ -12,15 +10,16 @@ from google.rpc import code_pb2, status_pb2
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
-from server.calls.current import current_call
-from server.calls.interceptor import CallInterceptor, is_out_of_time
+from server.calls.accounting import is_out_of_time
+from server.calls.current import Call
 from server.calls.statuses import internal_status, reason_of, status_of
-from server.errors import RefusedError
 from server.telemetry import metrics
 from server.telemetry.tracing import add_span_attributes, set_span_error, stack_of
 from storage.errors import StatementCancelledError
 
 log = structlog.get_logger()
+
+_CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 # The codes that make a server's span an error (OpenTelemetry's conventions for gRPC): the others
 # are errors or cancellations of the client.
@@ -34,26 +33,13 @@ _SERVER_ERRORS = {
 }
 
 
-class ErrorInterceptor(CallInterceptor):
-    """Turns what a call raises into a status with details; what is unknown into INTERNAL."""
-
-    @contextmanager
-    def around(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[None]:
-        try:
-            if isinstance(request, RefusedError):
-                raise request  # Before credentials are looked at: this thread has no time for them.
-            yield
-        except Exception as error:
-            context.abort_with_status(_on_the_wire(_answer(error, context)))
-
-
-def _answer(error: Exception, context: grpc.ServicerContext) -> status_pb2.Status:
-    """The status that a caller gets, noted in the log, the metrics and the span."""
-    call = current_call()
+def note(call: Call, error: Exception, context: grpc.ServicerContext) -> grpc.Status:
+    """Note an error in the call, the log, the metrics and the span; return the client's status."""
     call.reason = reason_of(error)
     answer = status_of(error) or internal_status(call.request_id)
     if isinstance(error, StatementCancelledError) and is_out_of_time(context):
         answer.code = code_pb2.DEADLINE_EXCEEDED
+    call.code = _CODE_NAMES[answer.code]
     if answer.code == code_pb2.INTERNAL:
         log.error(
             "internal error",
@@ -65,13 +51,13 @@ def _answer(error: Exception, context: grpc.ServicerContext) -> status_pb2.Statu
     add_span_attributes({"rpc.grpc.status_code": answer.code, "error.type": call.reason})
     if answer.code in _SERVER_ERRORS:
         set_span_error(error)
-    return answer
+    return _with_retry(answer)
 
 
-def _on_the_wire(answer: status_pb2.Status) -> grpc.Status:
-    """The status with its details, and for gRPC's own retries when to try again (gRFC A6).
+def _with_retry(answer: status_pb2.Status) -> grpc.Status:
+    """Convert a status; for gRPC's own retries, add when to retry (gRFC A6).
 
-    After RetryInfo's delay; and what is exhausted without one will not do better the next time.
+    A client retries after RetryInfo's delay, and not at all when a limit without one is exceeded.
     """
     status: Any = rpc_status.to_status(answer)
     retry = RetryInfo()
@@ -80,6 +66,6 @@ def _on_the_wire(answer: status_pb2.Status) -> grpc.Status:
     elif answer.code == code_pb2.RESOURCE_EXHAUSTED:
         pushback = "-1"
     else:
-        return status  # type: ignore[no-any-return]
+        return cast(grpc.Status, status)
     trailers = *status.trailing_metadata, ("grpc-retry-pushback-ms", pushback)
-    return status._replace(trailing_metadata=trailers)  # type: ignore[no-any-return]
+    return cast(grpc.Status, status._replace(trailing_metadata=trailers))

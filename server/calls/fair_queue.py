@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
@@ -18,7 +18,7 @@ class FairQueue(Generic[T]):
     def __init__(self, share: int) -> None:
         self._share = share
         self._queued: OrderedDict[Hashable, deque[T]] = OrderedDict()  # The next client first.
-        self._running: Counter[Hashable] = Counter()
+        self._running: dict[Hashable, int] = {}
 
     def add(self, client: Hashable, item: T) -> None:
         self._queued.setdefault(client, deque()).append(item)
@@ -26,9 +26,8 @@ class FairQueue(Generic[T]):
     def next(self) -> T | None:
         """Take the next item to run; None if no queued item may run."""
         for client, items in self._queued.items():
-            if self._running[client] < self._share:
+            if self.start(client):
                 item = items.popleft()
-                self._running[client] += 1
                 self._queued.move_to_end(client)
                 if not items:
                     del self._queued[client]
@@ -38,14 +37,17 @@ class FairQueue(Generic[T]):
     @property
     def counts(self) -> dict[str, int]:
         """The numbers of running and of queued items."""
-        return {"running": self._running.total(), "queued": sum(map(len, self._queued.values()))}
+        return {
+            "running": sum(self._running.values()),
+            "queued": sum(map(len, self._queued.values())),
+        }
 
     def start(self, client: Hashable) -> bool:
-        """Count an item as running that was not queued; False if the client has its share."""
-        if self._running[client] >= self._share:
-            return False
-        self._running[client] += 1
-        return True
+        """Count one running item more; False if the client has its share."""
+        running = self._running.get(client, 0)
+        if running < self._share:
+            self._running[client] = running + 1
+        return running < self._share
 
     def finish(self, client: Hashable) -> None:
         """Count one running item less."""

@@ -64,7 +64,7 @@ class ServerCall:
 
     @property
     def peer(self) -> str:
-        peer: str = self._event.call.peer()
+        peer: str = self._event.call.peer().decode()
         return peer
 
     @property

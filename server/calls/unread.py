@@ -26,11 +26,11 @@ _NOT_READ = "ANSWER_NOT_READ"
 
 
 class _Answer:
-    def __init__(self, call: Call, context: grpc.ServicerContext, size: int) -> None:
+    def __init__(self, call: Call, context: grpc.ServicerContext) -> None:
         self.call = call
         self.context = context
-        self.peer = context.peer()
-        self.bytes = size + _CALL_BYTES
+        self.peer = call.peer
+        self.bytes = call.sent_bytes + _CALL_BYTES
 
 
 class UnreadAnswers:
@@ -47,9 +47,9 @@ class UnreadAnswers:
         self._total_bytes = 0
         self._dropped = LogThrottle()
 
-    def add(self, call: Call, context: grpc.ServicerContext, size: int) -> None:
-        """An answer of so many bytes is about to be sent; it counts until its call is over."""
-        answer = _Answer(call, context, size)
+    def add(self, call: Call, context: grpc.ServicerContext) -> None:
+        """Count the answer of a call, which is sent next, until the call is over."""
+        answer = _Answer(call, context)
         with self._lock:
             self._answers.setdefault(answer.peer, {})[answer] = None
             self._count(answer, answer.bytes)

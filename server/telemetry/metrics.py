@@ -79,17 +79,19 @@ def count_started(method: str) -> None:
 
 
 def count_ended(
-    method: str, code: str, *, seconds: float, received_bytes: int, trace: SpanContext
+    method: str,
+    code: str,
+    *,
+    seconds: float,
+    received_bytes: int,
+    sent_bytes: int,
+    trace: SpanContext,
 ) -> None:
-    """Count a call that has ended; `count_sent` follows."""
+    """Count a call that has ended."""
     ended = _ended(method, code)
     ended.duration.observe(seconds, _exemplar(trace) if trace.trace_flags.sampled else None)
     ended.received.observe(received_bytes)
-
-
-def count_sent(method: str, code: str, size: int) -> None:
-    """Count the bytes of all answers of a call. A unary answer is encoded after the call's end."""
-    _ended(method, code).sent.observe(size)
+    ended.sent.observe(sent_bytes)
 
 
 def count_error(method: str, reason: str) -> None:

@@ -45,7 +45,7 @@ def stub(
     settings: Settings, database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TaskServiceStub]:
     """A service that takes one call a second, and three at once."""
-    monkeypatch.setattr("server.calls.pipeline.BURST_SECONDS", 3)
+    monkeypatch.setattr("server.calls.access.BURST_SECONDS", 3)
     limited = settings.model_copy(update={"rate_limit_per_second": 1})
     with running_worker(limited, database_url) as channel:
         yield TaskServiceStub(channel)

@@ -96,7 +96,7 @@ def test_each_connection_has_its_own_limit_of_reflection(
 def test_requests_in_one_stream_count_against_the_rate_of_the_principal(
     token_settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.calls.pipeline.BURST_SECONDS", 5)
+    monkeypatch.setattr("server.calls.access.BURST_SECONDS", 5)
     limits = {"reflection": "authenticated", "rate_limit_per_second": 1}
     token = jwt.encode(claims(iss=None, aud=None), SECRET_KEY, "HS256")
     with serving(token_settings, database_url, **limits) as connect:
@@ -110,7 +110,7 @@ def test_requests_in_one_stream_count_against_the_rate_of_the_principal(
 def test_unauthenticated_reflection_is_limited_by_connection(
     token_settings: Settings, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.calls.pipeline.BURST_SECONDS", 5)
+    monkeypatch.setattr("server.calls.access.BURST_SECONDS", 5)
     limits = {"reflection": "on", "rate_limit_per_second": 1}
     with serving(token_settings, database_url, **limits) as connect:
         for _ in range(2):
