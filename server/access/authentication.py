@@ -1,7 +1,7 @@
-"""Authenticate the caller by its token or its certificate; with AUTH_MODE=none everybody may call.
+"""Authenticate clients by token or certificate.
 
-Every credential that is not good is refused with the same words: the reason would help only a
-client that guesses. The log has the reason at level DEBUG, without the credential.
+One message for all failures, so that attackers learn nothing. The log has the reason at level
+DEBUG, without the credential.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ _REMEMBERED = 4096
 
 
 class Authenticator(ABC):
-    """Says who calls."""
+    """Authenticate calls."""
 
     @abstractmethod
     def authenticate(self, context: grpc.ServicerContext) -> Principal:
-        """Raises: UnauthenticatedError; KeysUnavailableError, as long as it cannot know."""
+        """Return the principal. Raises: UnauthenticatedError, KeysUnavailableError."""
 
-    # What only those need whose keys change.
+    # For authenticators whose keys change.
 
     def start(self) -> None:  # noqa: B027
-        """Begins to keep itself up to date."""
+        """Start to refresh the keys."""
 
     def stop(self) -> None:  # noqa: B027
-        """Ends that."""
+        """Stop to refresh the keys."""
 
     def check(self) -> None:  # noqa: B027
-        """Raises: KeysUnavailableError, while there are no keys to verify with."""
+        """Raises: KeysUnavailableError, until there are keys to verify with."""
 
 
 def authenticator(settings: Settings) -> Authenticator:
-    """The one that AUTH_MODE names."""
+    """Create the authenticator that AUTH_MODE names."""
     match settings.auth_mode:
         case "jwt":
             return TokenAuthenticator(settings)
@@ -64,21 +64,20 @@ def authenticator(settings: Settings) -> Authenticator:
 
 
 class OpenAuthenticator(Authenticator):
-    """Lets everybody in, to do everything."""
+    """Give all scopes to every client."""
 
-    _anybody = Principal(ANONYMOUS.name, ALL_SCOPES)
+    _anonymous = Principal(ANONYMOUS.name, ALL_SCOPES)
 
     def authenticate(self, context: grpc.ServicerContext) -> Principal:
-        return self._anybody
+        return self._anonymous
 
 
 class CertificateAuthenticator(Authenticator):
-    """Takes the name from the client's certificate, which the handshake has verified.
+    """Take the principal from the client's certificate, which the handshake has verified.
 
-    The kind of a name is part of it: the first URI ("uri:spiffe://example/billing"), else the first
-    DNS name ("dns:billing.example"), else the common name ("cn:billing"). The last only where
-    MTLS_SCOPES has such a name: the holder of a certificate may have chosen its common name, and
-    RFC 9525 forbids to rely on it. "*" in MTLS_SCOPES is for all names that it does not have.
+    Its name has a kind: the first URI ("uri:spiffe://example/billing"), else the first DNS name
+    ("dns:billing.example"), else the common name ("cn:billing"). A common name is used only if
+    MTLS_SCOPES has one: RFC 9525 deprecates them. "*" in MTLS_SCOPES is for all other names.
     """
 
     def __init__(self, scopes: Mapping[str, frozenset[Scope]]) -> None:
@@ -99,15 +98,14 @@ class CertificateAuthenticator(Authenticator):
         for kind, source in self._kinds.items():
             for value in properties.get(source, ()):
                 return f"{kind}:{_checked(value.decode('utf-8', 'surrogateescape'))}"
-        raise UnauthenticatedError("there is no name of a kind that is taken")
+        raise UnauthenticatedError("the certificate has no name of an accepted kind")
 
 
 class TokenAuthenticator(Authenticator):
-    """Verifies bearer tokens: signed JWTs (RFC 7519), by the rules of RFC 8725.
+    """Verify bearer tokens: signed JWTs (RFC 7519), by the rules of RFC 8725.
 
-    A key is looked up by the algorithm and the kid in the token's header, and each key is good for
-    one algorithm: no token makes a secret of a public key. Whatever else the header says of keys
-    (`jku`, `x5u`, `jwk`) is not looked at.
+    A key is found by the algorithm and the kid in the token's header, and serves one algorithm, so
+    that no public key is used as a secret. Other headers (`jku`, `x5u`, `jwk`) are ignored.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -141,9 +139,9 @@ class TokenAuthenticator(Authenticator):
         return principal
 
     def _use(self, public: Keys | None) -> None:
-        """Verifies with these public keys from now on; None for those that are awaited.
+        """Verify with these public keys from now on; None until they are known.
 
-        What is good is remembered, by the keys that it was verified with: with others it is not.
+        Valid tokens are cached with the keys that verified them.
         """
         self._public = public
         self._verified = lru_cache(_REMEMBERED)(partial(self._verify, public))
@@ -154,15 +152,15 @@ class TokenAuthenticator(Authenticator):
             name = header["alg"], header.get("kid")
             keys = self._secrets if name == (SYMMETRIC, None) else [(public or {})[name]]
             return _principal(self._claims(token, keys))
-        except Exception as error:  # A parser that stumbles over a token has refused it.
+        except Exception as error:  # Parsers raise many kinds.
             if public is None:
-                raise KeysUnavailableError from None  # It may be good by the keys to come.
+                raise KeysUnavailableError from None  # The missing keys may verify it.
             is_ours = isinstance(error, UnauthenticatedError)  # Others may quote the token.
             log.debug("token refused", why=str(error) if is_ours else type(error).__name__)
             raise UnauthenticatedError from None
 
     def _claims(self, token: str, keys: Sequence[PyJWK]) -> dict[str, Any]:
-        """What the token says, by the first of the keys that it is signed with."""
+        """Return the claims, verified with the first key that fits."""
         *others, last = keys
         for key in others:
             with suppress(jwt.InvalidSignatureError):
@@ -182,7 +180,7 @@ class TokenAuthenticator(Authenticator):
 
 
 def _principal(claims: dict[str, Any]) -> Principal:
-    """Whom the claims name. Raises: UnauthenticatedError, when a token lives for too long."""
+    """Convert claims. Raises: UnauthenticatedError, if the token's lifetime is too long."""
     expires = int(claims["exp"])
     if expires - int(claims["iat"]) > MAX_TOKEN_MINUTES * 60:
         raise UnauthenticatedError(f"the token lives longer than {MAX_TOKEN_MINUTES} minutes")
@@ -191,8 +189,7 @@ def _principal(claims: dict[str, Any]) -> Principal:
 
 
 def _listed(scope: object) -> set[str]:
-    """The scopes of a claim: words with spaces between (`scope` in RFC 8693), or a list of them
-    (`scp` of some issuers). Those that are not ours are ignored. Raises: UnauthenticatedError."""
+    """Parse a claim: words (`scope`, RFC 8693) or a list (`scp`). Raises: UnauthenticatedError."""
     match scope:
         case None:
             return set()
@@ -204,7 +201,7 @@ def _listed(scope: object) -> set[str]:
 
 
 def _bearer_token(context: grpc.ServicerContext) -> str:
-    """The token of `authorization: Bearer …` (RFC 6750). Raises: UnauthenticatedError."""
+    """Return the token of `authorization: Bearer …` (RFC 6750). Raises: UnauthenticatedError."""
     values = [value for key, value in context.invocation_metadata() if key == "authorization"]
     scheme, _, token = str(values[0]).partition(" ") if len(values) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or len(token) > _MAX_TOKEN_CHARACTERS:
@@ -213,7 +210,7 @@ def _bearer_token(context: grpc.ServicerContext) -> str:
 
 
 def _checked(name: str) -> str:
-    """The name, if a principal may have it. Raises: UnauthenticatedError."""
+    """Return the name if it is valid for a principal. Raises: UnauthenticatedError."""
     if problem := name_problem(name):
         raise UnauthenticatedError(problem)
     return name

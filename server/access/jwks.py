@@ -1,7 +1,7 @@
-"""The public keys of an issuer of tokens: a JWKS (RFC 7517), in a file or behind a URL.
+"""Read the public keys of an issuer of tokens: a JWKS (RFC 7517), in a file or behind a URL.
 
-A thread reads it again and again, and a call never does: PyJWT's own client fetches when a token
-names a key that it does not know, so that the sender of such tokens decides what we ask, and when.
+A thread refreshes them; a call never does. PyJWT's client fetches when a token names an unknown
+key, so that a client could trigger requests.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ Keys: TypeAlias = Mapping[tuple[str, str | None], PyJWK]
 
 
 class _LeftOutError(Exception):
-    """A key of a set is not taken."""
+    """A key of a set is not used."""
 
 
 class KeySet:
-    """Tells of the keys when they are first read, and when they have changed.
+    """Report the keys when they are first read, and when they have changed.
 
-    Keys that were good stay when the set cannot be read any more, or is none.
+    The known keys stay while the set cannot be read or is malformed.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class KeySet:
             self._refresh()
         except Exception as error:
             if (problem := str(error)) != self._problem:
-                log.warning("keys cannot be read; those known stay", why=problem)
+                log.warning("keys cannot be read; the known keys stay", why=problem)
             self._problem = problem
             return min(REFRESH_SECONDS, _RETRY_SECONDS)
         self._problem = ""
@@ -81,18 +81,17 @@ class KeySet:
             keys, left_out = public_keys(document, self._algorithms)
             self._on_change(keys)
             self._known = document
-            write = log.info if keys else log.warning  # Without keys no call gets in.
+            write = log.info if keys else log.warning  # Without keys all calls are rejected.
             write("new keys", kids=sorted({str(kid) for _, kid in keys}))
             if left_out:
                 log.warning("keys are left out", count=len(left_out), why=left_out[:_LOGGED])
 
 
 def public_keys(document: bytes, algorithms: Set[str]) -> tuple[Keys, list[str]]:
-    """The keys of a JWKS that can verify a signature of these algorithms; and which it has beside
-    them, and why these are left out.
+    """Return the keys for signatures by these algorithms, and why the others are left out.
 
-    Each is good for one algorithm, its own, by all names of it. There may be none: an issuer that
-    takes back its last key means it. Raises: ValueError, when it is no JWKS.
+    A key serves its own algorithm, by all names of it. An empty set is valid: an issuer may revoke
+    its last key. Raises: ValueError, if the document is no JWKS.
     """
     keys: dict[tuple[str, str | None], PyJWK] = {}
     left_out = []
@@ -111,21 +110,21 @@ def public_keys(document: bytes, algorithms: Set[str]) -> tuple[Keys, list[str]]
     return keys, left_out
 
 
-def _listed(content: Any) -> list[Any]:
+def _listed(content: object) -> list[dict[str, object]]:
     match content:
         case {"keys": [*listed]}:
             return listed
-    raise ValueError("this is no set of keys")
+    raise ValueError("the document is no set of keys")
 
 
-def _public_key(jwk: Any, algorithms: Set[str]) -> PyJWK:
-    """A named key for signatures, public and strong; a secret is never taken.
+def _public_key(jwk: dict[str, object], algorithms: Set[str]) -> PyJWK:
+    """Return a key if it is public, strong, named, and for signatures.
 
-    Raises: _LeftOutError, whose text has nothing of the key: it may be a secret.
+    Raises: _LeftOutError, without any part of the key: it may be a secret.
     """
     try:
         key = PyJWK(jwk, EDDSA if jwk.get("alg") == ED25519 else None)
-    except Exception:  # A parser that stumbles over a key has refused it.
+    except Exception:  # Parsers raise many kinds.
         raise _LeftOutError("it is incomplete, or of a kind that is not known") from None
     if not isinstance(key.key, RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey):
         raise _LeftOutError("it is no public key for signatures")
@@ -141,7 +140,7 @@ def _public_key(jwk: Any, algorithms: Set[str]) -> PyJWK:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Keys come from where the operator says, and from nowhere else."""
+    """Read keys from the configured URL only."""
 
     def redirect_request(self, *_: object) -> None:
         return None
@@ -150,8 +149,8 @@ class _NoRedirects(HTTPRedirectHandler):
 class _DeadlineHandler(HTTPSHandler, HTTPHandler):
     """Close a connection from another thread.
 
-    urllib's timeout bounds each read only: an issuer that sends a byte now and then would block the
-    refresh of the keys for days.
+    urllib's timeout bounds each read only: an issuer that sends a byte at a time would block the
+    refresh of the keys.
     """
 
     is_late = False
@@ -169,7 +168,7 @@ class _DeadlineHandler(HTTPSHandler, HTTPHandler):
 
     def hang_up(self) -> None:
         self.is_late = True
-        with suppress(OSError):  # It may be over by now.
+        with suppress(OSError):  # It may have ended.
             if self._socket:
                 self._socket.shutdown(socket.SHUT_RDWR)
 
@@ -189,7 +188,7 @@ def _fetch(url: str) -> bytes:
             return _limited(response)
     finally:
         timer.cancel()
-        if handler.is_late:  # What there is by now may look like an answer.
+        if handler.is_late:  # A part may look like an answer.
             raise TimeoutError(f"the set took longer than {_DEADLINE_SECONDS} s")
 
 

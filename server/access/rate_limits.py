@@ -1,4 +1,4 @@
-"""How often a caller may call."""
+"""Limit the rate of calls."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from throttled.store import MemoryStore
 
 from server.errors import RateLimitedError
 
-# Of those who called last, about 300 bytes each. One that is forgotten begins with a full burst.
-_CALLERS = 10_000
+# The most recent ones, about 300 bytes each. Others begin with a full burst.
+_MAX_CLIENTS = 10_000
 
 
 class RateLimiter:
-    """So many calls a second for each caller, in this process, after a burst (GCRA)."""
+    """Limit the calls of each client in this process: a rate, and a burst (GCRA)."""
 
     def __init__(self, per_second: int, burst: int) -> None:
         self._throttled = Throttled(
             using=RateLimiterType.GCRA.value,
             quota=per_sec(per_second, burst),
-            store=MemoryStore(options={"MAX_SIZE": _CALLERS}),
+            store=MemoryStore(options={"MAX_SIZE": _MAX_CLIENTS}),
         )
 
-    def check(self, caller: str) -> None:
-        """Counts a call. Raises: RateLimitedError."""
-        result = self._throttled.limit(caller)
+    def check(self, client: str) -> None:
+        """Count a call. Raises: RateLimitedError."""
+        result = self._throttled.limit(client)
         if result.limited:
-            raise RateLimitedError(caller, result.state.retry_after)
+            raise RateLimitedError(client, result.state.retry_after)

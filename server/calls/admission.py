@@ -1,4 +1,4 @@
-"""Admit calls: limit how many are in flight, queue them fairly, run them on threads.
+"""Admit calls: queue them fairly and run them on threads.
 
 A pool belongs to one server: its calls arrive on that server's polling thread, one after another.
 """
@@ -27,8 +27,8 @@ _DONE.set_result(None)
 class RequestPool(ThreadPoolExecutor):
     """Run calls with one request each, on threads that do not wait for requests.
 
-    Clients take turns. A client is a connection, unless a subclass knows better; at most `share`
-    of its calls run at once. A call beyond a limit is rejected on the polling thread.
+    Clients take turns. A client is a connection, or what a subclass makes of it; at most `share` of
+    its calls run at once. A call beyond a limit is rejected on the polling thread.
     """
 
     def __init__(

@@ -50,11 +50,12 @@ def pool_of(behavior: object) -> ThreadPoolExecutor | None:
 class ServerCall:
     """A call on this server: its event and its state in grpcio."""
 
-    __slots__ = ("_event", "_state", "lock")
+    __slots__ = ("_event", "_peer", "_state", "lock")
 
     def __init__(self, event: Any, state: Any) -> None:
         self._event = event
         self._state = state
+        self._peer = ""
         self.lock = state.condition  # Reentrant. Callbacks of operations hold it, too.
 
     @classmethod
@@ -64,8 +65,10 @@ class ServerCall:
 
     @property
     def peer(self) -> str:
-        peer: str = self._event.call.peer().decode()
-        return peer
+        """The address of the client, as grpcio spells it."""
+        if not self._peer:
+            self._peer = self._event.call.peer().decode()
+        return self._peer
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:

@@ -1,4 +1,4 @@
-"""The text of requests: normalised when it comes in, and blank by one definition."""
+"""Normalise the text of requests, and define blank text."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _VISIBLE = re.compile(f"[^{INVISIBLE}]")
 
 
 def is_blank(text: str) -> bool:
-    """Whether the text has no visible character."""
+    """Return whether the text has no visible character."""
     return _VISIBLE.search(text) is None
 
 
 def normalise(message: Message) -> None:
-    """Brings every text of a message, and of those within it, to Unicode's normal form C (AIP-210).
+    """Convert each text in a message to Unicode's normal form C (AIP-210).
 
-    What is compared, measured, stored and searched has one spelling then.
+    Comparison, limits, storage and search then see one spelling.
     """
     for field, value in message.ListFields():
         if field.type == FieldDescriptor.TYPE_STRING:

@@ -1,7 +1,7 @@
-"""Answers that wait for their callers to read them.
+"""Limit the answers that clients have not read.
 
-HTTP/2 lets a caller put that off for ever, and what it did not read stays in memory, though its
-call has no thread any more and counts nowhere else: 250 lists on one connection were 1 GB.
+HTTP/2 lets a client delay that without limit, and the answer stays in memory although its call has
+no thread any more: 250 lists on one connection were 1 GB.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from server.telemetry.logs import LogThrottle
 log = structlog.get_logger()
 
 MAX_BYTES = 64 * 1024 * 1024
-# A call is kept with its answer: empty ones count, too.
+# A call is kept with its answer: empty answers count, too.
 _CALL_BYTES = 16 * 1024
 
 _NOT_READ = "ANSWER_NOT_READ"

@@ -1,7 +1,7 @@
-"""How many items an encoded message has, counted before anything is parsed.
+"""Count the items of an encoded message before it is parsed.
 
 An item of two bytes becomes an object of 200 when it is parsed, and 3 MiB of them, which compress
-to 3 KB, 160 MB. So a large message is scanned first, which stops at the first item too many.
+to 3 KB, 160 MB. The scan of a large message stops at the first item too many.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class _Span(NamedTuple):
 
     @property
     def is_large(self) -> bool:
-        """Whether it breaks rules; what is smaller holds little, whatever it is."""
+        """Whether it is larger than any valid message; a smaller one cannot hold much."""
         return self.end - self.begin > LARGEST_VALID_BYTES
 
 
 def check_item_counts(data: bytes, kind: Descriptor) -> None:
-    """Holds every repeated field, at every depth, to what any of them may have.
+    """Limit the items of every repeated field, at every depth.
 
     Raises: InvalidRequestError.
     """
@@ -71,9 +71,9 @@ def _fields_of(kind: Descriptor) -> dict[int, FieldDescriptor]:
 
 
 def _length_delimited(data: bytes, span: _Span) -> Iterator[tuple[int, _Span]]:
-    """The number and the value of each field that has a length.
+    """Yield the number and the value of each field that has a length.
 
-    Raises: IndexError, where the data end too early; InvalidRequestError.
+    Raises: IndexError, if the data end too early; InvalidRequestError.
     """
     at = span.begin
     while at < span.end:
@@ -98,7 +98,7 @@ def _length_delimited(data: bytes, span: _Span) -> Iterator[tuple[int, _Span]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number that begins there, and where it ends."""
+    """Return the number that begins there, and where it ends."""
     byte = data[at]
     value, shift = byte & 0x7F, 7
     while byte & 0x80:
