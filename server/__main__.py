@@ -19,7 +19,6 @@ from typing import get_args
 
 import jwt
 import structlog
-from sqlalchemy import make_url
 
 from server.ignored import ignored_variables
 from server.network.certificates import certificates
@@ -175,8 +174,7 @@ def _database(settings: Settings) -> Iterator[str]:
         return
     with EmbeddedPostgres(settings.data_dir) as embedded:
         schema.upgrade(embedded.url)
-        folder = make_url(embedded.url).query["host"]
-        log.info("embedded PostgreSQL", psql=f"psql -h {folder} -U tasks tasks")
+        log.info("embedded PostgreSQL", psql=f"psql -h {embedded.socket_dir} -U tasks tasks")
         yield embedded.url
 
 

@@ -1,12 +1,8 @@
-"""A real PostgreSQL 18 of the service's own, for development and tests: the default database.
+"""A private PostgreSQL 18 for development and tests, from a wheel: the default database.
 
-Two ideas carry it. The lock: `postgres.lock` is locked with flock, and its descriptor is inherited
-by everything started here, so the lock is free exactly when no process of that PostgreSQL lives any
-more; what a crash left behind can then be deleted without looking at process ids. The guard: a
-small program that is PostgreSQL's parent, and ends it when the service is gone, however it went.
+docs/decisions/0004 has the reasons.
 """
 
-from storage.embedded.account import EmbeddedPostgresError
-from storage.embedded.launcher import EmbeddedPostgres
+from storage.embedded.launcher import EmbeddedPostgres, EmbeddedPostgresError
 
 __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError"]

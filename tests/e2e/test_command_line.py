@@ -115,7 +115,7 @@ def test_second_service_on_one_data_dir_is_refused(
     assert service.port
     ran = run_command(tmp_path, "serve", DATA_DIR=str(service.data_dir))
     assert ran.returncode == 1
-    assert f"Another service (pid {service.pid}) is using the database" in ran.stdout
+    assert f"is using {service.data_dir}; stop it" in ran.stdout
 
 
 @pytest.fixture(scope="module")

@@ -71,39 +71,41 @@ def channel(service: ServiceProcess) -> Iterator[grpc.Channel]:
 
 
 def test_service_is_not_ready_while_the_database_is_dead(
-    channel: grpc.Channel, data_dir: Path
+    channel: grpc.Channel, postgres: EmbeddedPostgres
 ) -> None:
-    with killed(data_dir):
+    with killed(postgres):
         await_unready(channel)
 
 
 def test_service_is_ready_again_once_the_database_is_back(
-    channel: grpc.Channel, data_dir: Path
+    channel: grpc.Channel, postgres: EmbeddedPostgres
 ) -> None:
-    with killed(data_dir):
+    with killed(postgres):
         await_unready(channel)
     await_ready(channel)
 
 
-def test_service_is_alive_while_the_database_is_dead(channel: grpc.Channel, data_dir: Path) -> None:
+def test_service_is_alive_while_the_database_is_dead(
+    channel: grpc.Channel, postgres: EmbeddedPostgres
+) -> None:
     """A restart of the service would not bring the database back."""
-    with killed(data_dir):
+    with killed(postgres):
         await_unready(channel)
         assert is_alive(channel)
 
 
 def test_calls_are_unavailable_while_the_database_is_dead(
-    channel: grpc.Channel, data_dir: Path
+    channel: grpc.Channel, postgres: EmbeddedPostgres
 ) -> None:
     stub = TaskServiceStub(channel)
     stub.GetTaskStats(GetTaskStatsRequest())  # So that there is a connection to lose.
-    with killed(data_dir), pytest.raises(grpc.RpcError) as raised:
+    with killed(postgres), pytest.raises(grpc.RpcError) as raised:
         stub.GetTaskStats(GetTaskStatsRequest(), timeout=PATIENCE_SECONDS)
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-def test_unavailable_says_when_to_retry(channel: grpc.Channel, data_dir: Path) -> None:
-    with killed(data_dir), pytest.raises(grpc.RpcError) as raised:
+def test_unavailable_says_when_to_retry(channel: grpc.Channel, postgres: EmbeddedPostgres) -> None:
+    with killed(postgres), pytest.raises(grpc.RpcError) as raised:
         TaskServiceStub(channel).GetTaskStats(GetTaskStatsRequest(), timeout=PATIENCE_SECONDS)
     status = rpc_status.from_call(raised.value)  # type: ignore[arg-type]
     assert status is not None
@@ -112,13 +114,13 @@ def test_unavailable_says_when_to_retry(channel: grpc.Channel, data_dir: Path) -
 
 
 def test_calls_are_answered_again_once_the_database_is_back(
-    channel: grpc.Channel, data_dir: Path
+    channel: grpc.Channel, postgres: EmbeddedPostgres
 ) -> None:
     """Connections from before the crash are still in the pool, and none reaches a caller."""
     stub = TaskServiceStub(channel)
     running = [stub.GetTaskStats.future(GetTaskStatsRequest()) for _ in range(20)]
     assert [call.exception() for call in running] == [None] * 20
-    with killed(data_dir):
+    with killed(postgres):
         await_unready(channel)
     await_ready(channel)
     later = [stub.GetTaskStats.future(GetTaskStatsRequest()) for _ in range(20)]
@@ -171,11 +173,13 @@ def test_service_is_not_ready_while_the_schema_is_another_one(
     await_ready(channel)
 
 
-def test_watch_sees_the_outage_and_its_end(channel: grpc.Channel, data_dir: Path) -> None:
+def test_watch_sees_the_outage_and_its_end(
+    channel: grpc.Channel, postgres: EmbeddedPostgres
+) -> None:
     request = health_pb2.HealthCheckRequest(service=READINESS)
     watch = health_stub(channel).Watch(request, timeout=PATIENCE_SECONDS)
     seen = [next(watch).status]
-    with killed(data_dir):
+    with killed(postgres):
         seen.append(next(watch).status)
     seen.append(next(watch).status)
     watch.cancel()

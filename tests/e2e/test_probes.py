@@ -111,10 +111,10 @@ def test_probes_are_answered_while_every_thread_is_busy_and_calls_queue(
 
 
 def test_service_has_not_started_before_the_database_was_there_once(
-    start: StartService, data_dir: Path
+    start: StartService, postgres: EmbeddedPostgres
 ) -> None:
     """It is live and not started. Once started, later outages change readiness only."""
-    with killed(data_dir):
+    with killed(postgres):
         service = start()
         assert probes(service) == {
             "liveness": {SERVING},
@@ -124,7 +124,7 @@ def test_service_has_not_started_before_the_database_was_there_once(
     channel = service.channel()
     await_ready(channel)
     assert probe(service, STARTUP) == SERVING
-    with killed(data_dir):
+    with killed(postgres):
         await_unready(channel)
         assert probe(service, STARTUP) == SERVING
 

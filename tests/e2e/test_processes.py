@@ -17,7 +17,6 @@ import grpc
 import psutil
 import pytest
 
-from storage.embedded import EmbeddedPostgres
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     CreateTaskRequest,
@@ -26,7 +25,7 @@ from taskservice.v1.task_service_pb2 import (
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.support.postgres import await_waiting, locked_task
+from tests.support.postgres import await_waiting, embedded_url, locked_task
 from tests.support.service import (
     PATIENCE_SECONDS,
     ServiceProcess,
@@ -246,8 +245,8 @@ def test_ctrl_c_drains_once(start_service: StartService) -> None:
     service = start_service(
         ENVIRONMENT="development", WORKERS="2", SHUTDOWN_GRACE_SECONDS="3600", LOG_LEVEL="INFO"
     )
-    url = EmbeddedPostgres(service.data_dir).url
     stub = service.stub()
+    url = embedded_url(service.data_dir)
     task = stub.CreateTask(CreateTaskRequest(task=Task(title="old")))
     with locked_task(url, task.id):
         call = stub.UpdateTask.future(UpdateTaskRequest(task=Task(id=task.id, title="new")))

@@ -24,14 +24,6 @@ DISCONNECT = """
 """
 
 
-class _Standby(EmbeddedPostgres):
-    """It is up when it says "standby"."""
-
-    def _is_ready(self) -> bool:
-        file = self._cluster / "postmaster.pid"
-        return super()._is_ready() or (file.exists() and "standby" in file.read_text())
-
-
 @pytest.fixture
 def standby_url(tmp_path: Path) -> Iterator[str]:
     """A standby without a primary, made of a copy of a migrated database."""
@@ -39,7 +31,7 @@ def standby_url(tmp_path: Path) -> Iterator[str]:
         schema.upgrade(primary.url)
     shutil.copytree(tmp_path / "primary", tmp_path / "standby")
     (tmp_path / "standby" / "postgres" / "standby.signal").touch()
-    with _Standby(tmp_path / "standby", settings={"fsync": "off"}) as standby:
+    with EmbeddedPostgres(tmp_path / "standby", settings={"fsync": "off"}) as standby:
         yield standby.url
 
 

@@ -105,15 +105,16 @@ class Services:
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("postgres")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    folder = tmp_path_factory.mktemp("postgres")
+    with EmbeddedPostgres(folder, settings={"fsync": "off"}) as postgres:
+        schema.upgrade(postgres.url)
+        yield postgres
 
 
 @pytest.fixture(scope="module")
-def url(data_dir: Path) -> Iterator[str]:
-    with EmbeddedPostgres(data_dir, settings={"fsync": "off"}) as postgres:
-        schema.upgrade(postgres.url)
-        yield postgres.url
+def url(postgres: EmbeddedPostgres) -> str:
+    return postgres.url
 
 
 @pytest.fixture(scope="module")
@@ -333,11 +334,11 @@ def test_each_acknowledged_change_is_received_once(
 
 @pytest.mark.parametrize("seed", range(100, 103))
 def test_each_acknowledged_change_is_received_once_despite_crashes(
-    services: Services, by_hand: Database, data_dir: Path, seed: int
+    services: Services, by_hand: Database, postgres: EmbeddedPostgres, seed: int
 ) -> None:
     def disturb(writers: Writers) -> None:
         for _ in range(2):
-            with killed(data_dir):
+            with killed(postgres):
                 pass
             writers.await_writes(20)
 
@@ -345,7 +346,7 @@ def test_each_acknowledged_change_is_received_once_despite_crashes(
 
 
 def test_transactions_that_a_crash_forgets_hide_none_that_come_after_it(
-    services: Services, data_dir: Path
+    services: Services, postgres: EmbeddedPostgres
 ) -> None:
     """PostgreSQL gives the ids of those again that had left nothing on disk."""
     stub = services.stubs[0]
@@ -355,7 +356,7 @@ def test_transactions_that_a_crash_forgets_hide_none_that_come_after_it(
             stub.CreateTask(CreateTaskRequest(task=Task(title="not meant"), validate_only=True))
         first = Watch(stub)
         token = first.bookmark()
-        with killed(data_dir):
+        with killed(postgres):
             first.cancel()
         task = wait_until(lambda: _created_or_not(stub), "the database is back")
         resumed = Watch(stub, resume_token=token)
@@ -363,12 +364,14 @@ def test_transactions_that_a_crash_forgets_hide_none_that_come_after_it(
         resumed.cancel()
 
 
-def test_a_watch_goes_on_when_the_database_is_back(services: Services, data_dir: Path) -> None:
+def test_a_watch_goes_on_when_the_database_is_back(
+    services: Services, postgres: EmbeddedPostgres
+) -> None:
     """A short outage of the database ends no watch."""
     stub = services.stubs[0]
     watching = Watch(stub)
     watching.bookmark()
-    with killed(data_dir):
+    with killed(postgres):
         pass
     task = wait_until(lambda: _created_or_not(stub), "the database is back")
     assert watching.change().task == task

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 from sqlalchemy import NullPool, create_engine, make_url, text
 
+from storage.embedded import EmbeddedPostgres
 from tests.support.service import wait_until
 
 _RUNNING = """
@@ -81,34 +82,28 @@ def connections(url: str) -> int:
 
 
 def postmaster(data_dir: Path) -> psutil.Process:
-    """The first process of the embedded PostgreSQL; its parent is the guard, which restarts it."""
+    """Return the first process of the embedded PostgreSQL; its parent is the guard."""
     pid = int((data_dir / "postgres" / "postmaster.pid").read_text().split()[0])
     return psutil.Process(pid)
 
 
-def _restarted_after(pid: int, data_dir: Path) -> bool:
-    try:
-        lines = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()
-    except FileNotFoundError:
-        return False
-    return len(lines) > 7 and lines[0] != str(pid) and lines[7].strip() == "ready"
+def embedded_url(data_dir: Path) -> str:
+    """Return the URL of a service's embedded PostgreSQL."""
+    socket_dir = (data_dir / "postgres" / "postmaster.pid").read_text().splitlines()[4]
+    return f"postgresql+psycopg2://tasks@/tasks?host={socket_dir}&port=5432"
 
 
 @contextmanager
-def killed(data_dir: Path) -> Iterator[None]:
-    """Kill PostgreSQL (SIGKILL) for the duration of the block, then let it restart."""
-    server = postmaster(data_dir)
-    guard = server.parent()
-    assert guard is not None
-    processes = [server, *server.children()]
-    guard.suspend()
+def killed(postgres: EmbeddedPostgres) -> Iterator[None]:
+    """Kill PostgreSQL (SIGKILL) at the start of the block; start it again at the end."""
+    server = postmaster(postgres.data_dir)
+    for process in (server, *server.children()):
+        _signal(process, signal.SIGKILL)
     try:
-        for process in processes:
-            _signal(process, signal.SIGKILL)
         yield
     finally:
-        guard.resume()
-        wait_until(lambda: _restarted_after(server.pid, data_dir), "PostgreSQL is started again")
+        postgres.stop()
+        postgres.start()
 
 
 @contextmanager
