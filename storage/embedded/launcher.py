@@ -158,7 +158,6 @@ class EmbeddedPostgres:
         with self._log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603 - our interpreter and the wheel's programs
                 command,
-                bufsize=0,
                 cwd="/",
                 stdin=subprocess.PIPE,
                 stdout=log,
