@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL
 from server.cores import usable_cores
 from server.principal import Scope, name_problem
 from server.secret_key import MIN_CHARACTERS, kept_key
-from storage.urls import DRIVER, parse_url
+from storage.session import DRIVER, parse_url
 
 _MAX_RETENTION_DAYS = 100 * 365
 MAX_TOKEN_MINUTES = 24 * 60

@@ -1,7 +1,14 @@
-"""Cancellation of running statements: when their call ends, or when they take too long."""
+"""Cancel running statements: when their call ends, or when they take too long.
+
+psycopg2's public `connection.cancel()` holds the interpreter's lock until the server answers, so a
+server that does not would stop every thread of the process (docs/decisions/0003). ctypes releases
+the lock. This relies on `psycopg2._psycopg` being the extension module that libpq is linked to;
+`pgconn_ptr` is documented. `pyproject.toml` bounds the version of psycopg2.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import math
 import threading
 import time
@@ -9,12 +16,34 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 
+import psycopg2
+from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - used as a type
+
 from storage.errors import StatementCancelledError
-from storage.libpq import CancelRequest
 
 _THREADS = 4
 # The pauses between cancel requests for one statement; after them statement_timeout ends it.
 _PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
+
+_libpq = ctypes.CDLL(psycopg2._psycopg.__file__)
+_libpq.PQgetCancel.argtypes = _libpq.PQfreeCancel.argtypes = [ctypes.c_void_p]
+_libpq.PQgetCancel.restype = ctypes.c_void_p
+_libpq.PQcancel.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int]
+
+
+class CancelRequest:
+    """A request to cancel a connection's statement; it may outlive the connection."""
+
+    def __init__(self, connection: DriverConnection) -> None:
+        self._request = _libpq.PQgetCancel(connection.pgconn_ptr)
+
+    def __del__(self) -> None:
+        _libpq.PQfreeCancel(self._request)
+
+    def send(self) -> None:
+        """Return when the server has signalled the statement, or cannot be reached."""
+        error = ctypes.create_string_buffer(256)
+        _libpq.PQcancel(self._request, error, len(error))
 
 
 class Cancellation:

@@ -19,10 +19,15 @@ from sqlalchemy import Connection, Engine, Executable, NullPool, event, func, se
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from storage import measures
-from storage.cancellation import Cancellation, RunningStatement, StatementTimer, current_call
+from storage.cancellation import (
+    Cancellation,
+    CancelRequest,
+    RunningStatement,
+    StatementTimer,
+    current_call,
+)
 from storage.errors import DatabaseUnavailableError, TransactionConflictError
 from storage.failures import StorageErrors
-from storage.libpq import CancelRequest
 from storage.pool import Pool, PoolUsage
 from storage.session import APPLICATION_NAME, make_engine
 from storage.untyped import Parameters, Rows

@@ -17,10 +17,14 @@ import re
 from functools import partial
 from typing import Any
 
-from psycopg2.extensions import new_type, register_type
-from sqlalchemy import Engine, create_engine, event, make_url
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import make_dsn, new_type, parse_dsn, register_type
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
 
 APPLICATION_NAME = "task-service"
+DRIVER = "postgresql+psycopg2"
+_MAX_PORT = 65535
 
 # A peer that vanishes without a word is noticed in seconds, not in hours.
 _DEFAULTS: dict[str, str | int] = {
@@ -43,6 +47,35 @@ _BEGIN = """
 
 _YEARS = 400  # After as many the Gregorian calendar repeats itself.
 _FAR_TIME = re.compile(r"(\d{4,})(-.+?)( BC)?")
+
+
+def parse_url(text: str) -> URL | None:
+    """Parse the URL of a PostgreSQL database; None if it is not one.
+
+    It may name several hosts, as libpq allows: postgresql://user@one:5432,two/name.
+    """
+    scheme, _, rest = text.partition("://")
+    if scheme not in {"postgres", "postgresql", DRIVER}:
+        return None
+    try:
+        if "," in rest.partition("?")[0].rpartition("@")[2]:
+            return _with_many_hosts(parse_dsn(f"postgresql://{rest}"))
+        url = make_url(text)
+        make_dsn(**dict.fromkeys(url.query, ""))  # Raises for an option that libpq does not know.
+    except (ArgumentError, ValueError, ProgrammingError):
+        return None
+    if not (url.port is None or 0 < url.port <= _MAX_PORT):
+        return None
+    return url.set(drivername=DRIVER)
+
+
+def _with_many_hosts(parts: dict[str, str]) -> URL | None:
+    hosts = parts["host"]
+    parts.setdefault("port", "," * hosts.count(","))
+    if not all(0 < int(port or 1) <= _MAX_PORT for port in parts["port"].split(",")):
+        return None
+    user, password, name = (parts.pop(part, None) for part in ("user", "password", "dbname"))
+    return URL.create(DRIVER, username=user, password=password, database=name, query=parts)
 
 
 def make_engine(

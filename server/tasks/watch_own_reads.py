@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from server.calls.fair_queue import FairQueue
 from server.tasks.watch import ADDED, Notice, Watch, notices_of
 from storage.errors import StatementTimeoutError
-from storage.events import Batch, EventLog, Position
-from storage.initial_pages import InitialPage, InitialPages
+from storage.events import Batch, EventLog, InitialPage, InitialPages, Position
 
 _SLOTS = 2
 _BATCH = 200

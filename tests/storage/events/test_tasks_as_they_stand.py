@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from storage.database import Database
-from storage.events import EventLog, Position
-from storage.initial_pages import Snapshot
+from storage.events import EventLog, Position, Snapshot
 from storage.query import Comparison, Filter, HasTag, HasWords
 from storage.repository import TaskRepository
 from storage.tables import TaskRow

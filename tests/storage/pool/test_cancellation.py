@@ -12,11 +12,10 @@ import psutil
 import pytest
 from sqlalchemy import Connection, event, text
 
-from storage.cancellation import Cancellation
+from storage.cancellation import Cancellation, CancelRequest
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.errors import StatementCancelledError, StatementTimeoutError
-from storage.libpq import CancelRequest
 from storage.untyped import Rows
 from tests.support.pool import (
     COUNT_NOTES,
