@@ -1,4 +1,4 @@
-"""Statements on PostgreSQL: run, repeat, time and cancel them.
+"""Statements on PostgreSQL: run and repeat them.
 
 A read is one statement in AUTOCOMMIT, and so is a write: what must happen together stands in one
 statement (WITH …), which is atomic and costs one round trip.
@@ -15,27 +15,21 @@ from contextlib import contextmanager
 
 from opentelemetry.trace import get_current_span
 from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - used as a type
-from sqlalchemy import Connection, Engine, Executable, NullPool, event, func, select, text
+from sqlalchemy import BigInteger, Engine, NullPool, bindparam, func, select, text
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from storage import measures
-from storage.cancellation import (
-    Cancellation,
-    CancelRequest,
-    RunningStatement,
-    StatementTimer,
-    current_call,
-)
+from storage.cancellation import Cancellation, StatementTimer, current_call
 from storage.errors import DatabaseUnavailableError, TransactionConflictError
-from storage.failures import StorageErrors
-from storage.pool import Pool, PoolUsage
-from storage.session import APPLICATION_NAME, make_engine
-from storage.untyped import Parameters, Rows
+from storage.pool import Pool, PoolUsage, open_connection
+from storage.session import APPLICATION_NAME, is_direct, make_engine
+from storage.statement import Parameters, Query, Rows, Session, Statement
 
 _CONFLICT_ATTEMPTS = 4
 _CLOCK_TRUSTED_SECONDS = 60.0
-_CLOCK = measures.named("clock", select(func.clock_timestamp()))
-_COMMIT = measures.named("commit", text("COMMIT"))
+_CLOCK = Statement("clock", select(func.clock_timestamp()))
+_LOCK_ALONE = Statement(
+    "lock alone", select(func.pg_try_advisory_xact_lock(bindparam("key", type_=BigInteger)))
+)
 
 
 class Database:
@@ -53,9 +47,11 @@ class Database:
         read_timeout_seconds: float = 5,
         application_name: str = APPLICATION_NAME,
         direct_url: str | None = None,
+        prepared_statements: bool = True,
     ) -> None:
         self._pool = Pool(
             url,
+            self._session,
             size=pool_size,
             max_overflow=max_overflow,
             recycle_seconds=pool_recycle_seconds,
@@ -71,8 +67,14 @@ class Database:
         )
         self._timer = StatementTimer(statement_timeout_seconds)
         self._read_timeout_seconds = read_timeout_seconds
-        event.listen(self.engine, "connect", self._prepare)
+        self._prepared_statements = prepared_statements
         self._clock = dt.datetime.now(dt.UTC), -math.inf
+        self.cancel_later = self._timer.cancel_later
+        self.forget_connections = self._pool.replace_connections
+
+    def _session(self, connection: DriverConnection, record: ConnectionPoolEntry) -> Session:
+        prepares = self._prepared_statements and is_direct(record.info)
+        return Session(connection, self._timer, prepares=prepares)
 
     @property
     def engine(self) -> Engine:
@@ -83,11 +85,7 @@ class Database:
         return self._pool.usage()
 
     def read(
-        self,
-        statement: Executable,
-        parameters: Parameters | None = None,
-        *,
-        seconds: float = math.inf,
+        self, query: Query, parameters: Parameters | None = None, *, seconds: float = math.inf
     ) -> Rows:
         """Run a statement that changes nothing; repeat it once if the connection was lost.
 
@@ -99,14 +97,14 @@ class Database:
         if current_call() is not None:
             seconds = min(seconds, self._read_timeout_seconds)
         try:
-            return self._run_repeatedly(statement, parameters, seconds=seconds)
+            return self._run_repeatedly(query, parameters, seconds=seconds)
         except DatabaseUnavailableError as error:
             if error.pool_exhausted:
                 raise
-            return self._run_repeatedly(statement, parameters, seconds=seconds)
+            return self._run_repeatedly(query, parameters, seconds=seconds)
 
     def write(
-        self, statement: Executable, parameters: Parameters | None = None, *, commit: bool = True
+        self, query: Query, parameters: Parameters | None = None, *, commit: bool = True
     ) -> Rows:
         """Run a statement that changes data, wholly or not at all.
 
@@ -115,11 +113,11 @@ class Database:
 
         Raises: as `read`, ConstraintError.
         """
-        return self._run_repeatedly(statement, parameters, commit=commit)
+        return self._run_repeatedly(query, parameters, commit=commit)
 
     def _run_repeatedly(
         self,
-        statement: Executable,
+        query: Query,
         parameters: Parameters | None,
         *,
         commit: bool = True,
@@ -128,7 +126,7 @@ class Database:
         """Run a statement; repeat it after serialization failures and deadlocks."""
         for attempt in range(_CONFLICT_ATTEMPTS):
             try:
-                return self._run(statement, parameters, commit=commit, seconds=seconds)
+                return self._run(query, parameters, commit=commit, seconds=seconds)
             except TransactionConflictError:
                 if attempt == _CONFLICT_ATTEMPTS - 1:
                     raise
@@ -137,61 +135,43 @@ class Database:
         raise AssertionError("unreachable")
 
     def _run(
-        self,
-        statement: Executable,
-        parameters: Parameters | None,
-        *,
-        commit: bool,
-        seconds: float,
+        self, query: Query, parameters: Parameters | None, *, commit: bool, seconds: float
     ) -> Rows:
-        cancellation = current_call() or Cancellation()
-        with StorageErrors(cancellation), self._pool.connect() as connection:
-            if not commit:
-                connection.execution_options(isolation_level="READ COMMITTED")
-            rows = _execute(connection, cancellation, statement, parameters, seconds)
-            if not commit:
-                connection.rollback()
-            return rows
+        if not commit:
+            with self.transaction(commits=False) as transaction:
+                return transaction.read(query, parameters)
+        with self._pool.connect() as session:
+            return session.run(current_call() or Cancellation(), query, parameters, seconds)
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self, *, commits: bool = True) -> Iterator[Transaction]:
         """Open a transaction that is committed at the end of the block.
 
         Raises: as `write`; any of these ends the transaction.
         """
-        cancellation = current_call() or Cancellation()
-        with StorageErrors(cancellation), self._pool.connect() as connection:
-            connection.execution_options(isolation_level="READ COMMITTED")
-            transaction = Transaction(connection, cancellation)
+        with self._pool.connect() as session, session.transaction():
+            transaction = Transaction(session, commits=commits)
             yield transaction
             if transaction.commits:
-                with measures.StatementMeasured(_COMMIT):
-                    connection.commit()
-            else:
-                connection.rollback()
+                session.commit()
 
     @contextmanager
     def exclusively(self, key: int) -> Iterator[bool]:
         """Try to hold an advisory lock for the block; give whether it was free."""
-        cancellation = Cancellation()
-        with StorageErrors(cancellation), self._pool.connect() as connection:
-            connection.execution_options(isolation_level="READ COMMITTED")
-            lock = measures.named("lock alone", select(func.pg_try_advisory_xact_lock(key)))
-            yield bool(_execute(connection, cancellation, lock)[0][0])
-            connection.rollback()
+        with self.transaction(commits=False) as transaction:
+            yield bool(transaction.read(_LOCK_ALONE, {"key": key})[0][0])
 
     def dedicated_connection(self, statement: str) -> DriverConnection:
         """Open a connection outside the pool, by the direct URL, and run a statement on it.
 
         Raises: DatabaseUnavailableError.
         """
-        with StorageErrors(Cancellation()):
-            pooled = self._direct.raw_connection()
-            connection = pooled.driver_connection
-            assert isinstance(connection, DriverConnection)  # noqa: S101 - by the URL's driver
-            pooled.detach()
-            connection.cursor().execute(statement)
-            return connection
+        pooled = open_connection(self._direct)
+        connection = pooled.driver_connection
+        assert isinstance(connection, DriverConnection)  # noqa: S101 - by the URL's driver
+        pooled.detach()
+        Session(connection, self._timer, prepares=False).run(Cancellation(), text(statement))
+        return connection
 
     def now(self) -> dt.datetime:
         """Return the time by PostgreSQL's clock, which stamps the rows, to some milliseconds.
@@ -206,58 +186,28 @@ class Database:
             self._clock = database_time, read_at = self.read(_CLOCK)[0][0], time.monotonic()
         return database_time + dt.timedelta(seconds=time.monotonic() - read_at)
 
-    def cancel_later(self, cancellation: Cancellation) -> None:
-        """Cancel a call's statement without blocking."""
-        self._timer.cancel_later(cancellation)
-
-    def forget_connections(self) -> None:
-        """Close the idle connections now, and those in use when they are returned."""
-        self.engine.dispose()
-
     def close(self) -> None:
         self._timer.stop()
         self.engine.dispose()
-
-    def _prepare(self, connection: DriverConnection, record: ConnectionPoolEntry) -> None:
-        record.info["cancel_request"] = CancelRequest(connection)
-        record.info["timer"] = self._timer
 
 
 class Transaction:
     """An open transaction: the statements of `Database`, on one connection."""
 
-    def __init__(self, connection: Connection, cancellation: Cancellation) -> None:
-        self._connection = connection
-        self._cancellation = cancellation
-        self.commits = True
+    def __init__(self, session: Session, *, commits: bool) -> None:
+        self._session = session
+        self._call = current_call() or Cancellation()
+        self.commits = commits
 
-    def read(self, statement: Executable, parameters: Parameters | None = None) -> Rows:
-        with StorageErrors(self._cancellation):
-            return _execute(self._connection, self._cancellation, statement, parameters)
+    def read(self, query: Query, parameters: Parameters | None = None) -> Rows:
+        return self._session.run(self._call, query, parameters)
 
     def write(
-        self, statement: Executable, parameters: Parameters | None = None, *, commit: bool = True
+        self, query: Query, parameters: Parameters | None = None, *, commit: bool = True
     ) -> Rows:
         self.commits = self.commits and commit
-        return self.read(statement, parameters)
+        return self.read(query, parameters)
 
     def now(self) -> dt.datetime:
         now: dt.datetime = self.read(_CLOCK)[0][0]
         return now
-
-
-def _execute(
-    connection: Connection,
-    cancellation: Cancellation,
-    statement: Executable,
-    parameters: Parameters | None = None,
-    seconds: float = math.inf,
-) -> Rows:
-    info = connection.info
-    with (
-        RunningStatement(cancellation, info["cancel_request"], info["timer"], seconds),
-        measures.StatementMeasured(statement) as measured,
-    ):
-        result = connection.execute(statement, parameters)
-        measured.executed(result)
-        return result.all()

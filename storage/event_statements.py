@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -30,25 +32,42 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import array
 
-from storage.measures import named
 from storage.query import Filter, condition
+from storage.statement import Statement
 from storage.tables import (
     TASK_COLUMNS,
     WRITTEN_COLUMNS,
+    AnyColumn,
+    AnySelect,
     Xid8,
     event_horizon,
     long_ago,
     task_events,
     tasks,
 )
-from storage.untyped import AnyColumn, AnySelect
 
 FILTERS_IN_ONE_STATEMENT = 16
 _CACHED_STATEMENTS = 32
 
 _LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
-_EVENT = [c for c in task_events.c if c.name != "aggregatetype"]
+
+class EventRow(NamedTuple):
+    """A row of `task_events`."""
+
+    xid: int
+    id: int
+    aggregateid: str
+    type: str
+    payload: dict[str, Any]
+    principal: str
+    request_id: str | None
+    trace_id: str | None
+    occurred_at: dt.datetime
+    written_by: int
+
+
+_EVENT = [task_events.c[name] for name in EventRow._fields]
 _place = tuple_(task_events.c.xid, task_events.c.id)
 
 
@@ -58,7 +77,8 @@ def _bound(xid: str = "xid", id_: str = "id") -> AnyColumn:
 
 
 _is_behind = _place > _bound()
-_version = func.coalesce(cast(task_events.c.payload[("after", "version")].astext, BigInteger), 0)
+_written = func.jsonb_extract_path_text(task_events.c.payload, "after", "version")
+_version = func.coalesce(cast(_written, BigInteger), 0)
 _horizon_place = tuple_(event_horizon.c.xid, event_horizon.c.id)
 
 _snapshot = select(
@@ -67,14 +87,15 @@ _snapshot = select(
 _is_settled = task_events.c.xid < _snapshot.c.xmin
 
 
-def history(task_id: str, *, only_by: str | None, is_first: bool, limit: int) -> AnySelect:
+@cache
+def history(*, by_principal: bool, is_first: bool) -> Statement:
     """Select a task's newest events; unless it is the first page, before a place."""
-    statement = select(*_EVENT).where(task_events.c.aggregateid == task_id)
-    if only_by is not None:
-        statement = statement.where(task_events.c.principal == only_by)
+    statement = select(*_EVENT).where(task_events.c.aggregateid == bindparam("task_id"))
+    if by_principal:
+        statement = statement.where(task_events.c.principal == bindparam("principal"))
     if not is_first:
         statement = statement.where(_place < _bound())
-    return named("history", statement.order_by(*map(desc, _place)).limit(limit))
+    return Statement("history", statement.order_by(*map(desc, _place)).limit(bindparam("limit")))
 
 
 _latest = (
@@ -84,7 +105,7 @@ _latest = (
     .limit(1)
     .lateral("latest")
 )
-HEAD = named(
+HEAD = Statement(
     "stream head",
     select(
         *(column.label(f"horizon_{column.name}") for column in event_horizon.c), *_latest.c
@@ -99,7 +120,7 @@ _is_known = or_(
 )
 
 _age = func.extract("epoch", func.clock_timestamp() - func.min(task_events.c.occurred_at))
-LAG = named(
+LAG = Statement(
     "stream lag",
     select(func.coalesce(_age, 0)).where(
         task_events.c.xid >= func.pg_snapshot_xmin(func.pg_current_snapshot(), type_=Xid8())
@@ -108,7 +129,7 @@ LAG = named(
 
 
 @lru_cache(maxsize=_CACHED_STATEMENTS)
-def stream(filters: tuple[Filter, ...]) -> AnySelect:
+def stream(filters: tuple[Filter, ...]) -> Statement:
     """Select the next settled events, and evaluate filters on each.
 
     Without an event there is one row with NULLs: it says how far the stream is settled.
@@ -122,16 +143,16 @@ def stream(filters: tuple[Filter, ...]) -> AnySelect:
     )
     source = event_horizon.join(_snapshot, true()).outerjoin(event, true())
     columns = [*_snapshot.c, _is_known.label("is_known"), *event.c]
-    return named("stream", _with_matches(columns, source, event, filters))
+    return Statement("stream", _with_matches(columns, source, event, filters))
 
 
 @lru_cache(maxsize=_CACHED_STATEMENTS)
-def matches_between(filters: tuple[Filter, ...]) -> AnySelect:
+def matches_between(filters: tuple[Filter, ...]) -> Statement:
     """Evaluate filters on the events between two places."""
     until = _place <= _bound("end_xid", "end_id")
     event = select(*_place.clauses, task_events.c.payload).where(_is_behind, until)
     subquery = event.subquery("event")
-    return named("stream filters", _with_matches([], subquery, subquery, filters))
+    return Statement("stream filters", _with_matches([], subquery, subquery, filters))
 
 
 def _with_matches(
@@ -162,26 +183,29 @@ def _matches(filters: Sequence[Filter], state: FromClause) -> AnyColumn:
     )
 
 
-def initial_page(filter_: Filter | None, *, after: str | None, limit: int) -> AnySelect:
+@lru_cache(maxsize=_CACHED_STATEMENTS)
+def initial_page(filter_: Filter | None, *, is_first: bool) -> Statement:
     """Select the next tasks that match, in the order of their ids, and the snapshot."""
-    return named("initial page", _with_snapshot(_undeleted(filter_, after).limit(limit)))
+    page = _undeleted(filter_, is_first=is_first).limit(bindparam("limit"))
+    return Statement("initial page", _with_snapshot(page))
 
 
-def initial_tasks(filter_: Filter | None, *, after: str | None, ids: int) -> AnySelect:
+@lru_cache(maxsize=_CACHED_STATEMENTS)
+def initial_tasks(filter_: Filter | None, *, is_first: bool) -> Statement:
     """Select those of the next `ids` tasks that match, the last id examined, and the snapshot."""
-    beyond = select(tasks.c.id).order_by(tasks.c.id).offset(ids - 1).limit(1)
-    if after is not None:
-        beyond = beyond.where(tasks.c.id > after)
+    beyond = select(tasks.c.id).order_by(tasks.c.id).offset(bindparam("ids") - 1).limit(1)
+    if not is_first:
+        beyond = beyond.where(tasks.c.id > bindparam("after"))
     last = beyond.scalar_subquery()
-    page = _undeleted(filter_, after).where(tasks.c.id <= func.coalesce(last, _LAST_ID))
-    return named("initial tasks", _with_snapshot(page).add_columns(last.label("last_id")))
+    page = _undeleted(filter_, is_first=is_first).where(tasks.c.id <= func.coalesce(last, _LAST_ID))
+    return Statement("initial tasks", _with_snapshot(page).add_columns(last.label("last_id")))
 
 
-def _undeleted(filter_: Filter | None, after: str | None) -> AnySelect:
+def _undeleted(filter_: Filter | None, *, is_first: bool) -> AnySelect:
     statement = select(*TASK_COLUMNS).where(tasks.c.deleted_at.is_(None)).order_by(tasks.c.id)
     if filter_ is not None:
         statement = statement.where(condition(filter_))
-    return statement if after is None else statement.where(tasks.c.id > after)
+    return statement if is_first else statement.where(tasks.c.id > bindparam("after"))
 
 
 def _with_snapshot(page: AnySelect) -> AnySelect:
@@ -215,7 +239,7 @@ _removed = (
     .cte("removed")
 )
 _last = select(_removed).order_by(_removed.c.xid.desc(), _removed.c.id.desc()).limit(1).cte("last")
-TRIM = named(
+TRIM = Statement(
     "trim",
     select(_removed).add_cte(
         update(event_horizon)
@@ -239,7 +263,7 @@ def adopt_restored(connection: Connection) -> bool:
 
     if not connection.scalar(select(or_(*map(ahead, (task_events, event_horizon, tasks))))):
         return False
-    connection.execute(update(task_events).values(xid=1))
-    connection.execute(update(tasks).where(tasks.c.xid >= future).values(xid=0))
+    connection.execute(update(task_events).values(xid=literal_column("'1'")))
+    connection.execute(update(tasks).where(tasks.c.xid >= future).values(xid=literal_column("'0'")))
     connection.execute(update(event_horizon).values(xid=func.pg_current_xact_id(), id=0, version=0))
     return True

@@ -20,16 +20,17 @@ import logging
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from storage import event_statements as statements
 from storage.database import Database
 from storage.errors import EventsRemovedError, StatementFailedError
-from storage.measures import count_unreadable_event
-from storage.query import Filter
+from storage.event_statements import EventRow
+from storage.measures import unreadable_events
+from storage.query import Filter, form_of
 from storage.session import parse_time
+from storage.statement import Parameters
 from storage.tables import TIMES, TaskRow
-from storage.untyped import AnyRow, Parameters
 
 log = logging.getLogger(__name__)
 
@@ -144,10 +145,12 @@ class EventLog:
         events: list[Event] = []
         while (wanted := limit - len(events)) > 0:  # Once, unless an event cannot be read.
             statement = statements.history(
-                task_id, only_by=only_by, is_first=before is None, limit=wanted
+                by_principal=only_by is not None, is_first=before is None
             )
-            rows = self._database.read(statement, _place(before) if before else None)
-            events += _events((row, (), None) for row in rows)
+            place = _place(before) if before else {}
+            parameters = {"task_id": task_id, "principal": only_by, "limit": wanted} | place
+            rows = [*map(EventRow._make, self._database.read(statement, parameters))]
+            events += _events((row, (), _UNFILTERED) for row in rows)
             if len(rows) < wanted:
                 break
             before = _position(rows[-1])
@@ -156,8 +159,8 @@ class EventLog:
     def head(self) -> Position:
         """Return the end of the stream."""
         row = self._database.read(statements.HEAD)[0]
-        horizon = Position(row.horizon_xid, row.horizon_id, row.horizon_version)
-        return horizon if row.id is None else max(horizon, Position(row.xid, row.id, row.version))
+        horizon, latest = Position(*row[:3]), Position(*row[3:])
+        return horizon if latest.id is None else max(horizon, latest)
 
     def read(
         self, position: Position, *, limit: int, filters: tuple[Filter | None, ...] = ()
@@ -183,28 +186,27 @@ class EventLog:
 
     def _read(self, position: Position, limit: int, filters: tuple[Filter | None, ...]) -> Batch:
         groups = _groups(filters)
-        parameters = position._asdict() | {"most": limit}
+        parameters = _place(position) | {"version": position.version, "most": limit}
         rows = self._database.read(statements.stream(groups[0]), parameters)
-        if not rows[0].is_known:
+        settled, is_known = rows[0][:2]
+        if not is_known:
             raise EventsRemovedError
-        found = [row for row in rows if row.id is not None]
-        end = _position(found[-1]) if found else position
-        matches = [_Matches(row) for row in found]
+        found = [row[2:] for row in rows if row[2] is not None]
+        events = [EventRow._make(row[: len(EventRow._fields)]) for row in found]
+        end = _position(events[-1]) if events else position
+        matches = [row[len(EventRow._fields) :] or _UNFILTERED for row in found]
         for group in groups[1:] if found else ():
-            self._add_matches(group, position, end, matches)
-        events = _events((row, filters, match) for row, match in zip(found, matches, strict=True))
-        return Batch(events, end, at_head=len(found) < limit, settled=rows[0].xmin)
-
-    def _add_matches(
-        self, filters: tuple[Filter, ...], begin: Position, end: Position, matches: list[_Matches]
-    ) -> None:
-        """Evaluate further filters on the events between two positions."""
-        places = _place(begin) | {"end_xid": end.xid, "end_id": end.id}
-        rows = self._database.read(statements.matches_between(filters), places)
-        if len(rows) != len(matches):
-            raise EventsRemovedError
-        for row, match in zip(rows, matches, strict=True):
-            match.add(row)
+            places = _place(position) | {"end_xid": str(end.xid), "end_id": end.id}
+            more = self._database.read(statements.matches_between(group), places)
+            if len(more) != len(events):
+                raise EventsRemovedError
+            matches = [(a + c, b + d) for (a, b), (c, d) in zip(matches, more, strict=True)]
+        return Batch(
+            _events((row, filters, match) for row, match in zip(events, matches, strict=True)),
+            end,
+            at_head=len(found) < limit,
+            settled=settled,
+        )
 
     def tasks_as_they_stand(
         self,
@@ -218,17 +220,21 @@ class EventLog:
 
         Raises: StatementTimeoutError, when they are not found within `seconds`.
         """
-        statement = statements.initial_page(filter_, after=after, limit=limit)
-        rows = self._database.read(statement, seconds=seconds)
-        found = [TaskRow._make(row[1:]) for row in rows if row.id is not None]
+        form = form_of(filter_)
+        statement = statements.initial_page(form.filter_, is_first=after is None)
+        parameters = form.values | {"after": after, "limit": limit}
+        rows = self._database.read(statement, parameters, seconds=seconds)
+        found = [TaskRow._make(row[1:]) for row in rows if row[1] is not None]
         last_id = found[-1].id if len(found) == limit else None
-        return InitialPage(found, last_id, Snapshot(rows[0].seen))
+        return InitialPage(found, last_id, Snapshot(rows[0][0]))
 
     def tasks_among(self, filter_: Filter | None, *, after: str | None, ids: int) -> InitialPage:
         """Return those of the next `ids` tasks that match, in bounded time even if none does."""
-        rows = self._database.read(statements.initial_tasks(filter_, after=after, ids=ids))
-        found = [TaskRow._make(row[1:-1]) for row in rows if row.id is not None]
-        return InitialPage(found, rows[0].last_id, Snapshot(rows[0].seen))
+        form = form_of(filter_)
+        statement = statements.initial_tasks(form.filter_, is_first=after is None)
+        rows = self._database.read(statement, form.values | {"after": after, "ids": ids})
+        found = [TaskRow._make(row[1:-1]) for row in rows if row[1] is not None]
+        return InitialPage(found, rows[0][-1], Snapshot(rows[0][0]))
 
     def lag_seconds(self) -> float:
         """Return the age of the oldest event that is not settled; 0 without one.
@@ -242,22 +248,13 @@ class EventLog:
         return len(self._database.write(statements.TRIM, {"age": older_than, "most": limit}))
 
 
-class _Matches:
-    """Whether the filters match an event's task before and after the write."""
-
-    def __init__(self, row: AnyRow) -> None:
-        self.matched: list[bool] = []
-        self.matches: list[bool] = []
-        if hasattr(row, "matched"):
-            self.add(row)
-
-    def add(self, row: AnyRow) -> None:
-        self.matched += row.matched
-        self.matches += row.matches
+# For each filter, whether it matches an event's task before and after the write.
+_Matches: TypeAlias = tuple[list[bool], list[bool]]
+_UNFILTERED: _Matches = ([], [])
 
 
 def _events(
-    rows: Iterable[tuple[AnyRow, Sequence[Filter | None], _Matches | None]],
+    rows: Iterable[tuple[EventRow, Sequence[Filter | None], _Matches]],
 ) -> list[Event]:
     """Read events from rows; omit and report an unreadable one, so that it hides no other."""
     events = []
@@ -273,12 +270,10 @@ def _report_unreadable(position: Position, error_type: type[Exception]) -> None:
     """Log and count an event, without the error's text: it may quote the clients' data."""
     place = position.xid, position.id
     log.error("an event cannot be read: xid %d, id %d, %s", *place, error_type.__name__)
-    count_unreadable_event()
+    unreadable_events.inc()
 
 
-def _event(
-    row: AnyRow, filters: Sequence[Filter | None] = (), matches: _Matches | None = None
-) -> Event:
+def _event(row: EventRow, filters: Sequence[Filter | None], matches: _Matches) -> Event:
     before = row.payload.get("before")
     before = None if before is None else _task_row(before)
     after = _task_row(row.payload["after"])
@@ -293,16 +288,16 @@ def _event(
         occurred_at=row.occurred_at,
         before=before,
         after=after,
-        matched=_in_order(filters, before, matches.matched if matches else ()),
-        matches=_in_order(filters, after, matches.matches if matches else ()),
+        matched=_in_order(filters, before, matches[0]),
+        matches=_in_order(filters, after, matches[1]),
     )
 
 
 def _place(position: Position) -> Parameters:
-    return {"xid": position.xid, "id": position.id}
+    return {"xid": str(position.xid), "id": position.id}  # The driver knows no xid8.
 
 
-def _position(row: AnyRow) -> Position:
+def _position(row: EventRow) -> Position:
     """Read an event's position; its version is 0 if unreadable, as it is in the statements."""
     try:
         version = row.payload["after"]["version"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import psycopg2
-from sqlalchemy.exc import DBAPIError, InvalidRequestError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from storage.cancellation import Cancellation
 from storage.errors import (
@@ -27,40 +25,18 @@ _QUERY_CANCELED = "57014"
 _SYNTAX_OR_ACCESS_CLASS = "42"
 
 
-class StorageErrors:
-    """Raise a StorageError in place of the driver's or SQLAlchemy's error."""
+def translated(error: Exception, cancellation: Cancellation | None = None) -> StorageError:
+    """Return the StorageError for an error of the driver, or one that SQLAlchemy wraps.
 
-    def __init__(self, cancellation: Cancellation) -> None:
-        self._cancellation = cancellation
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        match error:
-            case None:
-                return
-            case PoolTimeoutError():
-                raise pool_exhausted() from error
-            case InvalidRequestError():  # New connections are lost before their first use.
-                raise DatabaseUnavailableError("connections do not last") from error
-            case DBAPIError():
-                # Without the driver's error as cause: its text may quote the row.
-                raise _translated(error.orig, self._cancellation) from None
-            case psycopg2.Error():  # SQLAlchemy wraps only the errors of statements.
-                raise _translated(error, self._cancellation) from None
-
-
-def pool_exhausted() -> DatabaseUnavailableError:
-    return DatabaseUnavailableError("all connections of the pool are in use", pool_exhausted=True)
-
-
-def _translated(error: BaseException | None, cancellation: Cancellation) -> StorageError:
+    The error itself must not become its cause: its text may quote the row.
+    """
+    error = getattr(error, "orig", error)
     if not isinstance(error, psycopg2.Error):
         return StatementFailedError(None, type(error).__name__)
     sqlstate, details = error.pgcode, error.diag
     if sqlstate == _QUERY_CANCELED:
-        return StatementCancelledError() if cancellation.cancelled else StatementTimeoutError()
+        is_cancelled = cancellation is not None and cancellation.cancelled
+        return StatementCancelledError() if is_cancelled else StatementTimeoutError()
     if sqlstate in _CONFLICT:
         return TransactionConflictError(details.message_primary)
     if _is_unavailable(error):

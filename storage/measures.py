@@ -1,4 +1,4 @@
-"""What storage measures: statements by operation, and the wait for connections.
+"""Metrics and spans of storage: statements by operation, and the wait for connections.
 
 Names and bounds are OpenTelemetry's semantic conventions for database clients, as Prometheus spells
 them. A statement has a span of its own within a call that is sampled.
@@ -9,20 +9,10 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, TypeVar
 
-from opentelemetry.trace import (
-    Span,
-    SpanKind,
-    StatusCode,
-    get_current_span,
-    get_tracer,
-)
+from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span, get_tracer
 from prometheus_client import Counter, Histogram
-from sqlalchemy import CursorResult, Executable
-from sqlalchemy.exc import DBAPIError
 
-_UNNAMED = "other"
 _BOUNDS = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10]
 
 _duration = Histogram(
@@ -36,17 +26,15 @@ _wait_time = Histogram(
     "How long it takes to get a connection",
     buckets=_BOUNDS,
 )
-_timeouts = Counter(
+timeouts = Counter(
     "db_client_connection_timeouts",
     "How often the wait for a connection was given up",
 )
-_unreadable_events = Counter(
+unreadable_events = Counter(
     "taskservice_events_unreadable",
     "How often an event was left out of a watch or a history because it could not be read",
 )
 _tracer = get_tracer("storage")
-
-E = TypeVar("E", bound=Executable)
 
 
 class Spent:
@@ -63,38 +51,29 @@ class Spent:
 spent: ContextVar[Spent] = ContextVar("spent", default=Spent())  # noqa: B039
 
 
-def named(name: str, statement: E) -> E:
-    """Gives a statement the name under which it is measured and traced."""
-    options: Any = statement.execution_options(operation=name)
-    return options  # type: ignore[no-any-return]
-
-
 class StatementMeasured:
     """Measure the execution of a statement: a value in the metrics, a span if the call is sampled.
 
-    The span says of an error its type only: what the driver says of it may quote a row.
+    The span names the type of an error only: the driver's message may quote a row.
     """
 
-    def __init__(self, statement: Executable) -> None:
-        self._name = statement.get_execution_options().get("operation", _UNNAMED)
-        self._span = _span(self._name) if get_current_span().is_recording() else None
+    def __init__(self, name: str, sql: str) -> None:
+        self._name = name
+        self._span = _span(name, sql) if get_current_span().is_recording() else None
 
-    def __enter__(self) -> StatementMeasured:
+    def __enter__(self) -> None:
         self._began = time.perf_counter()
-        return self
-
-    def executed(self, result: CursorResult[Any]) -> None:
-        """Notes what was executed; its text has no values in it."""
-        if self._span:
-            self._span.set_attribute("db.query.text", str(result.context.statement))
 
     def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         seconds = time.perf_counter() - self._began
         spent.get().in_database += seconds
-        error_type = _type_of(error) if error else ""
+        error_type = (getattr(error, "pgcode", None) or type(error).__name__) if error else ""
         _duration_of(self._name, error_type).observe(seconds)
         if self._span:
-            _end(self._span, error, error_type)
+            if error:
+                self._span.set_attribute("error.type", error_type)
+                self._span.set_status(StatusCode.ERROR)
+            self._span.end()
 
 
 @cache
@@ -102,36 +81,16 @@ def _duration_of(name: str, error_type: str) -> Histogram:
     return _duration.labels(name, error_type)
 
 
-def _span(name: str) -> Span:
-    attributes = {"db.system.name": "postgresql", "db.operation.name": name}
+def _span(name: str, sql: str) -> Span:
+    attributes = {
+        "db.system.name": "postgresql",
+        "db.operation.name": name,
+        "db.query.text": sql,  # It has no values in it.
+    }
     return _tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
 
 
-def _end(span: Span, error: BaseException | None, error_type: str) -> None:
-    if error:
-        span.set_attribute("error.type", error_type)
-        span.set_status(StatusCode.ERROR)
-        if isinstance(error, DBAPIError) and error.statement:
-            span.set_attribute("db.query.text", error.statement)
-    span.end()
-
-
-def _type_of(error: BaseException) -> str:
-    return getattr(getattr(error, "orig", None), "pgcode", None) or type(error).__name__
-
-
-def waited(began: float) -> None:
-    """A wait for a connection that began then, by the performance counter, is over."""
-    seconds = time.perf_counter() - began
+def add_wait(seconds: float) -> None:
+    """Record a wait for a connection."""
     spent.get().waiting += seconds
     _wait_time.observe(seconds)
-
-
-def gave_up() -> None:
-    """A wait for a connection was in vain."""
-    _timeouts.inc()
-
-
-def count_unreadable_event() -> None:
-    """An event was left out."""
-    _unreadable_events.inc()

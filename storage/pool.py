@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import psycopg2
 from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - used as a type
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy import Engine, PoolProxiedConnection, QueuePool, event
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from storage import measures
 from storage.cancellation import current_call
-from storage.failures import ends_connection, pool_exhausted
+from storage.errors import DatabaseUnavailableError
+from storage.failures import translated
 from storage.session import make_engine
+from storage.statement import Session
 
 _IDLE_SECONDS_TRUSTED = 30.0
 
@@ -34,7 +36,7 @@ class PoolUsage(NamedTuple):
 
 
 class Pool:
-    """Connections to one database, in AUTOCOMMIT.
+    """Connections to one database, in AUTOCOMMIT, each with a session made by `new_session`.
 
     SQLAlchemy's pool waits equally long for every caller. Here a semaphore of the same size stands
     before it, so that a call waits no longer than it has time.
@@ -43,6 +45,7 @@ class Pool:
     def __init__(
         self,
         url: str,
+        new_session: Callable[[DriverConnection, ConnectionPoolEntry], Session],
         *,
         size: int,
         max_overflow: int,
@@ -58,7 +61,6 @@ class Pool:
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,  # They are the clients' data.
             skip_autocommit_rollback=True,
-            query_cache_size=200,  # A statement for a group of filters takes 250 kB.
             poolclass=QueuePool,
             pool_size=size,
             max_overflow=max_overflow,
@@ -66,35 +68,43 @@ class Pool:
             pool_timeout=timeout_seconds,
             pool_use_lifo=True,
         )
-        _listen(self.engine)
+        event.listen(self.engine, "connect", self._begin)
+        event.listen(self.engine, "checkin", _note_return)
+        event.listen(self.engine, "checkout", self._validate)
+        self._new_session = new_session
         self._limit = size + max_overflow
         self._timeout_seconds = timeout_seconds
         self._free = threading.BoundedSemaphore(self._limit)
         self._waiting: set[int] = set()
+        self._replaced_at = -math.inf
 
     @contextmanager
-    def connect(self) -> Iterator[Connection]:
+    def connect(self) -> Iterator[Session]:
         """Check out a connection and measure the wait. Raises: DatabaseUnavailableError."""
         connection = self._check_out()
+        session: Session = connection.info["session"]
         try:
-            with connection:
-                yield connection
+            yield session
         finally:
+            if session.is_lost:
+                self.replace_connections()
+                connection.invalidate()
+            connection.close()
             self._free.release()
 
-    def _check_out(self) -> Connection:
+    def _check_out(self) -> PoolProxiedConnection:
         thread, began = threading.get_ident(), time.perf_counter()
         self._waiting.add(thread)
         try:
             self._acquire()
             try:
-                return self.engine.connect()
+                return open_connection(self.engine)
             except BaseException:
                 self._free.release()
                 raise
         finally:
             self._waiting.discard(thread)
-            measures.waited(began)
+            measures.add_wait(time.perf_counter() - began)
 
     def _acquire(self) -> None:
         call = current_call()
@@ -102,44 +112,54 @@ class Pool:
         if call is not None:
             seconds = min(seconds, call.seconds_left)
         if not self._free.acquire(timeout=seconds):
-            measures.gave_up()
-            raise pool_exhausted()
+            measures.timeouts.inc()
+            raise DatabaseUnavailableError(
+                "all connections of the pool are in use", pool_exhausted=True
+            )
+
+    def replace_connections(self) -> None:
+        """Replace every connection that is open now, before its next use."""
+        self._replaced_at = time.monotonic()
 
     def usage(self) -> PoolUsage:
         pool = self.engine.pool
         assert isinstance(pool, QueuePool)  # noqa: S101 - as it was made
         return PoolUsage(pool.checkedout(), pool.checkedin(), len(self._waiting), self._limit)
 
+    def _begin(self, connection: DriverConnection, record: ConnectionPoolEntry) -> None:
+        record.info["opened_at"] = record.info["returned_at"] = time.monotonic()
+        record.info["session"] = self._new_session(connection, record)
 
-def _listen(engine: Engine) -> None:
-    event.listen(engine, "checkin", _note_return)
-    event.listen(engine, "checkout", _validate)
-    event.listen(engine, "handle_error", _recognise_lost_connection)
+    def _validate(
+        self, connection: DriverConnection, record: ConnectionPoolEntry, _proxy: object
+    ) -> None:
+        """Replace a lost connection before a caller gets it, without a round trip for a live one.
+
+        A readable idle connection was closed by the server, and one that was idle for long may be
+        lost without notice: these two are queried.
+        """
+        if record.info["opened_at"] <= self._replaced_at:
+            raise DisconnectionError
+        idle_seconds = time.monotonic() - record.info["returned_at"]
+        try:
+            if idle_seconds >= _IDLE_SECONDS_TRUSTED or readable(connection):
+                connection.cursor().execute("SELECT 1")
+        except psycopg2.Error as error:
+            raise DisconnectionError from error
 
 
-def _recognise_lost_connection(context: ExceptionContext) -> None:
-    if ends_connection(context.original_exception):
-        context.is_disconnect = True
+def open_connection(engine: Engine) -> PoolProxiedConnection:
+    """Take a connection of the engine. Raises: DatabaseUnavailableError, StatementFailedError."""
+    try:
+        return engine.raw_connection()
+    except InvalidRequestError as error:  # New connections are lost before their first use.
+        raise DatabaseUnavailableError("connections do not last") from error
+    except (psycopg2.Error, DBAPIError) as error:
+        raise translated(error) from None
 
 
 def _note_return(_connection: object, record: ConnectionPoolEntry) -> None:
     record.info["returned_at"] = time.monotonic()
-
-
-def _validate(connection: DriverConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-    """Replace a lost connection before a caller gets it, without a round trip for a live one.
-
-    A readable idle connection was closed by the server, and one that was idle for long may be lost
-    without notice: these two are queried.
-    """
-    idle_seconds = time.monotonic() - record.info.get("returned_at", time.monotonic())
-    try:
-        if idle_seconds < _IDLE_SECONDS_TRUSTED and not readable(connection):
-            return
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except psycopg2.Error as error:
-        raise DisconnectionError from error
 
 
 def readable(connection: DriverConnection, timeout_seconds: float = 0) -> bool:

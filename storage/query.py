@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import (
     ColumnElement,
@@ -27,17 +27,26 @@ from sqlalchemy import (
     or_,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY
+from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY, array
+from sqlalchemy.types import TypeEngine
 
 from storage.tables import (
     INFINITY,
     MINUS_INFINITY,
     NEGATED_PRIORITY,
     SEARCH_CONFIG,
+    AnyColumn,
     TaskRow,
     absent_last,
     tasks,
 )
+
+
+class Parameter(str):
+    """The name of a value that is given when the statement runs."""
+
+    __slots__ = ()
+
 
 Value = str | int | dt.datetime
 
@@ -94,7 +103,9 @@ class Or:
 
 Filter = Comparison | Present | HasTag | HasWords | Not | And | Or
 
-COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+_Compare: TypeAlias = Callable[[Any, Any], Any]
+
+COMPARISONS: dict[str, _Compare] = {
     "=": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
@@ -131,6 +142,52 @@ def cursor_at(row: TaskRow, order: Sequence[Sort]) -> Cursor:
     return tuple(getattr(row, sort.field) for sort in total_order(order))
 
 
+class Form(NamedTuple):
+    """A filter and a cursor with parameters in place of values, and the values by name.
+
+    Queries of one form share a statement.
+    """
+
+    filter_: Filter | None
+    cursor: Cursor | None
+    values: dict[str, Value]
+
+
+def form_of(filter_: Filter | None, cursor: Cursor | None = None) -> Form:
+    values: dict[str, Value] = {}
+
+    def parameter(value: Value) -> Parameter:
+        name = f"value_{len(values)}"
+        values[name] = value
+        return Parameter(name)
+
+    def parameterized(term: Filter) -> Filter:
+        match term:
+            case Comparison(field, operator, value):
+                return Comparison(field, operator, parameter(value))
+            case HasTag(tag):
+                return HasTag(parameter(tag))
+            case HasWords(words, field, is_prefix):
+                return HasWords(parameter(words), field, is_prefix)
+            case Not(inner):
+                return Not(parameterized(inner))
+            case And(terms):
+                return And(tuple(map(parameterized, terms)))
+            case Or(terms):
+                return Or(tuple(map(parameterized, terms)))
+            case Present():
+                return term
+
+    place = cursor and tuple(None if value is None else parameter(value) for value in cursor)
+    return Form(filter_ and parameterized(filter_), place, values)
+
+
+def _bound(value: Value, type_: TypeEngine[Any]) -> AnyColumn:
+    if isinstance(value, Parameter):
+        return bindparam(value, type_=type_)
+    return literal(value, type_)
+
+
 def condition(term: Filter, task: FromClause = tasks) -> ColumnElement[bool]:
     """The SQL of a filter, on a row with the columns of `tasks`.
 
@@ -142,7 +199,7 @@ def condition(term: Filter, task: FromClause = tasks) -> ColumnElement[bool]:
         case Present(field):
             return _presence(task.c[field])
         case HasTag(tag):
-            return _tag_keys(task).contains(func.task_tag_keys(cast([tag], ARRAY(Text))))
+            return _tag_keys(task).contains(func.task_tag_keys(array([_bound(tag, Text())])))
         case HasWords():
             return _words(term, task)
         case Not(inner):
@@ -155,22 +212,22 @@ def condition(term: Filter, task: FromClause = tasks) -> ColumnElement[bool]:
 
 def _comparison(term: Comparison, task: FromClause) -> ColumnElement[bool]:
     column = task.c[term.field]
-    value = literal(term.value, column.type)
+    value = _bound(term.value, column.type)
     result: ColumnElement[bool] = COMPARISONS[term.operator](_operand(column), value)
     if _may_be_absent(column) and term.operator in {">", ">="}:
         return and_(result, column.is_not(None))
     return result
 
 
-def _operand(column: ColumnElement[Any], *, descending: bool = False) -> ColumnElement[Any]:
+def _operand(column: AnyColumn, *, descending: bool = False) -> AnyColumn:
     return absent_last(column, descending=descending) if _may_be_absent(column) else column
 
 
-def _may_be_absent(column: ColumnElement[Any]) -> bool:
+def _may_be_absent(column: AnyColumn) -> bool:
     return bool(tasks.c[str(column.key)].nullable)
 
 
-def _presence(column: ColumnElement[Any]) -> ColumnElement[bool]:
+def _presence(column: AnyColumn) -> ColumnElement[bool]:
     if _may_be_absent(column):
         return column.is_not(None)
     if column.key == "tags":
@@ -181,14 +238,14 @@ def _presence(column: ColumnElement[Any]) -> ColumnElement[bool]:
 _TEXTS = {"title", "description", "assigned_to", "created_by"}
 
 
-def _tag_keys(task: FromClause) -> ColumnElement[Any]:
+def _tag_keys(task: FromClause) -> AnyColumn:
     """The tags as they are compared; made anew for a row that PostgreSQL derives nothing of."""
     if task is tasks:
         return tasks.c.tag_keys
     return func.task_tag_keys(task.c["tags"], type_=ARRAY(Text))
 
 
-def _search(task: FromClause) -> ColumnElement[Any]:
+def _search(task: FromClause) -> AnyColumn:
     """What searches look through."""
     if task is tasks:
         return tasks.c.search
@@ -204,7 +261,8 @@ def _words(term: HasWords, task: FromClause) -> ColumnElement[bool]:
 
     A text without words stays one, and is nowhere.
     """
-    phrase: ColumnElement[Any] = func.phraseto_tsquery(SEARCH_CONFIG, func.task_words(term.words))
+    words = func.task_words(_bound(term.words, Text()))
+    phrase: AnyColumn = func.phraseto_tsquery(SEARCH_CONFIG, words)
     weight = _WEIGHTS[term.field]
     if weight or term.is_prefix:
         written = cast(phrase, Text) + " "
@@ -219,15 +277,15 @@ def _words(term: HasWords, task: FromClause) -> ColumnElement[bool]:
 class _Key(NamedTuple):
     """A term of an order, as an index holds it."""
 
-    expression: ColumnElement[Any]
+    expression: AnyColumn
     descending: bool
-    sign: int = 1
+    is_negated: bool = False
 
-    def place(self, value: Value | None) -> ColumnElement[Any]:
+    def place(self, value: Value | None) -> AnyColumn:
         if value is None:
             return MINUS_INFINITY if self.descending else INFINITY
-        signed = -value if self.sign < 0 else value  # type: ignore[operator]
-        return bindparam(None, signed, self.expression.type)
+        place = _bound(value, self.expression.type)
+        return -place if self.is_negated else place
 
 
 def _keys(order: Sequence[Sort]) -> list[_Key]:
@@ -238,14 +296,14 @@ def _keys(order: Sequence[Sort]) -> list[_Key]:
     """
     last = order[-1].descending
     return [
-        _Key(NEGATED_PRIORITY, last, sign=-1)
+        _Key(NEGATED_PRIORITY, last, is_negated=True)
         if sort.field == "priority" and sort.descending != last
         else _Key(_operand(tasks.c[sort.field], descending=sort.descending), sort.descending)
         for sort in total_order(order)
     ]
 
 
-def ordering(order: Sequence[Sort]) -> list[ColumnElement[Any]]:
+def ordering(order: Sequence[Sort]) -> list[AnyColumn]:
     """The ORDER BY of a list."""
     return [
         key.expression.desc() if key.descending else key.expression.asc() for key in _keys(order)
@@ -259,20 +317,20 @@ def after(order: Sequence[Sort], cursor: Cursor) -> ColumnElement[bool]:
     of different directions the condition is spelled out, under a bound on the first term.
     """
     terms = list(zip(_keys(order), cursor, strict=True))
-    runs = [list(run) for _, run in groupby(terms, key=lambda term: term[0].descending)]
-    result: ColumnElement[bool] | None = None
+    *runs, last = [list(run) for _, run in groupby(terms, key=lambda term: term[0].descending)]
+    result = _compared(last, operator.lt, operator.gt)
     for run in reversed(runs):
-        here, there = _row(run)
-        beyond = here < there if run[0][0].descending else here > there
-        result = beyond if result is None else or_(beyond, and_(here == there, result))
-    if len(runs) > 1:
-        here, there = _row(terms[:1])
-        bound = here <= there if terms[0][0].descending else here >= there
-        result = and_(bound, result)  # type: ignore[arg-type]
-    return result  # type: ignore[return-value]
+        beyond = _compared(run, operator.lt, operator.gt)
+        result = or_(beyond, and_(_compared(run, operator.eq, operator.eq), result))
+    return and_(_compared(terms[:1], operator.le, operator.ge), result) if runs else result
 
 
-def _row(run: Sequence[tuple[_Key, Value | None]]) -> tuple[Any, Any]:
+def _compared(
+    run: Sequence[tuple[_Key, Value | None]], descending: _Compare, ascending: _Compare
+) -> ColumnElement[bool]:
+    """Compare a row's terms, all of one direction, with a place."""
+    compare = descending if run[0][0].descending else ascending
     here = tuple_(*(key.expression for key, _ in run))
     there = tuple_(*(key.place(value) for key, value in run))
-    return here, there
+    result: ColumnElement[bool] = compare(here, there)
+    return result

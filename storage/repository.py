@@ -9,11 +9,9 @@ import datetime as dt
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Executable
-
-from storage import read_statements, write_statements
+from storage import task_statements as statements
 from storage.database import Database, Transaction
 from storage.errors import (
     ConstraintError,
@@ -24,9 +22,9 @@ from storage.errors import (
     TransactionConflictError,
     VersionMismatchError,
 )
-from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, condition
+from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, condition, form_of
+from storage.statement import Parameters, Statement
 from storage.tables import TaskRow, absent_last, long_ago, requests, tasks
-from storage.untyped import AnyRow, Parameters
 
 _ATTEMPTS = 10
 
@@ -129,7 +127,7 @@ class TaskRepository:
         requested = [(item.values["id"], item.request) for item in items if item.request]
         try:
             written = self._write(
-                write_statements.CREATE[bool(requested)], rows, requested, origin, commit=commit
+                statements.CREATE[bool(requested)], rows, requested, origin, commit=commit
             )
         except ConstraintError as error:
             replays = self.find_replays([item.request for item in items], origin)
@@ -144,14 +142,14 @@ class TaskRepository:
 
     def get(self, task_id: str) -> TaskRow:
         """Return a task, deleted or not. Raises: TaskNotFoundError."""
-        rows = self._database.read(read_statements.BY_ID, {"key": task_id})
+        rows = self._database.read(statements.BY_ID, {"key": task_id})
         if not rows:
             raise TaskNotFoundError(task_id)
         return TaskRow._make(rows[0])
 
     def find(self, task_ids: Sequence[str]) -> dict[str, TaskRow]:
         """Return the tasks that exist, deleted or not, by their ids."""
-        rows = self._database.read(read_statements.BY_IDS, {"keys": list(task_ids)})
+        rows = self._database.read(statements.BY_IDS, {"keys": list(task_ids)})
         return {row.id: row for row in map(TaskRow._make, rows)}
 
     def page(
@@ -164,15 +162,16 @@ class TaskRepository:
         show_deleted: bool = False,
     ) -> list[TaskRow]:
         """Return the first tasks of the order that match and come after the cursor."""
-        statement = read_statements.page(
-            filter_, order, cursor, limit=limit, show_deleted=show_deleted
-        )
-        return [TaskRow._make(row) for row in self._database.read(statement)]
+        form = form_of(filter_, cursor)
+        statement = statements.page(form.filter_, order, form.cursor, show_deleted=show_deleted)
+        rows = self._database.read(statement, form.values | {"limit": limit})
+        return [TaskRow._make(row) for row in rows]
 
     def count(self, filter_: Filter | None = None, *, show_deleted: bool = False) -> int:
         """Count the tasks that match."""
-        statement = read_statements.count(filter_, show_deleted=show_deleted)
-        return int(self._database.read(statement)[0][0])
+        form = form_of(filter_)
+        statement = statements.count(form.filter_, show_deleted=show_deleted)
+        return int(self._database.read(statement, form.values)[0][0])
 
     def update(
         self, items: Sequence[Change], origin: Origin, *, commit: bool = True
@@ -192,7 +191,7 @@ class TaskRepository:
             return [item.row for item in items]
         try:
             written = self._write(
-                write_statements.UPDATE[bool(requested)], rows, requested, origin, commit=commit
+                statements.UPDATE[bool(requested)], rows, requested, origin, commit=commit
             )
         except ConstraintError as error:
             if error.constraint != requests.primary_key.name:
@@ -208,7 +207,7 @@ class TaskRepository:
         if isinstance(self._database, Transaction):
             raise TypeError("the repository is in a transaction already")
         with self._database.transaction() as transaction:
-            transaction.read(write_statements.LOCK, {"keys": list(task_ids)})
+            transaction.read(statements.LOCK, {"keys": list(task_ids)})
             yield TaskRepository(transaction)
         self._on_write()
 
@@ -222,7 +221,7 @@ class TaskRepository:
             if row.deleted_at is not None:
                 raise TaskNotFoundError(row.id)
 
-        return self._change(write_statements.DELETE, items, origin, check)
+        return self._change(statements.DELETE, items, origin, check)
 
     def undelete(self, items: Sequence[Target], origin: Origin) -> list[TaskRow]:
         """Undelete tasks.
@@ -234,28 +233,29 @@ class TaskRepository:
             if row.deleted_at is None:
                 raise TaskNotDeletedError(row.id)
 
-        return self._change(write_statements.UNDELETE, items, origin, check)
+        return self._change(statements.UNDELETE, items, origin, check)
 
     def purge(self, filter_: Filter, *, limit: int = 1000) -> int:
         """Remove up to `limit` deleted tasks that match; safe to run in several processes."""
-        return len(self._database.write(write_statements.purge(condition(filter_), limit)))
+        return len(self._database.write(statements.purge(condition(filter_), limit)))
 
     def purge_old(self, *, older_than: dt.timedelta, limit: int = 1000) -> int:
         """Remove up to `limit` tasks that were deleted before this time, like `purge`."""
         is_old = absent_last(tasks.c.deleted_at) < long_ago()
-        statement = write_statements.purge(is_old, limit)
+        statement = statements.purge(is_old, limit)
         return len(self._database.write(statement, {"age": older_than}))
 
     def preview_purge(self, filter_: Filter, *, sample: int) -> PurgePreview:
         """Count the deleted tasks that match; list the ids of those that were deleted first."""
-        statement = read_statements.preview_purge(filter_, sample=sample)
+        statement = statements.preview_purge(filter_, sample=sample)
         return PurgePreview._make(self._database.read(statement)[0])
 
     def stats(self, filter_: Filter | None = None) -> Stats:
         """Count the tasks that match by status and priority; zero counts are omitted."""
-        rows = self._database.read(read_statements.stats(filter_))
-        counts = [StatusPriorityCount._make(row[1:]) for row in rows if row.status is not None]
-        return Stats(rows[0].as_of, counts)
+        form = form_of(filter_)
+        rows = self._database.read(statements.stats(form.filter_), form.values)
+        counts = [StatusPriorityCount._make(row[1:]) for row in rows if row[1] is not None]
+        return Stats(rows[0][0], counts)
 
     def find_replays(
         self, requests: Sequence[RequestRecord | None], origin: Origin
@@ -268,14 +268,14 @@ class TaskRepository:
         if not ids:
             return [None] * len(requests)
         parameters = {"principal": origin.principal, "keys": ids}
-        rows = self._database.read(read_statements.REPLAYS, parameters)
-        found = {row.request_id: row for row in rows}
+        rows = self._database.read(statements.REPLAYS, parameters)
+        found = {row[0]: row for row in rows}
         return [_replayed(request, found) for request in requests]
 
     def forget_requests(self, *, older_than: dt.timedelta, limit: int = 1000) -> int:
         """Remove up to `limit` old request records; safe to run in several processes."""
         parameters = {"age": older_than, "most": limit}
-        return len(self._database.write(write_statements.FORGET_REQUESTS, parameters))
+        return len(self._database.write(statements.FORGET_REQUESTS, parameters))
 
     def now(self) -> dt.datetime:
         """Return the time by the clock that stamps the rows."""
@@ -287,7 +287,7 @@ class TaskRepository:
 
     def _change(
         self,
-        statement: Executable,
+        statement: Statement,
         items: Sequence[Target],
         origin: Origin,
         check: Callable[[TaskRow], None],
@@ -312,7 +312,7 @@ class TaskRepository:
 
     def _write(
         self,
-        statement: Executable,
+        statement: Statement,
         rows: Sequence[Parameters],
         requests: Sequence[tuple[str, RequestRecord]],
         origin: Origin,
@@ -340,15 +340,17 @@ class TaskRepository:
         return {row.id: row for row in map(TaskRow._make, written)}
 
 
-def _replayed(request: RequestRecord | None, found: Mapping[str, AnyRow]) -> TaskRow | None:
-    row = found.get(request.request_id) if request else None
-    if request is None or row is None:
+def _replayed(
+    request: RequestRecord | None, found: Mapping[str, tuple[Any, ...]]
+) -> TaskRow | None:
+    if request is None or request.request_id not in found:
         return None
-    if bytes(row.fingerprint) != request.fingerprint:
+    _, fingerprint, task_id, *row = found[request.request_id]
+    if bytes(fingerprint) != request.fingerprint:
         raise RequestIdReusedError(request.request_id)
-    if row.id is None:
-        raise TaskNotFoundError(row.task_id, request.request_id)
-    return TaskRow._make(row[3:])
+    if row[0] is None:
+        raise TaskNotFoundError(task_id, request.request_id)
+    return TaskRow._make(row)
 
 
 def _to_json(rows: Sequence[Parameters]) -> str:

@@ -18,7 +18,14 @@ from functools import partial
 from typing import Any
 
 from psycopg2 import ProgrammingError
-from psycopg2.extensions import make_dsn, new_type, parse_dsn, register_type
+from psycopg2.extensions import (
+    INTEGER,
+    make_dsn,
+    new_array_type,
+    new_type,
+    parse_dsn,
+    register_type,
+)
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -130,6 +137,12 @@ def _time(text: Any, _cursor: object) -> dt.datetime | None:
 _TIME = new_type((1184,), "TIME", _time)
 # A UUID object for each row, only to be written as text again, costs as much as the row.
 _UUID_AS_TEXT = new_type((2950,), "UUID", lambda text, _cursor: text)
+_TYPES = (
+    _TIME,
+    _UUID_AS_TEXT,
+    new_array_type((2951,), "UUID[]", _UUID_AS_TEXT),
+    new_type((5069,), "XID8", INTEGER),
+)
 
 
 def _arguments(url: str, application_name: str) -> dict[str, str | int]:
@@ -141,7 +154,7 @@ def _arguments(url: str, application_name: str) -> dict[str, str | int]:
 
 
 def _begin(milliseconds: int, connection: Any, record: Any) -> None:
-    for type_ in (_TIME, _UUID_AS_TEXT):
+    for type_ in _TYPES:
         register_type(type_, connection)
     with connection.cursor() as cursor:
         pid = connection.info.backend_pid

@@ -7,7 +7,7 @@ breaks them cannot exist, whatever wrote it.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -22,6 +22,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    Select,
     SmallInteger,
     Table,
     Text,
@@ -34,6 +35,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.types import UserDefinedType
+
+AnyColumn: TypeAlias = ColumnElement[Any]
+AnySelect: TypeAlias = Select[Any]
 
 metadata = MetaData(
     naming_convention={
@@ -52,12 +56,6 @@ class Xid8(UserDefinedType[int]):
 
     def get_col_spec(self, **_: object) -> str:
         return "xid8"
-
-    def bind_processor(self, dialect: object) -> Any:
-        return str
-
-    def result_processor(self, dialect: object, coltype: object) -> Any:
-        return lambda text: None if text is None else int(text)
 
 
 # So that it is recognised when Alembic compares the database with what stands here.
@@ -220,7 +218,7 @@ def absent_last(
     return func.coalesce(column, MINUS_INFINITY if descending else INFINITY)
 
 
-def _ordered(name: str, *columns: ColumnElement[Any]) -> Index:
+def _ordered(name: str, *columns: AnyColumn) -> Index:
     """An index that finds by its columns and gives a page in the list's order."""
     return Index(name, *columns, tasks.c.created_at, tasks.c.id)
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from typing import Any
 
 import psycopg2
+from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - used as a type
 from sqlalchemy import text
 
 from storage.database import Database
 from storage.errors import StorageError
-from storage.measures import named
 from storage.pool import readable
+from storage.statement import Statement
 
 _CHANNEL = "task_events"
-_NOTIFY = named("notify", text(f"SELECT pg_notify('{_CHANNEL}', '')"))
+_NOTIFY = Statement("notify", text(f"SELECT pg_notify('{_CHANNEL}', '')"))
 
 # NOTIFY inside a write would make all commits of the database wait for each other (PostgreSQL holds
 # one lock for all of them until the commit is on disk). So it is sent behind the writes, at most
@@ -60,7 +60,7 @@ class Listener:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._connection: Any = None
+        self._connection: DriverConnection | None = None
 
     def listen(self) -> None:
         """Listen, unless it listens already. Raises: DatabaseUnavailableError."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from sqlalchemy import Engine, event
-
+from storage.statement import Statement
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.support.statements import each_statement
 
 StubOf = Callable[..., TaskServiceStub]
 
@@ -21,12 +20,9 @@ def counted_statements() -> Iterator[list[str]]:
     """Record the statements of calls of every service in this process during the block."""
     statements: list[str] = []
 
-    def count(_connection: Any, _cursor: Any, statement: str, *_: object) -> None:
+    def record(statement: Statement, _values: object) -> None:
         if threading.current_thread().name.startswith(("call", "stream")):
-            statements.append(statement)
+            statements.append(statement.sql)
 
-    event.listen(Engine, "before_cursor_execute", count)
-    try:
+    with each_statement(record):
         yield statements
-    finally:
-        event.remove(Engine, "before_cursor_execute", count)

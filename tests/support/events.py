@@ -7,13 +7,13 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Executable, text
+from sqlalchemy import Connection, text
 
 from storage.database import Database
 from storage.events import Event, EventLog, Position
 from storage.repository import Change, Creation, Origin, Target, TaskRepository
+from storage.statement import Parameters, Query, Rows, Statement
 from storage.tables import TaskRow
-from storage.untyped import Parameters, Rows
 from tests.support.service import wait_until
 
 PENDING, IN_PROGRESS, COMPLETED, CANCELLED = 1, 2, 3, 4
@@ -69,9 +69,11 @@ class _Within(Database):
         self._connection = connection
 
     def write(
-        self, statement: Executable, parameters: Parameters | None = None, *, commit: bool = True
+        self, query: Query, parameters: Parameters | None = None, *, commit: bool = True
     ) -> Rows:
-        return self._connection.execute(statement, parameters or {}).all()
+        assert isinstance(query, Statement)
+        rows = self._connection.exec_driver_sql(query.sql, query.values(parameters))
+        return [tuple(row) for row in rows]
 
 
 class Transaction(TaskRepository):

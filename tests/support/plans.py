@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, text
 
 from storage.database import Database
 from storage.events import EventLog
 from storage.query import Filter, Sort, cursor_at
 from storage.repository import TaskRepository
 from storage.tables import TaskRow
+from tests.support.statements import each_statement
 
 Node = dict[str, Any]
 
@@ -108,7 +108,8 @@ class Planner:
         self._engine = database.engine
 
     def explain(self, call: Callable[[], object]) -> Plan:
-        with self._recorded() as sent:
+        sent: list[tuple[str, dict[str, Any]]] = []
+        with each_statement(lambda statement, values: sent.append((statement.sql, values))):
             call()
         with self._engine.connect() as connection:
             answers = [
@@ -128,19 +129,6 @@ class Planner:
         return self.explain(
             lambda: self.repository.page(limit=51, order=order, cursor=cursor, filter_=filter_)
         )
-
-    @contextmanager
-    def _recorded(self) -> Iterator[list[tuple[str, Any]]]:
-        sent: list[tuple[str, Any]] = []
-
-        def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-            sent.append((statement, parameters))
-
-        event.listen(self._engine, "before_cursor_execute", note)
-        try:
-            yield sent
-        finally:
-            event.remove(self._engine, "before_cursor_execute", note)
 
 
 def fill(connection: Connection) -> None:

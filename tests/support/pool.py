@@ -11,7 +11,7 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 
 from storage.cancellation import Cancellation
 from storage.database import Database
-from storage.untyped import Rows
+from storage.statement import Rows
 
 OBJECTS = (
     "CREATE TABLE notes (id int PRIMARY KEY, body text NOT NULL DEFAULT '')",

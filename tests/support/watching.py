@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,12 +10,10 @@ from typing import Any
 
 import grpc
 from google.protobuf.field_mask_pb2 import FieldMask
-from sqlalchemy import Connection, Executable
 
 from storage.database import Database
 from storage.repository import Change, Creation, Origin, Target, TaskRepository
 from storage.tables import TaskRow
-from storage.untyped import Parameters, Rows
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksRequest,
@@ -183,34 +180,11 @@ class Gate:
         return opening
 
 
-class _OneTransaction(Database):
-    """Run every statement on one connection, in its open transaction."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def read(
-        self,
-        statement: Executable,
-        parameters: Parameters | None = None,
-        *,
-        seconds: float = math.inf,
-    ) -> Rows:
-        return self._connection.execute(statement, parameters).all()
-
-    def write(
-        self, statement: Executable, parameters: Parameters | None = None, *, commit: bool = True
-    ) -> Rows:
-        return self.read(statement, parameters)
-
-
 @contextmanager
 def one_transaction(database: Database) -> Iterator[TaskRepository]:
     """Yield a repository whose writes are committed together, when the block ends."""
-    with database.engine.connect() as connection:
-        connection.execution_options(isolation_level="READ COMMITTED")
-        with connection.begin():
-            yield TaskRepository(_OneTransaction(connection))
+    with database.transaction() as transaction:
+        yield TaskRepository(transaction)
 
 
 _CONTENT = ("title", "description", "status", "priority", "assigned_to", "due_date", "tags")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import event
 
 from server.tasks import writes
 from server.tasks.validation import check_update
@@ -14,6 +13,7 @@ from storage.database import Database
 from storage.repository import Origin, TaskRepository
 from taskservice.v1.task_service_pb2 import CreateTaskRequest
 from tests.support.batches import create, delete, new_id, update
+from tests.support.statements import each_statement
 
 
 @contextmanager
@@ -21,14 +21,8 @@ def counted_statements(database: Database) -> Iterator[list[str]]:
     """The statements that reach the database while this holds."""
     statements: list[str] = []
 
-    def count(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
-
-    event.listen(database.engine, "before_cursor_execute", count)
-    try:
+    with each_statement(lambda statement, _: statements.append(statement.sql)):
         yield statements
-    finally:
-        event.remove(database.engine, "before_cursor_execute", count)
 
 
 class TestRoundTrips:

@@ -48,8 +48,8 @@ def age(database: Database, events: Sequence[Event]) -> None:
 
 
 def kept(database: Database) -> list[tuple[int, int]]:
-    rows = database.read(text("SELECT xid::text AS xid, id FROM task_events"))
-    return sorted((int(row.xid), row.id) for row in rows)
+    rows = database.read(text("SELECT xid, id FROM task_events"))
+    return sorted((xid, id_) for xid, id_ in rows)
 
 
 def places(events: Sequence[Event]) -> list[tuple[int, int]]:

@@ -85,8 +85,8 @@ def test_the_events_of_a_batch_name_the_transaction_that_wrote_its_tasks(
 ) -> None:
     create(repository, 3)
     (written,) = {event.written_by for event in read_all(database, start)}
-    wrote = database.read(text("SELECT DISTINCT xid::text AS id, xmin::text AS short FROM tasks"))
-    assert [(int(row.id), int(row.short)) for row in wrote] == [(written, written % 2**32)]
+    wrote = database.read(text("SELECT DISTINCT xid::text, xmin::text FROM tasks"))
+    assert [(int(xid), int(xmin)) for xid, xmin in wrote] == [(written, written % 2**32)]
 
 
 @pytest.mark.parametrize(

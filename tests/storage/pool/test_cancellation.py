@@ -10,13 +10,13 @@ from queue import SimpleQueue
 
 import psutil
 import pytest
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, text
 
 from storage.cancellation import Cancellation, CancelRequest
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres
 from storage.errors import StatementCancelledError, StatementTimeoutError
-from storage.untyped import Rows
+from storage.statement import Rows
 from tests.support.pool import (
     COUNT_NOTES,
     LOCKED,
@@ -33,6 +33,7 @@ from tests.support.pool import (
     under,
     until,
 )
+from tests.support.statements import each_statement
 
 
 @pytest.fixture
@@ -161,8 +162,7 @@ def test_a_cancel_request_that_comes_before_its_statement_is_repeated(
         assert sent.wait(30)
 
     monkeypatch.setattr(CancelRequest, "send", send_and_tell)
-    event.listen(database.engine, "before_cursor_execute", cancel_first)
-    with pytest.raises(StatementCancelledError):
+    with each_statement(cancel_first), pytest.raises(StatementCancelledError):
         under(cancellation, lambda: database.read(text("SELECT pg_sleep(5)")))
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DisconnectionError
 from storage.cancellation import Cancellation
 from storage.embedded import EmbeddedPostgres
 from storage.errors import DatabaseUnavailableError
-from storage.untyped import Rows
+from storage.statement import Rows
 from tests.support.pool import PID, backend, opened, under
 
 

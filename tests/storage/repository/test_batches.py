@@ -170,8 +170,8 @@ def deadlocks(database: Database) -> int:
 
 def batches_written(database: Database) -> Counter[int]:
     """How many batches of each size have left their events."""
-    rows = database.read(text("SELECT count(*) AS size FROM task_events GROUP BY written_by"))
-    return Counter(row.size for row in rows)
+    rows = database.read(text("SELECT count(*) FROM task_events GROUP BY written_by"))
+    return Counter(size for (size,) in rows)
 
 
 def sizes(results: Iterable[Sequence[TaskRow] | StorageError]) -> Counter[int]:

@@ -1,6 +1,6 @@
-"""Statements that write any number of tasks; each is built once.
+"""Statements on tasks and request records.
 
-A write is a chain of named parts that all take effect, or none:
+A write of any number of tasks is a chain of named parts that all take effect, or none:
 
     keys      the ids, by whose number PostgreSQL chooses its plan
     given     the values to write, a JSON array, as rows of `tasks`
@@ -13,11 +13,12 @@ A write is a chain of named parts that all take effect, or none:
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from sqlalchemy import (
     CTE,
     JSON,
     ColumnElement,
-    Executable,
     FromClause,
     Insert,
     Table,
@@ -36,15 +37,21 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from storage.measures import named
+from storage.query import Cursor, Filter, Sort, after, condition, ordering
+from storage.statement import Statement
 from storage.tables import (
     COMPLETED,
+    IN_PROGRESS,
+    TASK_COLUMNS,
     WRITTEN_COLUMNS,
+    AnyColumn,
+    AnySelect,
     TaskRow,
     Xid8,
     long_ago,
@@ -52,9 +59,10 @@ from storage.tables import (
     task_events,
     tasks,
 )
-from storage.untyped import AnyColumn, AnySelect
 
-KEYS = any_(cast(bindparam("keys", type_=ARRAY(Text)), ARRAY(Uuid(as_uuid=False))))
+_KEPT_STATEMENTS = 128
+
+_KEYS = any_(cast(bindparam("keys", type_=ARRAY(Text)), ARRAY(Uuid(as_uuid=False))))
 
 
 def _rows_of(table: Table, parameter: str, name: str) -> CTE:
@@ -88,7 +96,7 @@ _CONTENT = ("title", "description", "status", "priority", "assigned_to", "due_da
 
 
 def _locked(may_be_written: ColumnElement[bool]) -> CTE:
-    rows = select(*WRITTEN_COLUMNS).where(tasks.c.id == KEYS, may_be_written)
+    rows = select(*WRITTEN_COLUMNS).where(tasks.c.id == _KEYS, may_be_written)
     return rows.order_by(tasks.c.id).with_for_update().cte("locked")
 
 
@@ -98,14 +106,14 @@ def _updated(
     values: dict[str, AnyColumn],
     *where: ColumnElement[bool],
     with_requests: bool = False,
-) -> AnySelect:
+) -> Statement:
     right = or_(_given.c.version.is_(None), _given.c.version == locked.c.version)
     all_locked = select(func.count()).select_from(
         locked.join(_given, and_(_given.c.id == locked.c.id, right))
     ).scalar_subquery() == bindparam("count")
     written = (
         update(tasks)
-        .where(tasks.c.id == KEYS, *where, all_locked)
+        .where(tasks.c.id == _KEYS, *where, all_locked)
         .values(
             values
             | {
@@ -123,7 +131,7 @@ def _updated(
     return _with_event(kind, written, both, states, all_locked, with_requests=with_requests)
 
 
-def _created(*, with_requests: bool) -> AnySelect:
+def _created(*, with_requests: bool) -> Statement:
     names = ("id", "created_by", *_CONTENT)
     values = select(
         *(_given.c[name] for name in names),
@@ -153,7 +161,7 @@ def _with_event(
     states: dict[str, AnyColumn],
     *if_: ColumnElement[bool],
     with_requests: bool,
-) -> AnySelect:
+) -> Statement:
     payload = [
         part for name, state in states.items() for part in (literal_column(f"'{name}'"), state)
     ]
@@ -176,7 +184,7 @@ def _with_event(
         [event.cte("event"), _record(*if_).cte("record")] if with_requests else [event.cte("event")]
     )
     result = select(*(written.c[name] for name in TaskRow._fields)).add_cte(*parts)
-    return named(kind.removesuffix("d"), result)
+    return Statement(kind.removesuffix("d"), result, prepared=True)
 
 
 def _record(*if_: ColumnElement[bool]) -> Insert:
@@ -212,11 +220,11 @@ DELETE = _updated("deleted", _locked(tasks.c.deleted_at.is_(None)), {"deleted_at
 
 UNDELETE = _updated("undeleted", _locked(tasks.c.deleted_at.is_not(None)), {"deleted_at": null()})
 
-is_deleted = tasks.c.deleted_at.is_not(None)
+_is_deleted = tasks.c.deleted_at.is_not(None)
 
-LOCK = named(
+LOCK = Statement(
     "lock",
-    select(tasks.c.id).where(tasks.c.id == KEYS).order_by(tasks.c.id).with_for_update(),
+    select(tasks.c.id).where(tasks.c.id == _KEYS).order_by(tasks.c.id).with_for_update(),
 )
 
 # A CTE is run once; a subquery may be run for each row, and would exceed the limit.
@@ -228,7 +236,7 @@ _old = (
     .cte("old")
 )
 
-FORGET_REQUESTS = named(
+FORGET_REQUESTS = Statement(
     "forget requests",
     delete(requests)
     .where(tuple_(requests.c.principal, requests.c.request_id).in_(select(_old)))
@@ -236,13 +244,85 @@ FORGET_REQUESTS = named(
 )
 
 
-def purge(matches: ColumnElement[bool], limit: int) -> Executable:
+def purge(matches: ColumnElement[bool], limit: int) -> Statement:
     """Delete up to `limit` deleted tasks; rows that another transaction has locked are skipped."""
     purged = (
         select(tasks.c.id)
-        .where(is_deleted, matches)
+        .where(_is_deleted, matches)
         .limit(limit)
         .with_for_update(skip_locked=True)
         .cte("purged")
     )
-    return named("purge", delete(tasks).where(tasks.c.id.in_(select(purged))).returning(tasks.c.id))
+    return Statement(
+        "purge", delete(tasks).where(tasks.c.id.in_(select(purged))).returning(tasks.c.id)
+    )
+
+
+_key = bindparam("key", type_=Uuid(as_uuid=False))
+BY_ID = Statement("get", select(*TASK_COLUMNS).where(tasks.c.id == _key), prepared=True)
+BY_IDS = Statement("get many", select(*TASK_COLUMNS).where(tasks.c.id == _KEYS), prepared=True)
+
+REPLAYS = Statement(
+    "find replays",
+    select(requests.c.request_id, requests.c.fingerprint, requests.c.task_id, *TASK_COLUMNS)
+    .outerjoin(tasks, tasks.c.id == requests.c.task_id)
+    .where(requests.c.principal == bindparam("principal"), requests.c.request_id == _KEYS),
+    prepared=True,
+)
+
+# Statements with a filter are kept by its form: its values are parameters.
+
+
+@lru_cache(_KEPT_STATEMENTS)
+def page(
+    filter_: Filter | None, order: tuple[Sort, ...], cursor: Cursor | None, *, show_deleted: bool
+) -> Statement:
+    statement = _matching(select(*TASK_COLUMNS), filter_, show_deleted=show_deleted)
+    if cursor is not None:
+        statement = statement.where(after(order, cursor))
+    return Statement("page", statement.order_by(*ordering(order)).limit(bindparam("limit")))
+
+
+@lru_cache(_KEPT_STATEMENTS)
+def count(filter_: Filter | None, *, show_deleted: bool) -> Statement:
+    statement = select(func.count()).select_from(tasks)
+    return Statement("count", _matching(statement, filter_, show_deleted=show_deleted))
+
+
+@lru_cache(_KEPT_STATEMENTS)
+def stats(filter_: Filter | None) -> Statement:
+    """Count by status and priority; without a task there is one row with NULLs and the time."""
+    is_overdue = (tasks.c.status <= IN_PROGRESS) & (tasks.c.due_date < func.now())
+    counted = select(
+        tasks.c.status,
+        tasks.c.priority,
+        func.count().label("total"),
+        func.count().filter(is_overdue).label("overdue"),
+    ).group_by(tasks.c.status, tasks.c.priority)
+    counts = _matching(counted, filter_, show_deleted=False).subquery("counts")
+    clock = select(func.now().label("as_of")).subquery("clock")
+    return Statement(
+        "stats", select(clock.c.as_of, *counts.c).select_from(clock.outerjoin(counts, true()))
+    )
+
+
+def preview_purge(filter_: Filter, *, sample: int) -> Statement:
+    matching = (
+        select(tasks.c.id, tasks.c.deleted_at)
+        .where(_is_deleted, condition(filter_))
+        .cte("matching")
+    )
+    first = select(matching.c.id).order_by(matching.c.deleted_at, matching.c.id).limit(sample)
+    return Statement(
+        "preview purge",
+        select(
+            select(func.count()).select_from(matching).scalar_subquery(),
+            func.array(first.scalar_subquery(), type_=ARRAY(Uuid(as_uuid=False))),
+        ),
+    )
+
+
+def _matching(statement: AnySelect, filter_: Filter | None, *, show_deleted: bool) -> AnySelect:
+    if not show_deleted:
+        statement = statement.where(~_is_deleted)
+    return statement if filter_ is None else statement.where(condition(filter_))
