@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
-from itertools import chain
-from typing import NamedTuple, NoReturn, TypeVar
+from itertools import accumulate, chain
+from typing import NamedTuple, NoReturn, TypeVar, cast
 
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
 from server.calls.text import is_blank
 from server.tasks.filter_fields import ENUM_FIELDS, ENUMS, FIELDS, Field, parse_text
 from server.tasks.validation import FieldError
-from storage.query import (
-    And,
-    Comparison,
-    Filter,
-    HasTag,
-    HasWords,
-    Not,
-    Or,
-    Present,
-)
+from storage.query import And, Comparison, Filter, HasTag, HasWords, Not, Or, Present
 
 T = TypeVar("T")
 
 MAX_TERMS, MAX_DEPTH = 50, 20
+_NESTING = {"(": 1, ")": -1}
 # No index serves a negated search: each one reads every task.
 MAX_SEARCHES = 10
 # No index serves searches in new changes.
@@ -65,53 +57,18 @@ class _Argument(NamedTuple):
     ends_with_star: bool
 
 
-class _Part(NamedTuple):
-    """A part of the tree during parsing, with the numbers that the limits apply to."""
-
-    node: Filter
-    start: int
-    depth: int = 0
-    terms: int = 1
-    searches: int = 0
-    bare_words: tuple[_Argument, ...] = ()
-    """Unquoted words, which may be misplaced enum values."""
-    has_enums: bool = False
-
-
 @v_args(inline=True)
 class _TreeBuilder(Transformer[Token, Filter]):
     """Converts each rule of the grammar to a part of the tree."""
 
-    def start(self, part: _Part) -> Filter:
-        for word in part.bare_words if part.has_enums else ():
-            if field := ENUM_FIELDS.get(word.text):
-                _reject(
-                    word.start, f"{word.text} is a value: write {field} = {word.text}, {_OR_QUOTE}"
-                )
-        return part.node
+    def conjunction(self, *terms: Filter) -> Filter:
+        return And(terms)
 
-    def expression(self, *parts: _Part | Token) -> _Part:
-        return self._joined(And, parts)
+    def disjunction(self, *terms: Filter) -> Filter:
+        return Or(terms)
 
-    def sequence(self, *parts: _Part) -> _Part:
-        return self._joined(And, parts)
-
-    def factor(self, *parts: _Part | Token) -> _Part:
-        return self._joined(Or, parts)
-
-    def term(self, part: _Part) -> _Part:
-        return part
-
-    simple = term
-
-    def negated(self, _sign: Token, part: _Part) -> _Part:
-        return part._replace(node=Not(part.node))
-
-    def group(self, part: _Part) -> _Part:
-        if part.depth == MAX_DEPTH:
-            problem = f"nested deeper than {MAX_DEPTH}"
-            _reject(part.start, problem, "FILTER_TOO_DEEP")
-        return part._replace(depth=part.depth + 1)
+    def negated(self, term: Filter) -> Filter:
+        return Not(term)
 
     def argument(self, token: Token) -> _Argument:
         """Remove quotes and escapes; an unescaped star at either end is a wildcard."""
@@ -121,50 +78,23 @@ class _TreeBuilder(Transformer[Token, Filter]):
         start, begin, end = token.start_pos or 0, written[:1], written[-1:]
         return _Argument(text, start, is_quoted, begin == ["*"], end == ["*"])
 
-    def words(self, argument: _Argument) -> _Part:
+    def words(self, argument: _Argument) -> Filter:
         if not argument.is_quoted:
             _reject_foreign_operators(argument)
-        bare = () if argument.is_quoted else (argument,)
-        return _Part(_search(argument), argument.start, searches=1, bare_words=bare)
+        return _search(argument)
 
-    def call(self, token: Token) -> _Part:
+    def call(self, token: Token) -> Filter:
         _reject(token.start_pos, _NO_CALLS)
 
-    def comparison(self, name: Token, operator: Token, argument: _Argument) -> _Part:
+    def comparison(self, name: Token, operator: Token, argument: _Argument) -> Filter:
         field = FIELDS.get(name)
         if field is None:
             _reject(name.start_pos, _no_field(name))
         if operator == ":":
-            node = _has(name, field, operator, argument)
-            return _Part(node, name.start_pos or 0, searches=int(isinstance(node, HasWords)))
+            return _has(name, field, operator, argument)
         if operator not in field.operators:
             _reject(operator.start_pos, f"{name} does not support the operator {operator}")
-        comparison = Comparison(str(name), str(operator), _value(argument, field.parse))
-        return _Part(comparison, name.start_pos or 0, has_enums=name in ENUMS)
-
-    def _joined(self, kind: type[And | Or], parts: tuple[_Part | Token, ...]) -> _Part:
-        joined = [part for part in parts if isinstance(part, _Part)]
-        if len(joined) == 1:
-            return joined[0]
-        terms = searches = 0
-        for part in joined:
-            terms += part.terms
-            searches += part.searches
-            if terms > MAX_TERMS:
-                problem = f"more than {MAX_TERMS} terms"
-                _reject(part.start, problem, "FILTER_TOO_LONG")
-            if searches > MAX_SEARCHES:
-                problem = f"more than {MAX_SEARCHES} terms that search for words"
-                _reject(part.start, problem, "FILTER_TOO_COSTLY")
-        return _Part(
-            kind(tuple(part.node for part in joined)),
-            joined[0].start,
-            max(part.depth for part in joined),
-            terms,
-            searches,
-            tuple(chain.from_iterable(part.bare_words for part in joined)),
-            any(part.has_enums for part in joined),
-        )
+        return Comparison(str(name), str(operator), _value(argument, field.parse))
 
 
 def _has(name: Token, field: Field, operator: Token, argument: _Argument) -> Filter:
@@ -224,8 +154,8 @@ def _shown(text: str) -> str:
     return f"{text[:100]!a}"
 
 
-def _reject(start: int | None, description: str, reason: str = "FILTER_INVALID") -> NoReturn:
-    raise FieldError(f"at character {(start or 0) + 1}: {description}", reason)
+def _reject(start: int | None, description: str) -> NoReturn:
+    raise FieldError(f"at character {(start or 0) + 1}: {description}", "FILTER_INVALID")
 
 
 @cache
@@ -242,30 +172,54 @@ def parse_filter(text: str) -> Filter | None:
     if is_blank(text):
         return None
     try:
-        return _parser().parse(text)  # type: ignore[return-value]
+        filter_ = cast(Filter, _parser().parse(text))
+        _check_tokens(list(_parser().lex(text)))
     except UnexpectedInput as error:
         raise FieldError(_explain(error, text), "FILTER_INVALID") from None
+    terms = list(_terms(filter_))
+    if len(terms) > MAX_TERMS:
+        raise FieldError(f"has more than {MAX_TERMS} terms", "FILTER_TOO_LONG")
+    _check_searches(terms, MAX_SEARCHES)
+    return filter_
 
 
 def parse_watch_filter(text: str) -> Filter | None:
     """Parse the filter of a watch, which every change is compared with. Raises: FieldError."""
     filter_ = parse_filter(text)
-    if filter_ is not None and _searches(filter_) > MAX_WATCH_SEARCHES:
-        description = f"searches for words more than {MAX_WATCH_SEARCHES} times"
-        raise FieldError(description, "FILTER_TOO_COSTLY")
+    if filter_ is not None:
+        _check_searches(_terms(filter_), MAX_WATCH_SEARCHES)
     return filter_
 
 
-def _searches(term: Filter) -> int:
-    match term:
-        case HasWords():
-            return 1
+def _check_tokens(tokens: Sequence[Token]) -> None:
+    """Limit the nesting, and reject values of enums that stand where words are searched for."""
+    if max(accumulate(_NESTING.get(token, 0) for token in tokens), default=0) > MAX_DEPTH:
+        raise FieldError(f"is nested deeper than {MAX_DEPTH}", "FILTER_TOO_DEEP")
+    comparators = {n for n, token in enumerate(tokens) if token.type == "COMPARATOR"}
+    if not any(tokens[n - 1] in ENUMS for n in comparators):
+        return
+    for n, token in enumerate(tokens):
+        field = ENUM_FIELDS.get(token)
+        if field and comparators.isdisjoint({n - 1, n + 1}):
+            hint = f"{token} is a value: write {field} = {token}, {_OR_QUOTE}"
+            _reject(token.start_pos, hint)
+
+
+def _terms(filter_: Filter) -> Iterator[Filter]:
+    """Yield the terms that And, Or and Not combine."""
+    match filter_:
         case Not(inner):
-            return _searches(inner)
-        case And(terms) | Or(terms):
-            return sum(map(_searches, terms))
+            yield from _terms(inner)
+        case And(inner) | Or(inner):
+            yield from chain.from_iterable(map(_terms, inner))
         case _:
-            return 0
+            yield filter_
+
+
+def _check_searches(terms: Iterable[Filter], limit: int) -> None:
+    if sum(isinstance(term, HasWords) for term in terms) > limit:
+        description = f"has more than {limit} terms that search for words"
+        raise FieldError(description, "FILTER_TOO_COSTLY")
 
 
 def _explain(error: UnexpectedInput, text: str) -> str:

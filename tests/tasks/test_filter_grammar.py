@@ -274,16 +274,3 @@ def test_a_mistake_in_an_order_is_reported_with_its_position(text: str, descript
 def test_every_text_can_be_quoted(field: str, sign: str, value: str) -> None:
     quoted = re.sub(r'(["*\\])', r"\\\1", value)
     assert parse_filter(f'{field} {sign} "{quoted}"') == Comparison(field, sign, value)
-
-
-@pytest.mark.parametrize(
-    ("text", "position"),
-    [
-        (f"{ANY} " * MAX_TERMS + "b", 9 * MAX_TERMS + 1),
-        ("a " * 10 + "b", 21),
-        ("(" * (MAX_DEPTH + 1) + "a", MAX_DEPTH + 2),
-    ],
-)
-def test_a_limit_names_the_position_that_exceeds_it(text: str, position: int) -> None:
-    text += ")" * text.count("(")
-    assert f"at character {position}:" in filter_mistake(text).description
