@@ -1,4 +1,4 @@
-"""Connections: over what they come, how many there are, and for how long."""
+"""Limit the connections and their age, and encrypt them."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from server.limits import MAX_BATCH_REQUEST_BYTES
 from server.network.certificates import Identity, certificates
 from server.settings import Settings
 
-# Of one process, on each of its ports; a connection over the limit is closed.
+# In one process, on each of its ports; a connection over the limit is closed.
 MAX_CONNECTIONS = 4000
-# Calls that are open on one connection.
+# Open calls of one connection.
 MAX_STREAMS = 256
-# Until TLS and the first frames of HTTP/2 are complete.
+# For TLS and the first frames of HTTP/2.
 HANDSHAKE_SECONDS = 10.0
 # A connection without a call is closed.
 IDLE_SECONDS = 300.0
-# Then a connection takes no more calls, so that clients connect to new servers, too.
+# Then a connection takes no more calls, so that clients also connect to new servers.
 AGE_SECONDS = 600.0
-# Then the calls that are left on it are ended.
+# Then the remaining calls of an old connection are ended.
 AGE_GRACE_SECONDS = 60.0
 MIN_PING_INTERVAL_SECONDS = 10.0
-# Enough for credentials that are far too large to reach the code that refuses them.
+# Enough for credentials that are far too large to reach the code that rejects them.
 MAX_METADATA_BYTES = 128 * 1024
-# The resources of a client that vanished are freed.
+# Frees the resources of a client that vanished.
 _KEEPALIVE_SECONDS = 30
 _KEEPALIVE_ANSWER_SECONDS = 10
 
@@ -43,25 +43,25 @@ def options() -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", _ms(_KEEPALIVE_ANSWER_SECONDS)),
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(MIN_PING_INTERVAL_SECONDS)),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
-        # A stream that is over is not yet forgotten. Were these counted with the others, a client
-        # that keeps the limit would be refused; were they not counted, one that resets would not.
+        # Ended streams are not freed at once. They have a limit of their own: a client that keeps
+        # max_concurrent_streams is not rejected, one that resets streams without end is.
         ("grpc.http2.max_deallocating_streams", MAX_STREAMS),
         # The core drops calls at random when over 1,000 wait for the polling thread: a bare
         # CANCELLED for any client. The limits of connections and of their streams bound them.
         ("grpc.server.max_pending_requests", pending),
         ("grpc.server.max_pending_requests_hard_limit", pending),
-        # Were they two, what lies between them would be refused by chance.
+        # Two different limits would reject what lies between them at random.
         ("grpc.max_metadata_size", MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-        # After decompression, too.
+        # Also after decompression.
         ("grpc.max_receive_message_length", MAX_BATCH_REQUEST_BYTES),
     ]
 
 
 def credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """TLS with the certificates as they are when a connection is made; None for plaintext.
+    """Return TLS with the certificates valid when a connection is made; None for plaintext.
 
-    gRPC's core takes TLS 1.2 and 1.3, with forward secrecy and authenticated encryption only.
+    gRPC's core accepts TLS 1.2 and 1.3, with forward secrecy and authenticated encryption only.
     Raises: SettingsError.
     """
     files = certificates(settings)
@@ -74,7 +74,7 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
 
     return grpc.dynamic_ssl_server_credentials(
         _configuration(files.identity),
-        renewed,  # type: ignore[arg-type] # None means no change, say the docs.
+        renewed,  # type: ignore[arg-type]  # None means: no change.
         require_client_authentication=files.identity.client_ca is not None,
     )
 

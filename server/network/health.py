@@ -1,4 +1,4 @@
-"""Serve gRPC health: Check, Watch, and List (gRFC A90).
+"""Serve gRPC health: Check and Watch.
 
 "" is liveness: this process serves, with or without its database. The service's name is readiness:
 the database answers, and its schema is the one of this build. "startup" is that the process was
@@ -11,23 +11,18 @@ blocks all calls of health. Here no thread waits for a client.
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import grpc
-import structlog
-from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse
 
 from server.calls.admission import RequestPool
-from server.calls.concurrency import Limit
+from server.calls.concurrency import ConcurrencyLimiter, Limit
 from server.calls.grpcio_internals import ServerCall, with_pool
+from server.errors import RefusedError
 from server.network import connections
 from taskservice.v1 import task_service_pb2
-
-log = structlog.get_logger()
 
 LIVENESS = ""
 STARTUP = "startup"
@@ -38,16 +33,10 @@ NOT_SERVING = HealthCheckResponse.NOT_SERVING
 _SERVICE_UNKNOWN = HealthCheckResponse.SERVICE_UNKNOWN
 
 _HEALTH = DESCRIPTOR.services_by_name["Health"].full_name
-_MESSAGES: Any = DESCRIPTOR.message_types_by_name
-# The type stubs do not have these.
-_ListRequest = GetMessageClass(_MESSAGES["HealthListRequest"])
-_ListResponse = GetMessageClass(_MESSAGES["HealthListResponse"])
 
-_WATCHES_PER_CONNECTION = 16
-
+_WATCHES_PER_CONNECTION = Limit(16)
 # In flight, in all and for each connection; a check takes a tenth of a millisecond.
 _CALLS, _CALLS_PER_CONNECTION = Limit(64), Limit(16)
-
 # A longer service name is answered as unknown, and not kept.
 _MAX_REQUEST_BYTES = 1024
 
@@ -89,28 +78,6 @@ class _Watch:
             self._call.finish()
 
 
-class _WatchLimiter:
-    """Limit the Watches on one server, in all and for each connection."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._open: Counter[str] = Counter()
-
-    def acquire(self, peer: str) -> bool:
-        with self._lock:
-            if self._open[peer] >= _WATCHES_PER_CONNECTION or self._open.total() >= self._limit:
-                return False
-            self._open[peer] += 1
-            return True
-
-    def release(self, peer: str) -> None:
-        with self._lock:
-            self._open[peer] -= 1
-            if not self._open[peer]:
-                del self._open[peer]
-
-
 class HealthServicer:
     """Serve the same statuses on every server that it is added to."""
 
@@ -131,19 +98,13 @@ class HealthServicer:
         """
         limits = () if for_probes else (_CALLS, _CALLS_PER_CONNECTION)
         pool = RequestPool(1, "health", *limits)
-        watch = partial(self._watch, _WatchLimiter(connections.MAX_CONNECTIONS))
-        serialize = HealthCheckResponse.SerializeToString
-        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            "Check": grpc.unary_unary_rpc_method_handler(
-                with_pool(self._check, pool), _deserialize, serialize
-            ),
+        watches = ConcurrencyLimiter(Limit(connections.MAX_CONNECTIONS), _WATCHES_PER_CONNECTION)
+        watch = partial(self._watch, watches)
+        codecs = _deserialize, HealthCheckResponse.SerializeToString
+        handlers = {
+            "Check": grpc.unary_unary_rpc_method_handler(with_pool(self._check, pool), *codecs),
             "Watch": grpc.unary_stream_rpc_method_handler(
-                with_pool(watch, pool, non_blocking=True), _deserialize, serialize
-            ),
-            "List": grpc.unary_unary_rpc_method_handler(
-                with_pool(self._list, pool),
-                _ListRequest.FromString,
-                _ListResponse.SerializeToString,
+                with_pool(watch, pool, non_blocking=True), *codecs
             ),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_HEALTH, handlers),))
@@ -189,40 +150,37 @@ class HealthServicer:
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
         return HealthCheckResponse(status=status)
 
-    def _list(self, _request: object, _context: grpc.ServicerContext) -> object:
-        statuses = self._statuses.items()
-        return _ListResponse(
-            statuses={service: HealthCheckResponse(status=status) for service, status in statuses}
-        )
-
     def _watch(
         self,
-        limiter: _WatchLimiter,
+        limiter: ConcurrencyLimiter,
         request: HealthCheckRequest,
         context: grpc.ServicerContext,
         _blocking_send: object,
     ) -> None:
-        peer = context.peer()
-        if not limiter.acquire(peer):
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "limit of Watches reached")
         watch = _Watch(self._status_of(request.service), ServerCall.of(context))
-
-        def forget() -> None:
-            limiter.release(peer)
-            with self._changed:
-                self._watches.discard(watch)
-                self._changed.notify_all()
-
-        with self._changed:
-            self._watches.add(watch)
-            is_ended = self._is_ended
-        if not context.add_callback(forget):
-            forget()
+        end = partial(self._end, limiter, context.peer(), watch)
+        try:
+            self._begin(limiter, context.peer(), watch)
+        except RefusedError:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "limit of Watches reached")
+        if not context.add_callback(end):
+            end()
             return
         context.send_initial_metadata(())
         watch.send()
-        if is_ended:
+        if self._is_ended:
             watch.end()
+
+    def _begin(self, limiter: ConcurrencyLimiter, peer: str, watch: _Watch) -> None:
+        with self._changed:
+            limiter.acquire(peer, 0)
+            self._watches.add(watch)
+
+    def _end(self, limiter: ConcurrencyLimiter, peer: str, watch: _Watch) -> None:
+        with self._changed:
+            limiter.release(peer, 0)
+            self._watches.discard(watch)
+            self._changed.notify_all()
 
     def _status_of(self, service: str) -> Callable[[], int]:
         """Return a function for the status. An unknown name is not kept: it may be long."""

@@ -1,7 +1,4 @@
-"""Serve reflection, v1 and v1alpha: the contract, health, and the messages of error details.
-
-With these a client such as grpcurl needs no .proto files. Other loaded descriptors are not served.
-"""
+"""Serve reflection, v1 and v1alpha: a client such as grpcurl needs no .proto files."""
 
 from __future__ import annotations
 
@@ -9,29 +6,23 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
 
 import grpc
-from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
-from google.rpc import error_details_pb2, status_pb2
+
+# Loaded for clients that show the details of errors.
+from google.rpc import error_details_pb2, status_pb2  # noqa: F401
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha.reflection import ReflectionServicer
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
 from server.calls.grpcio_internals import with_pool
-from taskservice.v1 import error_reason_pb2, task_service_pb2
+from taskservice.v1 import error_reason_pb2, task_service_pb2  # noqa: F401
 
-_FILES: tuple[Any, ...] = (
-    task_service_pb2.DESCRIPTOR,
-    error_reason_pb2.DESCRIPTOR,
-    health_pb2.DESCRIPTOR,
-    error_details_pb2.DESCRIPTOR,
-    status_pb2.DESCRIPTOR,
-)
-_SERVICES = tuple(
-    service.full_name for file in _FILES for service in file.services_by_name.values()
-)
+_SERVICES = [
+    service.full_name
+    for file in (task_service_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
+    for service in file.services_by_name.values()
+]
 
 # A client keeps its stream open for further requests.
 _MAX_STREAMS = 16
@@ -44,25 +35,17 @@ class _Streams:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._open: dict[grpc.ServicerContext, None] = {}  # The oldest first.
+        self._open: list[grpc.ServicerContext] = []  # The oldest first.
 
     def add(self, context: grpc.ServicerContext) -> None:
         with self._lock:
-            self._open[context] = None
-            oldest = next(iter(self._open)) if len(self._open) > _MAX_STREAMS else None
-        if not context.add_callback(lambda: self._forget(context)):
-            self._forget(context)
-        if oldest:
-            self._forget(oldest)
-            oldest.cancel()
+            self._open = [*(stream for stream in self._open if stream.is_active()), context]
+            if len(self._open) > _MAX_STREAMS:
+                self._open.pop(0).cancel()
 
     def end_all(self) -> None:
-        for context in list(self._open):
+        for context in self._open:
             context.cancel()
-
-    def _forget(self, context: grpc.ServicerContext) -> None:
-        with self._lock:
-            self._open.pop(context, None)
 
 
 def add_reflection(server: grpc.Server) -> Callable[[], None]:
@@ -71,42 +54,24 @@ def add_reflection(server: grpc.Server) -> Callable[[], None]:
     grpcio-reflection knows only v1alpha; v1 has the same messages.
     """
     streams = _Streams()
-    handlers = {"ServerReflectionInfo": _handler(streams)}
-    for version in ("v1", "v1alpha"):
-        service = grpc.method_handlers_generic_handler(
-            f"grpc.reflection.{version}.ServerReflection", handlers
-        )
-        server.add_generic_rpc_handlers((service,))
-    return streams.end_all
+    servicer = ReflectionServicer(_SERVICES)
 
-
-def _handler(streams: _Streams) -> Any:
-    servicer: Any = reflection.ReflectionServicer(_SERVICES, pool=_descriptor_pool())
-
-    def reflect(requests: object, context: grpc.ServicerContext) -> Iterator[object]:
+    def reflect(
+        requests: Iterator[ServerReflectionRequest], context: grpc.ServicerContext
+    ) -> Iterator[ServerReflectionResponse]:
         streams.add(context)
         with suppress(grpc.RpcError):  # The client disconnected.
             yield from servicer.ServerReflectionInfo(requests, context)
 
     # Streams last as long as clients like: they must not hold the threads of calls.
     threads = ThreadPoolExecutor(_MAX_STREAMS + _SPARE_THREADS, thread_name_prefix="reflection")
-    return grpc.stream_stream_rpc_method_handler(
+    handler = grpc.stream_stream_rpc_method_handler(
         with_pool(reflect, threads),
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+        ServerReflectionRequest.FromString,
+        ServerReflectionResponse.SerializeToString,
     )
-
-
-def _descriptor_pool() -> DescriptorPool:
-    pool = DescriptorPool()
-    for file in _FILES:
-        _add_file(pool, file)
-    return pool
-
-
-def _add_file(pool: DescriptorPool, file: FileDescriptor) -> None:
-    for dependency in file.dependencies:
-        _add_file(pool, dependency)
-    proto = FileDescriptorProto()
-    file.CopyToProto(proto)
-    pool.Add(proto)
+    for version in ("v1", "v1alpha"):
+        service = f"grpc.reflection.{version}.ServerReflection"
+        methods = {"ServerReflectionInfo": handler}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+    return streams.end_all

@@ -73,15 +73,6 @@ def test_watch_of_an_unknown_service_stays_open_and_says_so(
     watch.cancel()
 
 
-def test_list_names_every_service(probe: Any) -> None:
-    listed = probe.List(health_pb2.HealthListRequest())  # type: ignore[attr-defined]
-    assert {name: status.status for name, status in listed.statuses.items()} == {
-        LIVENESS: SERVING,
-        STARTUP: SERVING,
-        READINESS: SERVING,
-    }
-
-
 def test_open_watches_do_not_keep_probes_waiting(channel: grpc.Channel, probe: Any) -> None:
     watches = [probe.Watch(health_pb2.HealthCheckRequest()) for _ in range(16)]
     assert [next(watch).status for watch in watches] == [SERVING] * 16

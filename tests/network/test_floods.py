@@ -148,12 +148,10 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate.opened.set()
 
 
-def checks(channel: grpc.Channel, count: int, method: str = "Check") -> list[Any]:
-    call: Any = getattr(health_stub(channel), method)
-    request: Any = health_pb2.HealthCheckRequest(service=LIVENESS)
-    if method == "List":
-        request = health_pb2.HealthListRequest()  # type: ignore[attr-defined]
-    return [call.future(request, timeout=PATIENCE_SECONDS) for _ in range(count)]
+def checks(channel: grpc.Channel, count: int) -> list[Any]:
+    check: Any = health_stub(channel).Check
+    request = health_pb2.HealthCheckRequest(service=LIVENESS)
+    return [check.future(request, timeout=PATIENCE_SECONDS) for _ in range(count)]
 
 
 def await_refused(calls: list[Any], count: int) -> None:
@@ -185,18 +183,6 @@ def test_few_checks_of_all_connections_wait(
         gate.opened.set()
         assert [call.code() for call in flood].count(grpc.StatusCode.OK) == 64
         assert health(connect(), LIVENESS) == SERVING
-
-
-def test_lists_of_health_wait_with_its_checks(
-    settings: Settings, database_url: str, gate: Gate
-) -> None:
-    with serving(settings, database_url) as connect:
-        channel = connect()
-        first = checks(channel, 16)
-        wait_until(gate.reached.is_set, "the thread of health is busy")
-        await_refused(checks(channel, 20, "List"), 20)
-        gate.opened.set()
-        assert {call.result().status for call in first} == {SERVING}
 
 
 def test_a_probe_on_its_own_port_is_never_refused(

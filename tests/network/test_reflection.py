@@ -105,20 +105,6 @@ def test_health_and_the_details_of_errors_are_there(ask: Ask, symbol: str, file:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "grpc_reflection/v1alpha/reflection.proto",
-        "opentelemetry/proto/trace/v1/trace.proto",
-        "nonsense",
-    ],
-)
-def test_other_files_are_not_there(ask: Ask, name: str) -> None:
-    """Most of them are loaded in this process."""
-    error = ask(file_by_filename=name).error_response
-    assert error.error_code == grpc.StatusCode.NOT_FOUND.value[0]
-
-
-@pytest.mark.parametrize(
     ("mode", "code"),
     [
         ("off", grpc.StatusCode.UNIMPLEMENTED),
