@@ -196,7 +196,7 @@ class Worker:
                 schema.check_writable(connection)
         except schema.ReadOnlyError:
             # Sessions keep the default_transaction_read_only that they began with.
-            self._database.forget_connections()
+            self._database.replace_connections()
             raise
 
 

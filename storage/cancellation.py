@@ -22,6 +22,7 @@ from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - u
 from storage.errors import StatementCancelledError
 
 _THREADS = 4
+_INTERVAL_SECONDS = 0.05
 # The pauses between cancel requests for one statement; after them statement_timeout ends it.
 _PAUSES_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
@@ -152,15 +153,12 @@ class StatementTimer:
         self._seconds = seconds
         self._cancellers = ThreadPoolExecutor(_THREADS, thread_name_prefix="cancel")
         self._deadlines: dict[RunningStatement, float] = {}
-        self._next_check = math.inf
-        self._woken = threading.Event()
-        self._stopped = False
+        self._stopped = threading.Event()
         threading.Thread(target=self._run, name="statement timer", daemon=True).start()
 
     def stop(self) -> None:
         """Stop; wait for the cancel requests under way."""
-        self._stopped = True
-        self._woken.set()
+        self._stopped.set()
         self._cancellers.shutdown()
 
     def cancel_later(self, cancellation: Cancellation) -> None:
@@ -170,29 +168,15 @@ class StatementTimer:
 
     def add(self, statement: RunningStatement, seconds: float) -> None:
         """Time a statement; no statement gets more than the timer's own limit."""
-        deadline = time.monotonic() + min(seconds, self._seconds)
-        self._deadlines[statement] = deadline
-        if deadline < self._next_check:
-            self._woken.set()
+        self._deadlines[statement] = time.monotonic() + min(seconds, self._seconds)
 
     def remove(self, statement: RunningStatement) -> None:
         self._deadlines.pop(statement, None)
 
     def _run(self) -> None:
-        while not self._stopped:
-            self._await_deadline()
+        while not self._stopped.wait(_INTERVAL_SECONDS):
             for statement, deadline in self._deadlines.copy().items():
                 if deadline <= time.monotonic():
                     self.remove(statement)
                     with suppress(RuntimeError):  # The executor is shut down.
                         self._cancellers.submit(statement.end)
-
-    def _await_deadline(self) -> None:
-        """Wait for the first deadline, or for a statement with an earlier one."""
-        self._woken.clear()
-        self._next_check = math.inf  # A statement added during the search below sets the event.
-        first = min(self._deadlines.copy().values(), default=math.inf)
-        self._next_check = first
-        if not self._stopped:
-            pause_seconds = first - time.monotonic()
-            self._woken.wait(None if math.isinf(first) else max(0.0, pause_seconds))

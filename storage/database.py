@@ -15,15 +15,16 @@ from contextlib import contextmanager
 
 from opentelemetry.trace import get_current_span
 from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - used as a type
-from sqlalchemy import BigInteger, Engine, NullPool, bindparam, func, select, text
+from sqlalchemy import BigInteger, NullPool, bindparam, func, select, text
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from storage.cancellation import Cancellation, StatementTimer, current_call
 from storage.errors import DatabaseUnavailableError, TransactionConflictError
-from storage.pool import Pool, PoolUsage, open_connection
+from storage.pool import Pool, open_connection
 from storage.session import APPLICATION_NAME, is_direct, make_engine
 from storage.statement import Parameters, Query, Rows, Session, Statement
 
+_RECYCLE_SECONDS = 3600
 _CONFLICT_ATTEMPTS = 4
 _CLOCK_TRUSTED_SECONDS = 60.0
 _CLOCK = Statement("clock", select(func.clock_timestamp()))
@@ -41,7 +42,6 @@ class Database:
         *,
         pool_size: int = 20,
         max_overflow: int = 10,
-        pool_recycle_seconds: float = 3600,
         pool_timeout_seconds: float = 5,
         statement_timeout_seconds: float = 30,
         read_timeout_seconds: float = 5,
@@ -49,15 +49,22 @@ class Database:
         direct_url: str | None = None,
         prepared_statements: bool = True,
     ) -> None:
-        self._pool = Pool(
+        self.engine = make_engine(
             url,
-            self._session,
-            size=pool_size,
-            max_overflow=max_overflow,
-            recycle_seconds=pool_recycle_seconds,
-            timeout_seconds=pool_timeout_seconds,
-            statement_timeout_seconds=statement_timeout_seconds,
             application_name=application_name,
+            statement_timeout_seconds=statement_timeout_seconds,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            pool_size=pool_size,
+            max_overflow=max_overflow,
+            pool_recycle=_RECYCLE_SECONDS,
+            pool_use_lifo=True,
+        )
+        self._pool = Pool(
+            self.engine,
+            self._session,
+            limit=pool_size + max_overflow,
+            timeout_seconds=pool_timeout_seconds,
         )
         self._direct = make_engine(
             direct_url or url,
@@ -70,19 +77,11 @@ class Database:
         self._prepared_statements = prepared_statements
         self._clock = dt.datetime.now(dt.UTC), -math.inf
         self.cancel_later = self._timer.cancel_later
-        self.forget_connections = self._pool.replace_connections
+        self.replace_connections, self.usage = self._pool.replace_connections, self._pool.usage
 
     def _session(self, connection: DriverConnection, record: ConnectionPoolEntry) -> Session:
         prepares = self._prepared_statements and is_direct(record.info)
         return Session(connection, self._timer, prepares=prepares)
-
-    @property
-    def engine(self) -> Engine:
-        return self._pool.engine
-
-    def usage(self) -> PoolUsage:
-        """Return how much of the pool is in use."""
-        return self._pool.usage()
 
     def read(
         self, query: Query, parameters: Parameters | None = None, *, seconds: float = math.inf

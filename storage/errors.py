@@ -1,20 +1,4 @@
-"""The exceptions of storage, in terms of tasks; none is a driver's.
-
-StorageError
-├── TaskNotFoundError            there is no such task
-├── TaskExistsError              the id is taken
-├── TaskDeletedError             the task is deleted, so it cannot be changed
-├── TaskNotDeletedError          the task is not deleted, so it cannot be undeleted
-├── VersionMismatchError         the task was written since it was read
-├── EventsRemovedError           what followed in the stream of events is no longer kept
-├── RequestIdReusedError         the request id stands for another request
-├── TransactionConflictError     serialization failures outlasted the retries
-├── StatementTimeoutError        a statement took too long, and was ended
-├── StatementCancelledError      the call has ended: its statement was not run, or cancelled
-├── DatabaseUnavailableError     the database is away, starting or failing over
-├── ConstraintError              the schema refused the row, by the name of the constraint
-└── StatementFailedError         any other error of the database: a bug of the service
-"""
+"""Exceptions of storage, in terms of tasks; none is a driver's."""
 
 from __future__ import annotations
 

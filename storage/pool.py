@@ -20,7 +20,6 @@ from storage import measures
 from storage.cancellation import current_call
 from storage.errors import DatabaseUnavailableError
 from storage.failures import translated
-from storage.session import make_engine
 from storage.statement import Session
 
 _IDLE_SECONDS_TRUSTED = 30.0
@@ -36,7 +35,7 @@ class PoolUsage(NamedTuple):
 
 
 class Pool:
-    """Connections to one database, in AUTOCOMMIT, each with a session made by `new_session`.
+    """The connections of an engine, each with a session made by `new_session`.
 
     SQLAlchemy's pool waits equally long for every caller. Here a semaphore of the same size stands
     before it, so that a call waits no longer than it has time.
@@ -44,35 +43,18 @@ class Pool:
 
     def __init__(
         self,
-        url: str,
+        engine: Engine,
         new_session: Callable[[DriverConnection, ConnectionPoolEntry], Session],
         *,
-        size: int,
-        max_overflow: int,
-        recycle_seconds: float,
+        limit: int,
         timeout_seconds: float,
-        statement_timeout_seconds: float,
-        application_name: str,
     ) -> None:
-        self.engine = make_engine(
-            url,
-            application_name=application_name,
-            statement_timeout_seconds=statement_timeout_seconds,
-            isolation_level="AUTOCOMMIT",
-            hide_parameters=True,  # They are the clients' data.
-            skip_autocommit_rollback=True,
-            poolclass=QueuePool,
-            pool_size=size,
-            max_overflow=max_overflow,
-            pool_recycle=int(recycle_seconds),
-            pool_timeout=timeout_seconds,
-            pool_use_lifo=True,
-        )
-        event.listen(self.engine, "connect", self._begin)
-        event.listen(self.engine, "checkin", _note_return)
-        event.listen(self.engine, "checkout", self._validate)
+        event.listen(engine, "connect", self._begin)
+        event.listen(engine, "checkin", _note_return)
+        event.listen(engine, "checkout", self._validate)
+        self._engine = engine
         self._new_session = new_session
-        self._limit = size + max_overflow
+        self._limit = limit
         self._timeout_seconds = timeout_seconds
         self._free = threading.BoundedSemaphore(self._limit)
         self._waiting: set[int] = set()
@@ -98,7 +80,7 @@ class Pool:
         try:
             self._acquire()
             try:
-                return open_connection(self.engine)
+                return open_connection(self._engine)
             except BaseException:
                 self._free.release()
                 raise
@@ -122,7 +104,7 @@ class Pool:
         self._replaced_at = time.monotonic()
 
     def usage(self) -> PoolUsage:
-        pool = self.engine.pool
+        pool = self._engine.pool
         assert isinstance(pool, QueuePool)  # noqa: S101 - as it was made
         return PoolUsage(pool.checkedout(), pool.checkedin(), len(self._waiting), self._limit)
 

@@ -334,7 +334,8 @@ class TaskRepository:
             "keys": [row["id"] for row in rows],
             "requests": _to_json(records),
         }
-        written = self._database.write(statement, parameters, commit=commit)
+        query = statement if len(rows) == 1 else statement.unprepared
+        written = self._database.write(query, parameters, commit=commit)
         if written and commit:
             self._on_write()
         return {row.id: row for row in map(TaskRow._make, written)}

@@ -1,5 +1,4 @@
-"""The schema's revision: where the database is, where this build wants it, and the way there; and
-whether the database is one that the service can work with."""
+"""Check and migrate the schema; check that the service can work with the database."""
 
 from __future__ import annotations
 
@@ -22,11 +21,10 @@ from storage.session import is_direct, make_engine
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
-# Any number will do, that no other program uses: the letters "task".
+# The key of the advisory lock, unique in the database: the letters "task".
 _MIGRATION_LOCK = 0x7461736B
 
-
-# A pooler's words for a connection that asks for what it does not pass on.
+# PgBouncer's message for a connection whose parameters it does not pass on.
 _REFUSED_BY_POOLER = "unsupported startup parameter"
 
 _CONNECTION_LIMIT = text("""
@@ -71,45 +69,36 @@ class SchemaAheadError(SchemaError):
 
 @cache
 def head_revision() -> str:
-    """The revision that this build works with."""
-    head = _scripts().get_current_head()
-    if head is None:
-        raise SchemaError("this build has no migrations")
-    return head
+    """Return the revision that this build works with."""
+    return str(_scripts().get_current_head())
 
 
 def upgrade(url: str) -> None:
-    """Migrates to the head; a second process that tries meanwhile waits its turn.
-
-    A database that was restored from a dump is made one that goes on from there.
+    """Migrate to the head, one process at a time; adopt the events of a restored dump.
 
     Raises: DatabaseUnavailableError, SchemaAheadError, UnfitDatabaseError.
     """
     with _connection(url) as connection:
         check_fit(connection, needs_direct=True)
+        _lock(connection)
+        _refuse_unknown(current_revision(connection))
         connection.commit()
-        with _migration_lock(connection):
-            _upgrade(connection)
-
-
-def _upgrade(connection: Connection) -> None:
-    _refuse_unknown(current_revision(connection))
-    connection.commit()
-    command.upgrade(configuration(connection), "head")
-    adopt_restored(connection)
-    connection.commit()
+        command.upgrade(configuration(connection), "head")
+        adopt_restored(connection)
+        connection.commit()
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Migrates down to a revision, `base` for none."""
-    with _connection(url) as connection, _migration_lock(connection):
+    """Migrate down to a revision, `base` for none."""
+    with _connection(url) as connection:
+        _lock(connection)
         command.downgrade(configuration(connection), revision)
 
 
 def check(url: str, direct_url: str | None = None, *, connections: int = 0) -> list[str]:
-    """Returns what an operator should know of a database to which so many connections are made.
+    """Check a database to which so many connections are made; return advice for the operator.
 
-    Raises: DatabaseUnavailableError, and what `check_fit` and `check_revision` raise.
+    Raises: DatabaseUnavailableError, and the errors of `check_fit` and `check_revision`.
     """
     if direct_url is not None:
         with _connection(url) as connection:  # A pooler may refuse it.
@@ -124,7 +113,7 @@ def _advice(connection: Connection, connections: int) -> Iterator[str]:
     if connection.scalar(text("SELECT lower('\u00dc')")) != "\u00fc":
         yield (
             "the database's locale knows the case of ASCII letters only: searches, filters and "
-            "tags tell \u00fc from \u00dc; make the database with another locale, such as C.UTF-8"
+            "tags distinguish \u00fc and \u00dc; make the database with a locale such as C.UTF-8"
         )
     most = connection.scalar(_CONNECTION_LIMIT)
     if connections > most:
@@ -135,7 +124,10 @@ def _advice(connection: Connection, connections: int) -> Iterator[str]:
 
 
 def check_fit(connection: Connection, *, needs_direct: bool) -> None:
-    """Asks the server nothing. Raises: UnfitDatabaseError."""
+    """Check the encoding and the way to the server, without a round trip.
+
+    Raises: UnfitDatabaseError.
+    """
     driver: Any = connection.connection.driver_connection
     encoding = driver.get_parameter_status("server_encoding")
     if encoding != "UTF8":
@@ -151,13 +143,13 @@ def check_fit(connection: Connection, *, needs_direct: bool) -> None:
 
 
 def check_writable(connection: Connection) -> None:
-    """Raises: ReadOnlyError."""
+    """Check that the database takes writes. Raises: ReadOnlyError."""
     if why := connection.scalar(_READ_ONLY):
         raise ReadOnlyError(f"the database is read-only: {why}")
 
 
 def check_revision(connection: Connection) -> None:
-    """Raises SchemaBehindError or SchemaAheadError unless the schema is at the head."""
+    """Check that the schema is at the head. Raises: SchemaBehindError, SchemaAheadError."""
     current = current_revision(connection)
     if current == head_revision():
         return
@@ -169,7 +161,7 @@ def check_revision(connection: Connection) -> None:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """The revision that the database is at; None before its first migration."""
+    """Return the revision of the database; None before its first migration."""
     if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
         return None
     revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
@@ -187,7 +179,7 @@ def _refuse_unknown(current: str | None) -> None:
 
 @contextmanager
 def _connection(url: str) -> Iterator[Connection]:
-    """A connection of our own, past any pool."""
+    """Open a connection outside any pool."""
     try:
         with make_engine(url, poolclass=NullPool).connect() as connection:
             yield connection
@@ -200,12 +192,10 @@ def _connection(url: str) -> Iterator[Connection]:
         raise SchemaError(f"the database refuses: {error.orig}".strip()) from error
 
 
-@contextmanager
-def _migration_lock(connection: Connection) -> Iterator[None]:
-    """Held by the connection, so that it ends with it, however that is."""
+def _lock(connection: Connection) -> None:
+    """Take the lock of migrations until the connection is closed."""
     connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
     connection.commit()
-    yield
 
 
 def _scripts() -> ScriptDirectory:
@@ -213,7 +203,7 @@ def _scripts() -> ScriptDirectory:
 
 
 def configuration(connection: Connection | None = None) -> Config:
-    """How Alembic is told where the migrations are, and which connection to use."""
+    """Configure Alembic: where the migrations are, and which connection to use."""
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection

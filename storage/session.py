@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import re
 from functools import partial
 from typing import Any
 
@@ -48,12 +47,11 @@ _BEGIN = """
     SELECT answers_itself, set_config('TimeZone', 'UTC', false), CASE
         WHEN answers_itself AND %(milliseconds)s > 0
         THEN set_config('statement_timeout', %(milliseconds)s::text, false)
+    END, CASE
+        WHEN answers_itself THEN set_config('plan_cache_mode', 'force_generic_plan', false)
     END
     FROM (SELECT pg_backend_pid() = %(pid)s AS answers_itself) AS backend
 """
-
-_YEARS = 400  # After as many the Gregorian calendar repeats itself.
-_FAR_TIME = re.compile(r"(\d{4,})(-.+?)( BC)?")
 
 
 def parse_url(text: str) -> URL | None:
@@ -92,7 +90,7 @@ def make_engine(
     statement_timeout_seconds: float = 0,
     **options: Any,
 ) -> Engine:
-    """An engine whose connections have the session that the service needs.
+    """Make an engine whose connections have the session that the service needs.
 
     PostgreSQL's own statement_timeout is set where no pooler is between; 0 leaves it as it is.
     """
@@ -103,42 +101,20 @@ def make_engine(
 
 
 def is_direct(connection_info: dict[Any, Any]) -> bool:
-    """Whether a connection, by SQLAlchemy's `info` of it, leads to PostgreSQL with no pooler."""
+    """Return whether a connection, by SQLAlchemy's `info` of it, leads past any pooler."""
     return bool(connection_info["is_direct"])
 
 
 def parse_time(text: str) -> dt.datetime:
-    """A time as PostgreSQL writes it, in any time zone, as one in UTC.
-
-    In the zone of the session that wrote it, the last hours of the year 9999 may be in the year
-    10000, and the first ones of the year 1 in 1 BC.
-    """
-    try:
-        time = dt.datetime.fromisoformat(text)
-    except ValueError:
-        return _parse_far_time(text)
+    """Parse a time as PostgreSQL writes it, in any time zone."""
+    time = dt.datetime.fromisoformat(text)
     return time if time.tzinfo is dt.UTC else time.astimezone(dt.UTC)
 
 
-def _parse_far_time(text: str) -> dt.datetime:
-    parts = _FAR_TIME.fullmatch(text)
-    if parts is None:
-        raise ValueError("no time of PostgreSQL's")
-    year = 1 - int(parts[1]) if parts[3] else int(parts[1])
-    shift = -_YEARS if year > dt.MAXYEAR else _YEARS
-    time = dt.datetime.fromisoformat(f"{year + shift:04}{parts[2]}").astimezone(dt.UTC)
-    return time.replace(year=time.year - shift)
-
-
-def _time(text: Any, _cursor: object) -> dt.datetime | None:
-    return None if text is None else parse_time(text)
-
-
-_TIME = new_type((1184,), "TIME", _time)
 # A UUID object for each row, only to be written as text again, costs as much as the row.
 _UUID_AS_TEXT = new_type((2950,), "UUID", lambda text, _cursor: text)
 _TYPES = (
-    _TIME,
+    new_type((1184,), "TIME", lambda text, _cursor: text and parse_time(str(text))),
     _UUID_AS_TEXT,
     new_array_type((2951,), "UUID[]", _UUID_AS_TEXT),
     new_type((5069,), "XID8", INTEGER),

@@ -12,6 +12,8 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import psycopg2
@@ -55,6 +57,13 @@ class Statement:
         self.prepare_sql = f"PREPARE {form} AS {self.sql % numbered}"
         values = ", ".join(f"%({name})s" for name in names)
         self.execute_sql = f"EXECUTE {form} ({values})" if values else f"EXECUTE {form}"
+
+    @cached_property
+    def unprepared(self) -> Statement:
+        """The same statement, planned at each run: for a batch, by the number of its items."""
+        statement = copy(self)
+        statement.is_prepared = False
+        return statement
 
     def values(self, parameters: Parameters | None) -> Parameters:
         """Return the values of all parameters."""
