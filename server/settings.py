@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     db_user: str = "tasks"
     db_password: SecretStr | None = None
     db_statement_timeout_seconds: float = Field(30, ge=0.001, le=3600)
+    prepared_statements: bool = True
     data_dir: Path = Path(".data")
 
     secret_key: SecretStr | None = Field(None, validate_default=True)

@@ -215,6 +215,7 @@ def _database(settings: Settings, url: str) -> Database:
         read_timeout_seconds=min(_READ_SECONDS, settings.db_statement_timeout_seconds),
         application_name=settings.app_name,
         direct_url=settings.direct_database_url,
+        prepared_statements=settings.prepared_statements,
     )
 
 
