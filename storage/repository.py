@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from storage import counters
 from storage import task_statements as statements
 from storage.database import Database, Transaction
 from storage.errors import (
@@ -79,18 +80,18 @@ class Target(NamedTuple):
 
 
 class StatusPriorityCount(NamedTuple):
-    """The number of tasks with a status and a priority, and how many of them are overdue."""
+    """The number of tasks with a status and a priority."""
 
     status: int
     priority: int
     total: int
-    overdue: int
 
 
 class Stats(NamedTuple):
     """Counts of tasks, and the time of the count by PostgreSQL's clock."""
 
     as_of: dt.datetime
+    overdue: int
     counts: list[StatusPriorityCount]
 
 
@@ -252,10 +253,21 @@ class TaskRepository:
 
     def stats(self, filter_: Filter | None = None) -> Stats:
         """Count the tasks that match by status and priority; zero counts are omitted."""
-        form = form_of(filter_)
-        rows = self._database.read(statements.stats(form.filter_), form.values)
-        counts = [StatusPriorityCount._make(row[1:]) for row in rows if row[1] is not None]
-        return Stats(rows[0][0], counts)
+        if filter_ is None:
+            rows = self._database.read(counters.STATS)
+        else:
+            form = form_of(filter_)
+            rows = self._database.read(statements.stats(form.filter_), form.values)
+        counts = [StatusPriorityCount._make(row[2:]) for row in rows if row[2] is not None]
+        return Stats(rows[0][0], rows[0][1], counts)
+
+    def repair_counters(self) -> int:
+        """Compare the counters with the tasks; return how many were wrong and are repaired.
+
+        Two processes that repair at once would do so twice.
+        """
+        self._database.write(counters.FOLD_PAST_HOURS)
+        return int(self._database.write(counters.REPAIR)[0][0])
 
     def find_replays(
         self, requests: Sequence[RequestRecord | None], origin: Origin

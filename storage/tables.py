@@ -197,6 +197,30 @@ event_horizon = Table(
     comment="One row: the last event that was removed. What follows it is all there",
 )
 
+# Triggers add every write of tasks to the counters of a slot (migration 0005), and statistics read
+# the sums. What was due in a past hour is counted under the hour '-infinity'.
+task_counters = Table(
+    "task_counters",
+    metadata,
+    Column("slot", SmallInteger, primary_key=True, autoincrement=False),
+    Column("status", SmallInteger, primary_key=True, autoincrement=False),
+    Column("priority", SmallInteger, primary_key=True, autoincrement=False),
+    Column("total", BigInteger, nullable=False),
+    comment="The number of tasks that are not deleted is the sum over the slots",
+    postgresql_with={"fillfactor": "50"},  # Room for new versions of a row on its page.
+)
+
+due_counters = Table(
+    "due_counters",
+    metadata,
+    Column("slot", SmallInteger, nullable=False),
+    Column("hour", DateTime(timezone=True), nullable=False),
+    Column("total", BigInteger, nullable=False),
+    PrimaryKeyConstraint("hour", "slot"),
+    comment="The number of open tasks that are due in an hour is the sum over the slots",
+    postgresql_with={"fillfactor": "50"},
+)
+
 # A time that is absent compares as one after all others. The indexes hold this expression, so
 # that a page can begin at (due_date, created_at, id) > (…) whether the due date is there or not.
 INFINITY: ColumnElement[dt.datetime] = literal_column("'infinity'::timestamp with time zone")
@@ -242,6 +266,12 @@ Index(
     tasks.c.priority,
     tasks.c.due_date,
     postgresql_where=text("deleted_at IS NULL"),
+)
+# For the tasks that are due in this hour: how many of them are overdue is not counted yet.
+Index(
+    "idx_task_open_due_date",
+    tasks.c.due_date,
+    postgresql_where=text("deleted_at IS NULL AND status IN (1, 2)"),
 )
 # For those few that wait to be purged.
 Index(

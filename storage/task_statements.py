@@ -18,6 +18,7 @@ from functools import lru_cache
 from sqlalchemy import (
     CTE,
     JSON,
+    BigInteger,
     ColumnElement,
     FromClause,
     Insert,
@@ -290,20 +291,20 @@ def count(filter_: Filter | None, *, show_deleted: bool) -> Statement:
 
 
 @lru_cache(_KEPT_STATEMENTS)
-def stats(filter_: Filter | None) -> Statement:
+def stats(filter_: Filter) -> Statement:
     """Count by status and priority; without a task there is one row with NULLs and the time."""
     is_overdue = (tasks.c.status <= IN_PROGRESS) & (tasks.c.due_date < func.now())
-    counted = select(
-        tasks.c.status,
-        tasks.c.priority,
-        func.count().label("total"),
-        func.count().filter(is_overdue).label("overdue"),
-    ).group_by(tasks.c.status, tasks.c.priority)
-    counts = _matching(counted, filter_, show_deleted=False).subquery("counts")
-    clock = select(func.now().label("as_of")).subquery("clock")
-    return Statement(
-        "stats", select(clock.c.as_of, *counts.c).select_from(clock.outerjoin(counts, true()))
+    overdue = func.sum(func.count().filter(is_overdue)).over()
+    counted = select(overdue.label("overdue"), tasks.c.status, tasks.c.priority, func.count())
+    counts = (
+        _matching(counted, filter_, show_deleted=False)
+        .group_by(tasks.c.status, tasks.c.priority)
+        .subquery("counts")
     )
+    clock = select(func.now().label("as_of")).subquery("clock")
+    columns = [clock.c.as_of, cast(func.coalesce(counts.c.overdue, 0), BigInteger)]
+    statement = select(*columns, *list(counts.c)[1:])
+    return Statement("stats", statement.select_from(clock.outerjoin(counts, true())))
 
 
 def preview_purge(filter_: Filter, *, sample: int) -> Statement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from server.periodic import Periodic
@@ -48,10 +49,13 @@ class Census:
             raise
 
     def _count(self) -> None:
-        counts = self._repository.stats().counts
-        self._overdue = sum(count.overdue for count in counts)
+        stats = self._repository.stats()
+        totals = Counter[int]()
+        for count in stats.counts:
+            totals[count.status] += count.total
+        self._overdue = stats.overdue
         self._tasks = {
-            name.removeprefix("TASK_STATUS_"): sum(c.total for c in counts if c.status == number)
+            name.removeprefix("TASK_STATUS_"): totals[number]
             for name, number in TaskStatus.items()
             if number
         }

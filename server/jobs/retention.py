@@ -1,6 +1,6 @@
-"""Remove rows whose retention time is over.
+"""Remove rows whose retention time is over, and repair the counters of tasks.
 
-One process at a time does, in small batches, so that locks are short.
+One process at a time does. Rows are removed in small batches, so that locks are short.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LOCK = 0x6B656570
 
 
 class Maintenance:
-    """Remove old request records, old events, and tasks deleted long ago."""
+    """Remove old request records, old events, and tasks deleted long ago; repair counters."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
@@ -52,7 +52,7 @@ class Maintenance:
         with self._database.exclusively(_LOCK) as alone:
             if not alone:
                 return {}
-            return {
+            removed = {
                 "requests": self._all(
                     partial(self._repository.forget_requests, older_than=REQUEST_RETENTION)
                 ),
@@ -61,6 +61,8 @@ class Maintenance:
                     partial(self._repository.purge_old, older_than=self._deleted_retention)
                 ),
             }
+            self._repair_counters()
+            return removed
 
     def _all(self, remove: Callable[..., int]) -> int:
         removed = 0
@@ -70,6 +72,10 @@ class Maintenance:
             if batch < _BATCH:
                 break
         return removed
+
+    def _repair_counters(self) -> None:
+        if repaired := self._repository.repair_counters():
+            log.warning("counters of tasks repaired", counters=repaired)
 
     def _run(self) -> None:
         with traced_operation("maintenance"):

@@ -127,11 +127,9 @@ def stats_to_proto(stats: Stats) -> TaskStats:
     by_priority = {
         priority: 0 for priority in TaskPriority.values() if priority != TASK_PRIORITY_UNSPECIFIED
     }
-    overdue = 0
     for count in stats.counts:
         by_status[count.status] += count.total  # type: ignore[index]
         by_priority[count.priority] += count.total  # type: ignore[index]
-        overdue += count.overdue
     return TaskStats(
         total=saturated(sum(by_status.values())),
         by_status=[
@@ -142,7 +140,7 @@ def stats_to_proto(stats: Stats) -> TaskStats:
             TaskStats.PriorityCount(priority=priority, count=saturated(count))
             for priority, count in by_priority.items()
         ],
-        overdue=saturated(overdue),
+        overdue=saturated(stats.overdue),
         as_of=to_timestamp(stats.as_of),
     )
 

@@ -15,6 +15,7 @@ from server.jobs import retention as maintenance
 from server.jobs.retention import Maintenance
 from server.settings import Settings
 from storage.database import Database
+from storage.repository import TaskRepository
 
 # Of each kind five, which are 0, 1, … 4 days old, and some hours.
 AGED = (
@@ -143,3 +144,15 @@ def test_an_outage_does_not_end_it(settings: Settings, monkeypatch: pytest.Monke
     with running(Maintenance(away, settings), monkeypatch):
         until(lambda: len(failures) >= 2)
     away.close()
+
+
+def test_wrong_counters_of_tasks_are_repaired_and_logged(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repaired: list[int] = []
+    monkeypatch.setattr(maintenance.log, "warning", lambda _, counters: repaired.append(counters))
+    database.write(text("INSERT INTO task_counters VALUES (1, 2, 3, 4)"))
+    for _ in range(2):
+        Maintenance(database, settings).run_once()
+    assert repaired == [1]
+    assert TaskRepository(database).stats().counts == []

@@ -67,7 +67,7 @@ class TestGetTaskStats:
 
 def test_counts_beyond_int32_saturate() -> None:
     half = 2**30 + 1
-    counts = [StatusPriorityCount(status, 1, total=half, overdue=half) for status in (1, 2)]
-    stats = stats_to_proto(Stats(as_of=dt.datetime.now(dt.UTC), counts=counts))
+    counts = [StatusPriorityCount(status, 1, total=half) for status in (1, 2)]
+    stats = stats_to_proto(Stats(dt.datetime.now(dt.UTC), 2 * half, counts))
     assert (stats.total, stats.overdue, stats.by_priority[0].count) == (2**31 - 1,) * 3
     assert [each.count for each in stats.by_status[:2]] == [half] * 2

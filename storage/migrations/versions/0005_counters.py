@@ -1,0 +1,118 @@
+"""counters of tasks
+
+Revision: 0005, after 0004.
+
+Triggers keep the counts that statistics read: they cover every way to write tasks, the builds
+before this one too. Tasks cannot be written while the migration counts those that exist.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+# A writer adds to the counters of one slot, so that few writers wait for each other's commit.
+_SLOT = "pg_backend_pid() % 32"
+_COUNTED = "status, priority, due_date FROM {} WHERE deleted_at IS NULL"
+_NEW = f"SELECT 1 AS change, {_COUNTED.format('new_rows')}"
+_OLD = f"SELECT -1 AS change, {_COUNTED.format('old_rows')}"
+_EVENTS = {
+    "insert": ("NEW TABLE AS new_rows", _NEW),
+    "update": ("OLD TABLE AS old_rows NEW TABLE AS new_rows", f"{_NEW} UNION ALL {_OLD}"),
+    "delete": ("OLD TABLE AS old_rows", _OLD),
+}
+
+
+def _add(rows: str, slot: str) -> str:
+    """Return the statement that adds rows with a `change` to the counters.
+
+    What is due in a past hour is counted as due long ago: hours that have passed need no counter.
+    The order of the rows is one for all writers, so that they cannot wait for each other in a
+    circle.
+    """
+    return f"""
+        WITH changed AS MATERIALIZED ({rows}),
+        by_status AS (
+            INSERT INTO task_counters AS counter (slot, status, priority, total)
+            SELECT {slot}, status, priority, sum(change) FROM changed
+            GROUP BY status, priority HAVING sum(change) <> 0 ORDER BY status, priority
+            ON CONFLICT (slot, status, priority)
+            DO UPDATE SET total = counter.total + excluded.total
+        )
+        INSERT INTO due_counters AS counter (slot, hour, total)
+        SELECT {slot}, hour, sum(change)
+        FROM (
+            SELECT change, CASE
+                WHEN due_date < date_trunc('hour', now(), 'UTC') THEN '-infinity'
+                ELSE date_trunc('hour', due_date, 'UTC')
+            END AS hour
+            FROM changed WHERE status IN (1, 2) AND due_date IS NOT NULL
+        ) AS due
+        GROUP BY hour HAVING sum(change) <> 0 ORDER BY hour
+        ON CONFLICT (slot, hour) DO UPDATE SET total = counter.total + excluded.total
+    """  # noqa: S608
+
+
+def upgrade() -> None:
+    op.execute("LOCK TABLE tasks IN SHARE ROW EXCLUSIVE MODE")
+    op.create_table(
+        "task_counters",
+        sa.Column("slot", sa.SmallInteger(), nullable=False),
+        sa.Column("status", sa.SmallInteger(), nullable=False),
+        sa.Column("priority", sa.SmallInteger(), nullable=False),
+        sa.Column("total", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("slot", "status", "priority", name=op.f("pk_task_counters")),
+        comment="The number of tasks that are not deleted is the sum over the slots",
+        postgresql_with={"fillfactor": "50"},
+    )
+    op.create_table(
+        "due_counters",
+        sa.Column("slot", sa.SmallInteger(), nullable=False),
+        sa.Column("hour", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("total", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("hour", "slot", name=op.f("pk_due_counters")),
+        comment="The number of open tasks that are due in an hour is the sum over the slots",
+        postgresql_with={"fillfactor": "50"},
+    )
+    op.create_index(
+        "idx_task_open_due_date",
+        "tasks",
+        ["due_date"],
+        unique=False,
+        postgresql_where=sa.text("deleted_at IS NULL AND status IN (1, 2)"),
+    )
+    for event, (tables, rows) in _EVENTS.items():
+        _create_trigger(event, f"REFERENCING {tables}", f"{_add(rows, _SLOT)};")
+    _create_trigger("truncate", "", "DELETE FROM task_counters; DELETE FROM due_counters;")
+    # Sees all that was written before the triggers, as the table is locked.
+    op.execute(_add(f"SELECT 1 AS change, {_COUNTED.format('tasks')}", "0"))
+
+
+def _create_trigger(event: str, tables: str, body: str) -> None:
+    name = f"count_tasks_on_{event}"
+    op.execute(
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN {body} RETURN NULL; END $$"
+    )
+    op.execute(
+        f"CREATE TRIGGER {name} AFTER {event} ON tasks {tables} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {name}()"
+    )
+
+
+def downgrade() -> None:
+    for event in (*_EVENTS, "truncate"):
+        op.execute(f"DROP TRIGGER count_tasks_on_{event} ON tasks")
+        op.execute(f"DROP FUNCTION count_tasks_on_{event}")
+    op.drop_index(
+        "idx_task_open_due_date",
+        table_name="tasks",
+        postgresql_where=sa.text("deleted_at IS NULL AND status IN (1, 2)"),
+    )
+    op.drop_table("due_counters")
+    op.drop_table("task_counters")
