@@ -1,4 +1,4 @@
-"""Exceptions that calls end with. `server/calls/statuses.py` gives each its status."""
+"""Define the exceptions of calls; `server/calls/statuses.py` maps each to its status."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from google.rpc import error_details_pb2
 
 from taskservice.v1 import task_pb2
 
-_TOLD_CHARACTERS = 1000
-_TOLD_BYTES = 2500
+_MAX_CHARACTERS = 1000
+_MAX_BYTES = 2500
 
 FieldViolation: TypeAlias = error_details_pb2.BadRequest.FieldViolation
 
 
 def violation(field: str, description: str, reason: str) -> FieldViolation:
-    """What is wrong with a field: for people, and in UPPER_SNAKE_CASE for programs."""
+    """Describe a violation; the reason, in UPPER_SNAKE_CASE, is for programs."""
     return FieldViolation(field=field, description=description, reason=reason)  # type: ignore[call-arg]
 
 
 class InvalidRequestError(Exception):
     """The request breaks rules of the contract.
 
-    A client takes 8 KiB of trailers by default: what does not fit is counted, not told.
+    A client accepts 8 KiB of trailers by default: violations beyond that are only counted.
     """
 
     def __init__(self, violations: Sequence[FieldViolation]) -> None:
         text = "; ".join(f"{v.field}: {v.description}" for v in violations)
-        super().__init__(text if len(text) <= _TOLD_CHARACTERS else text[:_TOLD_CHARACTERS] + "...")
+        super().__init__(text if len(text) <= _MAX_CHARACTERS else text[:_MAX_CHARACTERS] + "...")
         self.violations = list(violations)
-        while sum(v.ByteSize() for v in self.violations) > _TOLD_BYTES:
+        while sum(v.ByteSize() for v in self.violations) > _MAX_BYTES:
             self.violations.pop()
-        if untold := len(violations) - len(self.violations):
-            self.violations.append(violation("", f"and {untold} more", "MORE_VIOLATIONS"))
+        if omitted := len(violations) - len(self.violations):
+            self.violations.append(violation("", f"and {omitted} more", "MORE_VIOLATIONS"))
 
 
 class TransitionNotAllowedError(Exception):
-    """A task's status does not lead to the one that was asked for."""
+    """The status of a task does not lead to the requested one."""
 
     def __init__(self, task_id: str, before: int, after: int) -> None:
-        names = [task_pb2.TaskStatus.Name(status) for status in (before, after)]  # type: ignore[arg-type]
-        super().__init__(f"{names[0]} does not lead to {names[1]}")
+        names = task_pb2.TaskStatus.DESCRIPTOR.values_by_number
+        super().__init__(f"{names[before].name} does not lead to {names[after].name}")
         self.task_id = task_id
 
 
 class BatchItemError(Exception):
-    """An item of a batch failed; `cause` says why, and `item` which one: "requests[17]"."""
+    """An item of a batch, such as "requests[17]", failed with the exception `cause`."""
 
     def __init__(self, item: str, cause: Exception) -> None:
         super().__init__(item)
@@ -55,29 +55,29 @@ class BatchItemError(Exception):
 
 
 class UnauthenticatedError(Exception):
-    """The call bears no credentials that are good here."""
+    """The call has no valid credentials."""
 
 
 class PermissionDeniedError(Exception):
-    """The caller does not have the scopes that the call needs; these are missing."""
+    """The principal lacks these scopes."""
 
     def __init__(self, *scopes: str) -> None:
         super().__init__("; ".join(f"the scope {scope} is needed" for scope in scopes))
 
 
 class CredentialsExpiredError(Exception):
-    """The credentials that a stream was begun with are not accepted any more."""
+    """The credentials of an open stream are no longer valid."""
 
 
 class KeysUnavailableError(Exception):
-    """The keys that tokens are verified with have not been there since this process began."""
+    """This process has not received the keys that verify tokens yet."""
 
     def __init__(self) -> None:
         super().__init__("there are no keys yet to verify tokens with")
 
 
 class RequestTooLargeError(Exception):
-    """The request has more bytes than its method takes."""
+    """The request has more bytes than its method accepts."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(f"the request has {size} bytes; at most {limit} are taken")
@@ -85,30 +85,30 @@ class RequestTooLargeError(Exception):
 
 
 class AnswerTooLargeError(Exception):
-    """The tasks that were asked for do not fit into one answer."""
+    """The requested tasks do not fit into one response."""
 
     def __init__(self, count: int) -> None:
         super().__init__(f"{count} tasks like these are more than an answer holds; ask for fewer")
 
 
 class RefusedError(Exception):
-    """A call is ended before it has a thread, and before its credentials are looked at."""
+    """A call is rejected before it has a thread, and before its client is authenticated."""
 
 
 class TooManyCallsError(RefusedError):
-    """This process has as many calls in flight as it takes."""
+    """The limit of calls in flight in this process is reached."""
 
 
 class TooManyOwnCallsError(RefusedError):
-    """This process has as many calls of this caller in flight as it takes of one."""
+    """The limit of calls in flight of one client is reached."""
 
 
 class TooManyBytesError(RefusedError):
-    """The requests that wait here, or those of this caller, have as many bytes as is taken."""
+    """The limit of bytes of waiting requests, of all clients or of this one, is reached."""
 
 
 class TooManyWaitingError(RefusedError):
-    """As many calls wait for their requests as this process takes: the oldest give way."""
+    """The limit of calls that wait for their requests is reached: the oldest is rejected."""
 
 
 class RequestTimeoutError(RefusedError):
@@ -120,11 +120,11 @@ class RequestMissingError(RefusedError):
 
 
 class NoThreadError(RefusedError):
-    """The system gives this process no thread for the call."""
+    """The operating system has no thread for the call."""
 
 
 class RateLimitedError(Exception):
-    """The principal calls more often than it may; `retry_seconds` is the true wait."""
+    """The principal exceeds its rate; `retry_seconds` is the time until it may call again."""
 
     def __init__(self, principal: str, retry_seconds: float) -> None:
         super().__init__(f"more calls than a principal may make; wait {retry_seconds:.3f} s")
@@ -133,7 +133,7 @@ class RateLimitedError(Exception):
 
 
 class TooManyWatchesError(Exception):
-    """This process has as many watches as it takes; or the principal, when it is named."""
+    """The limit of watches, of this process or of the named principal, is reached."""
 
     def __init__(self, principal: str = "") -> None:
         whose = "a principal may have here" if principal else "this server takes"
@@ -142,7 +142,7 @@ class TooManyWatchesError(Exception):
 
 
 class TooManyFiltersError(Exception):
-    """The caller has watches with as many different filters here as it may."""
+    """The limit of different filters in the watches of a client is reached."""
 
     def __init__(self, principal: str, limit: int) -> None:
         super().__init__(
@@ -152,4 +152,4 @@ class TooManyFiltersError(Exception):
 
 
 class ShuttingDownError(Exception):
-    """This process is about to end."""
+    """This process is shutting down."""

@@ -1,11 +1,12 @@
-"""Convert tasks, events and statistics between messages and rows; no other module knows both."""
+"""Convert tasks, events and statistics between messages and rows."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -15,17 +16,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from storage.events import Event
 from storage.repository import Stats
 from storage.tables import TIMES, TaskRow
+from taskservice.v1 import task_pb2 as pb
 from taskservice.v1.task_event_pb2 import TaskEvent
-from taskservice.v1.task_pb2 import (
-    TASK_PRIORITY_MEDIUM,
-    TASK_PRIORITY_UNSPECIFIED,
-    TASK_STATUS_PENDING,
-    TASK_STATUS_UNSPECIFIED,
-    Task,
-    TaskPriority,
-    TaskStatus,
-)
+from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import TaskStats
+
+Values: TypeAlias = dict[str, Any]
+"""The writable columns of a task."""
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LAST = dt.datetime.max.replace(tzinfo=dt.UTC)
@@ -49,13 +46,10 @@ def task_to_proto(row: TaskRow, retention: dt.timedelta | None = None) -> Task:
             columns[name] = to_timestamp(columns[name])
     task = Task(**columns, etag=etag_of(row))
     if retention is not None and row.deleted_at is not None:
-        task.purge_at.CopyFrom(to_timestamp(_later(row.deleted_at, retention)))
+        # The year 9999 is the last that a Timestamp can express.
+        purge_at = row.deleted_at + min(retention, _LAST - row.deleted_at)
+        task.purge_at.CopyFrom(to_timestamp(purge_at))
     return task
-
-
-def _later(moment: dt.datetime, duration: dt.timedelta) -> dt.datetime:
-    """Add the duration, but not beyond the year 9999, the last that a Timestamp can express."""
-    return moment + min(duration, _LAST - moment)
 
 
 def without_generated(task: Task) -> Task:
@@ -65,20 +59,20 @@ def without_generated(task: Task) -> Task:
     return task
 
 
-def task_values(task: Task) -> dict[str, Any]:
+def task_values(task: Task) -> Values:
     """Return the writable columns of a message; absent fields have their default."""
     return {
         "title": task.title,
         "description": task.description,
-        "status": task.status or TASK_STATUS_PENDING,
-        "priority": task.priority or TASK_PRIORITY_MEDIUM,
+        "status": task.status or pb.TASK_STATUS_PENDING,
+        "priority": task.priority or pb.TASK_PRIORITY_MEDIUM,
         "assigned_to": task.assigned_to,
         "due_date": to_datetime(task.due_date) if task.HasField("due_date") else None,
         "tags": distinct_tags(task.tags),
     }
 
 
-def merged_values(row: TaskRow, task: Task, fields: frozenset[str]) -> dict[str, Any]:
+def merged_values(row: TaskRow, task: Task, fields: frozenset[str]) -> Values:
     """Return the writable columns of a row, with these fields replaced by those of the message.
 
     Other fields of the message are not read: they are not validated.
@@ -123,22 +117,19 @@ def saturated(count: int) -> int:
 
 def stats_to_proto(stats: Stats) -> TaskStats:
     """Convert statistics to a message with every status and priority, including counts of 0."""
-    by_status = {status: 0 for status in TaskStatus.values() if status != TASK_STATUS_UNSPECIFIED}
-    by_priority = {
-        priority: 0 for priority in TaskPriority.values() if priority != TASK_PRIORITY_UNSPECIFIED
-    }
+    by_status, by_priority = Counter[int](), Counter[int]()
     for count in stats.counts:
-        by_status[count.status] += count.total  # type: ignore[index]
-        by_priority[count.priority] += count.total  # type: ignore[index]
+        by_status[count.status] += count.total
+        by_priority[count.priority] += count.total
     return TaskStats(
-        total=saturated(sum(by_status.values())),
+        total=saturated(by_status.total()),
         by_status=[
-            TaskStats.StatusCount(status=status, count=saturated(count))
-            for status, count in by_status.items()
+            TaskStats.StatusCount(status=status, count=saturated(by_status[status]))
+            for status in pb.TaskStatus.values()[1:]
         ],
         by_priority=[
-            TaskStats.PriorityCount(priority=priority, count=saturated(count))
-            for priority, count in by_priority.items()
+            TaskStats.PriorityCount(priority=priority, count=saturated(by_priority[priority]))
+            for priority in pb.TaskPriority.values()[1:]
         ],
         overdue=saturated(stats.overdue),
         as_of=to_timestamp(stats.as_of),

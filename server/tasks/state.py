@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from server.errors import InvalidRequestError, TransitionNotAllowedError, violation
-from server.tasks.conversions import version_of
+from server.tasks.conversions import Values, version_of
 from storage.errors import TaskDeletedError, VersionMismatchError
 from storage.repository import TaskRepository
 from storage.tables import TaskRow
@@ -29,7 +28,7 @@ TRANSITIONS: dict[int, set[TaskStatus.ValueType]] = {
 }
 
 
-def check_change(row: TaskRow, values: dict[str, Any], etag: str) -> None:
+def check_change(row: TaskRow, values: Values, etag: str) -> None:
     """Check new values against the stored task, except for the due date.
 
     Raises: TaskDeletedError, VersionMismatchError, TransitionNotAllowedError.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import protovalidate
 from google.protobuf.message import Message
@@ -17,21 +17,15 @@ from google.protobuf.message import Message
 from server.errors import FieldViolation, InvalidRequestError, violation
 from server.limits import LARGEST_VALID_BYTES, MAX_BATCH_ITEMS
 from server.tasks.conversions import WRITABLE, masked
+from taskservice.v1 import task_service_pb2 as pb
 from taskservice.v1.task_pb2 import Task
-from taskservice.v1.task_service_pb2 import (
-    BatchCreateTasksRequest,
-    BatchDeleteTasksRequest,
-    BatchGetTasksRequest,
-    BatchUpdateTasksRequest,
-    CreateTaskRequest,
-    UpdateTaskRequest,
-)
 
 T = TypeVar("T")
+Item = TypeVar("Item", bound=Message)
 
 _OUTPUT_ONLY = frozenset(Task.DESCRIPTOR.fields_by_name) - WRITABLE
 
-# Bounds the work for a request with a million of them.
+# Bounds the work for a request with a million violations.
 _MAX_VIOLATIONS = 100
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -46,112 +40,116 @@ class FieldError(Exception):
         self.reason = reason
 
 
-class Violations:
-    """Collects the violations of a request, starting with those of the contract's rules."""
+def parse_field(
+    found: list[FieldViolation],
+    request: Message,
+    field: str,
+    parser: Callable[[str], T],
+    default: T,
+) -> T:
+    """Parse a field; return the default if it is empty or, after adding a violation, malformed.
 
-    def __init__(self, request: Message | None = None, *, fail_fast: bool | None = None) -> None:
-        self.found = [] if request is None else _violations(request, fail_fast=fail_fast)
+    A text that breaks a rule of the contract is not parsed: it may be of any length.
+    """
+    text = getattr(request, field)
+    if not text or any(violation_.field == field for violation_ in found):
+        return default
+    try:
+        return parser(text)
+    except FieldError as error:
+        found.append(violation(field, error.description, error.reason))
+        return default
 
-    def add(self, field: str, description: str, reason: str) -> None:
-        self.found.append(violation(field, description, reason))
 
-    def parse(self, field: str, parser: Callable[[str], T], text: str, default: T) -> T:
-        """Parse a field; return the default if it is empty or, after adding a violation, malformed.
+def parsed(request: Message, field: str, parser: Callable[[str], T]) -> T | None:
+    """Check a request and parse its one field that needs it. Raises: InvalidRequestError."""
+    found = contract_violations(request)
+    result = parse_field(found, request, field, parser, None)
+    reject(found)
+    return result
 
-        A text that breaks a rule of the contract is not parsed: it may be of any length.
-        """
-        if not text or any(found.field == field for found in self.found):
-            return default
-        try:
-            return parser(text)
-        except FieldError as error:
-            self.add(field, error.description, error.reason)
-            return default
 
-    def extend(self, violations: Iterable[FieldViolation]) -> None:
-        self.found.extend(violations)
-
-    def of_item(self, item: str) -> list[FieldViolation]:
-        """Return the violations with their fields prefixed by the item of a batch."""
-        for found in self.found:
-            found.field = f"{item}.{found.field}"
-        return self.found
-
-    def raise_any(self) -> None:
-        """Raise InvalidRequestError if there are violations."""
-        if self.found:
-            raise InvalidRequestError(self.found)
+def reject(found: Sequence[FieldViolation]) -> None:
+    """Raise InvalidRequestError if there are violations."""
+    if found:
+        raise InvalidRequestError(found)
 
 
 def check(request: Message) -> None:
     """Check a request against the contract's rules. Raises: InvalidRequestError."""
-    Violations(request).raise_any()
+    reject(contract_violations(request))
 
 
-def check_create(request: CreateTaskRequest) -> None:
+def check_create(request: pb.CreateTaskRequest) -> None:
     """Check a creation. Raises: InvalidRequestError."""
-    violations = Violations(request)
-    _check_creation(request, violations)
-    violations.raise_any()
+    found = contract_violations(request)
+    _check_due_date(request.task, found)
+    reject(found)
 
 
-def check_update(request: UpdateTaskRequest) -> frozenset[str]:
+def check_update(request: pb.UpdateTaskRequest) -> frozenset[str]:
     """Check an update and return the fields to change. Raises: InvalidRequestError."""
-    violations = Violations(request)
-    fields = _check_masked(request, violations)
-    violations.raise_any()
+    found = contract_violations(request)
+    fields = _check_masked(request, found)
+    reject(found)
     return fields
 
 
-def check_batch_get(request: BatchGetTasksRequest) -> None:
+def check_batch_get(request: pb.BatchGetTasksRequest) -> None:
     """Check a batch of ids. Raises: InvalidRequestError."""
     _check_count("ids", request.ids)
-    violations = Violations(request, fail_fast=False)
-    violations.extend(_duplicates(request.ids, "ids[{}]"))
-    violations.raise_any()
+    found = contract_violations(request, fail_fast=False)
+    reject([*found, *_duplicates(request.ids, "ids[{}]")])
 
 
-def check_batch_create(request: BatchCreateTasksRequest) -> None:
+def check_batch_create(request: pb.BatchCreateTasksRequest) -> None:
     """Check a batch of creations. Raises: InvalidRequestError."""
-    _check_items(request, _check_creation, id_field="task_id")
+
+    def check_item(item: pb.CreateTaskRequest, found: list[FieldViolation]) -> None:
+        _check_due_date(item.task, found)
+
+    _check_items(request, request.requests, check_item, id_field="task_id")
 
 
-def check_batch_update(request: BatchUpdateTasksRequest) -> list[frozenset[str]]:
+def check_batch_update(request: pb.BatchUpdateTasksRequest) -> list[frozenset[str]]:
     """Check a batch of updates and return the fields to change in each task.
 
     Raises: InvalidRequestError.
     """
-    return _check_items(request, _check_masked, id_field="task.id")
+    return _check_items(request, request.requests, _check_masked, id_field="task.id")
 
 
-def check_batch_delete(request: BatchDeleteTasksRequest) -> None:
+def check_batch_delete(request: pb.BatchDeleteTasksRequest) -> None:
     """Check a batch of deletions. Raises: InvalidRequestError."""
-    _check_items(request, lambda *_: None, id_field="id")
+    _check_items(request, request.requests, lambda *_: None, id_field="id")
 
 
 def _check_items(
-    request: Any, check_item: Callable[[Any, Violations], T], *, id_field: str
+    request: Message,
+    items: Sequence[Item],
+    check_item: Callable[[Item, list[FieldViolation]], T],
+    *,
+    id_field: str,
 ) -> list[T]:
     """Check each item by the rules of its type, and all items by those of a batch."""
-    items = request.requests
     _check_count("requests", items)
     # Items are validated one by one only if the batch breaks a rule: that is slower.
     keeps_rules = not protovalidate.collect_violations(request, fail_fast=True)
-    all_ = Violations()
+    found: list[FieldViolation] = []
     results = []
     for number, item in enumerate(items):
-        violations = Violations(None if keeps_rules else item)
-        results.append(check_item(item, violations))
-        if violations.found:
-            all_.extend(violations.of_item(f"requests[{number}]"))
-        if len(all_.found) >= _MAX_VIOLATIONS:
+        of_item = [] if keeps_rules else contract_violations(item)
+        results.append(check_item(item, of_item))
+        for violation_ in of_item:
+            violation_.field = f"requests[{number}].{violation_.field}"
+        found += of_item
+        if len(found) >= _MAX_VIOLATIONS:
             break
-    all_.extend(_duplicates(map(attrgetter(id_field), items), f"requests[{{}}].{id_field}"))
+    found += _duplicates(map(attrgetter(id_field), items), f"requests[{{}}].{id_field}")
     if hasattr(items[0], "request_id"):
-        request_ids = (item.request_id for item in items)
-        all_.extend(_duplicates(request_ids, "requests[{}].request_id"))
-        all_.extend(_differing(items))
-    all_.raise_any()
+        found += _duplicates(map(attrgetter("request_id"), items), "requests[{}].request_id")
+        found += _differing(list(map(attrgetter("validate_only"), items)))
+    reject(found)
     return results
 
 
@@ -172,33 +170,27 @@ def _duplicates(ids: Iterable[str], field: str) -> Iterator[FieldViolation]:
             yield violation(field.format(number), description, "DUPLICATE")
 
 
-def _differing(items: Sequence[Any]) -> Iterator[FieldViolation]:
-    first = items[0].validate_only
-    for number, item in enumerate(items):
-        if item.validate_only != first:
+def _differing(validate_only: Sequence[bool]) -> Iterator[FieldViolation]:
+    for number, value in enumerate(validate_only):
+        if value != validate_only[0]:
             field = f"requests[{number}].validate_only"
             yield violation(field, "must be the same in all items", "VALIDATE_ONLY_DIFFERS")
 
 
-def _check_creation(request: CreateTaskRequest, violations: Violations) -> None:
-    """Check what the contract's rules cannot express."""
-    violations.extend(_malformed_due_date(request.task))
-
-
-def _check_masked(request: UpdateTaskRequest, violations: Violations) -> frozenset[str]:
+def _check_masked(request: pb.UpdateTaskRequest, found: list[FieldViolation]) -> frozenset[str]:
     """Check an update and return the fields to change; only these must follow Task's rules."""
     if not UUID.fullmatch(request.task.id):
-        violations.add("task.id", "must be a valid UUID", "STRING_UUID")
-    fields = _masked_fields(request, violations)
+        found.append(violation("task.id", "must be a valid UUID", "STRING_UUID"))
+    fields = _masked_fields(request, found)
     changed = masked(request.task, fields)
     if "title" not in fields:
         changed.title = "unchanged"
-    violations.extend(_violations(changed, prefix="task."))
-    violations.extend(_malformed_due_date(changed))
+    found += contract_violations(changed, prefix="task.")
+    _check_due_date(changed, found)
     return fields
 
 
-def _masked_fields(request: UpdateTaskRequest, violations: Violations) -> frozenset[str]:
+def _masked_fields(request: pb.UpdateTaskRequest, found: list[FieldViolation]) -> frozenset[str]:
     """Resolve the update mask to writable fields (AIP-134, AIP-161)."""
     if not request.update_mask.paths:
         return WRITABLE & {field.name for field, _ in request.task.ListFields()}
@@ -206,13 +198,15 @@ def _masked_fields(request: UpdateTaskRequest, violations: Violations) -> frozen
     if paths == {"*"}:
         return WRITABLE
     for path in islice(sorted(paths - WRITABLE - _OUTPUT_ONLY), _MAX_VIOLATIONS):
-        violations.add("update_mask", f"there is no field {path[:100]!a}", "UNKNOWN_FIELD")
+        description = f"there is no field {path[:100]!a}"
+        found.append(violation("update_mask", description, "UNKNOWN_FIELD"))
     return WRITABLE & paths
 
 
-def _violations(
+def contract_violations(
     message: Message, prefix: str = "", *, fail_fast: bool | None = None
 ) -> list[FieldViolation]:
+    """Check a message against the contract's rules; of a large one, find only the first."""
     if fail_fast is None:
         fail_fast = message.ByteSize() > LARGEST_VALID_BYTES
     return [
@@ -237,8 +231,8 @@ def _path(found: protovalidate.Violation) -> str:
     return path
 
 
-def _malformed_due_date(task: Task) -> list[FieldViolation]:
+def _check_due_date(task: Task, found: list[FieldViolation]) -> None:
     """Check the nanoseconds of the due date, for which buf.validate has no rule."""
-    if 0 <= task.due_date.nanos < 10**9:
-        return []
-    return [violation("task.due_date", "must be a valid timestamp", "TIMESTAMP_MALFORMED")]
+    if not 0 <= task.due_date.nanos < 10**9:
+        description = "must be a valid timestamp"
+        found.append(violation("task.due_date", description, "TIMESTAMP_MALFORMED"))
