@@ -1,4 +1,4 @@
-"""One open watch: its buffer, its end, and the credentials that it began with."""
+"""Buffer the notices of an open watch, check its credentials, and end it."""
 
 from __future__ import annotations
 
@@ -45,51 +45,31 @@ def notices_of(events: Iterable[Event], filter_number: int = 0) -> Iterator[Noti
             yield Notice(_KINDS[change], event.after, event.position)
 
 
-class Credentials:
-    """Check the credentials of a watch when they expire.
+class Watch:
+    """The notices delivered to a watch, its credentials, and the exception that ends it.
 
-    They are checked in between, too: their key may have been removed.
+    The credentials are checked when they expire, and periodically: their key may be removed.
     """
 
-    def __init__(self, authenticate: Callable[[], object], every_seconds: float) -> None:
-        self._authenticate = authenticate
-        self._every_seconds = every_seconds
-        self._expires = current_call().principal.expires
-        self._schedule()
-
-    def _schedule(self) -> None:
-        self._next = min(time.time() + self._every_seconds, self._expires)
-
-    def seconds_left(self) -> float:
-        """Return the time until the next check."""
-        return max(0.0, self._next - time.time())
-
-    def check(self) -> None:
-        """Raises: CredentialsExpiredError."""
-        if time.time() < self._next:
-            return
-        try:
-            self._authenticate()
-        except UnauthenticatedError:
-            raise CredentialsExpiredError from None
-        self._schedule()
-
-
-class Watch:
-    """The notices delivered to a watch, and the exception that ends it."""
-
     def __init__(
-        self, filter_: Filter | None, context: grpc.ServicerContext, credentials: Credentials
+        self,
+        filter_: Filter | None,
+        context: grpc.ServicerContext,
+        authenticate: Callable[[grpc.ServicerContext], object],
+        check_seconds: float,
     ) -> None:
-        self.principal = current_call().principal.name
+        principal = current_call().principal
+        self.principal = principal.name
         # The connection where nothing is authenticated.
         self.client = context.peer() if self.principal == ANONYMOUS.name else self.principal
         self.filter_ = filter_
         self.context = context
         self.sending_since: float | None = None
-        self.delivered = Position(0, 0)
-        self.taken = Position(0, 0)
-        self._credentials = credentials
+        self.delivered = self.taken = Position(0, 0)
+        self._authenticate = authenticate
+        self._check_seconds = check_seconds
+        self._expires = principal.expires
+        self._next_check = min(time.time() + check_seconds, self._expires)
         self._changed = threading.Condition()
         self._notices: deque[Notice] = deque()
         self._was_delivered_to = False
@@ -132,7 +112,13 @@ class Watch:
         """Raises: the exception that ended the watch; CredentialsExpiredError."""
         if self._end:
             raise self._end
-        self._credentials.check()
+        if time.time() < self._next_check:
+            return
+        try:
+            self._authenticate(self.context)
+        except UnauthenticatedError:
+            raise CredentialsExpiredError from None
+        self._next_check = min(time.time() + self._check_seconds, self._expires)
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the watch ends. Raises: as `check`."""
@@ -149,7 +135,7 @@ class Watch:
         with self._changed:
             self._changed.wait_for(
                 lambda: self._notices or self._is_behind or self._end,
-                min(bookmark_seconds, self._credentials.seconds_left()),
+                min(bookmark_seconds, max(0.0, self._next_check - time.time())),
             )
             self.check()
             if self._is_behind:

@@ -1,8 +1,8 @@
 """Open, limit and end the watches of this process.
 
-A watch begins with reads of its own (`watch_own_reads.py`): the initial tasks, or the events that
-follow its resume_token. Once it has caught up it joins the shared reader
-(`watch_shared_reader.py`), until its buffer is full (`watch.py`); then it reads for itself again.
+A watch begins with reads of its own: the initial tasks, or the events that follow its
+resume_token. Once it has caught up it joins the shared reader, until its buffer is full; then it
+reads for itself again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import grpc
 import structlog
@@ -19,9 +18,8 @@ import structlog
 from server.calls.current import current_call
 from server.calls.grpcio_internals import ServerCall
 from server.errors import ShuttingDownError, TooManyFiltersError, TooManyWatchesError
-from server.tasks.watch import BOOKMARK, Credentials, Notice, Watch, notices_of
-from server.tasks.watch_own_reads import OwnReads
-from server.tasks.watch_shared_reader import SharedReader
+from server.tasks.watch import BOOKMARK, Notice, Watch, notices_of
+from server.tasks.watch_readers import OwnReads, SharedReader
 from server.telemetry.tracing import add_span_event
 from storage.errors import StatementCancelledError
 from storage.events import EventLog, Position
@@ -122,8 +120,7 @@ class Watches:
 
     @contextmanager
     def _opened(self, filter_: Filter | None, context: grpc.ServicerContext) -> Iterator[Watch]:
-        authenticate = partial(self._authenticate, context)
-        watch = Watch(filter_, context, Credentials(authenticate, BOOKMARK_SECONDS))
+        watch = Watch(filter_, context, self._authenticate, BOOKMARK_SECONDS)
         self._register(watch)
         try:
             if not context.add_callback(lambda: watch.end(StatementCancelledError())):
@@ -132,7 +129,7 @@ class Watches:
         finally:
             with self._lock:
                 self._open.discard(watch)
-            self._shared_reader.close(watch)
+            self._shared_reader.leave(watch)
 
     def _register(self, watch: Watch) -> None:
         """Raises: ShuttingDownError, TooManyWatchesError, TooManyFiltersError."""
@@ -141,7 +138,6 @@ class Watches:
                 raise ShuttingDownError
             self._check_limits(watch)
             self._open.add(watch)
-        self._shared_reader.open()
 
     def _check_limits(self, watch: Watch) -> None:
         """Raises: TooManyWatchesError, TooManyFiltersError."""

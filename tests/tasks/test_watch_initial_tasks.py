@@ -40,7 +40,7 @@ def test_initial_tasks_are_the_existing_ones_and_then_a_bookmark(
     stub: TaskServiceStub, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """On one page, several, or some that are full to the last."""
-    monkeypatch.setattr("server.tasks.watch_own_reads._BATCH", 2)
+    monkeypatch.setattr("server.tasks.watch_readers._BATCH", 2)
     standing = create(stub, *map(str, range(count))) if count else []
     (gone,) = create(stub, "gone")
     delete(stub, gone)
@@ -118,7 +118,7 @@ def test_the_responses_of_a_watch_add_up_to_the_list(
 ) -> None:
     """Writers go on while the initial tasks are read, page by page, and after that."""
     seed, filter_ = case
-    monkeypatch.setattr("server.tasks.watch_own_reads._BATCH", 3)
+    monkeypatch.setattr("server.tasks.watch_readers._BATCH", 3)
     shared = [task.id for task in create(stub, *map(str, range(30)), assigned_to="ann")]
     stop = threading.Event()
     with ThreadPoolExecutor() as pool:

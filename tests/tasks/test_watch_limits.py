@@ -49,7 +49,7 @@ def test_a_watch_that_does_not_keep_up_reads_for_itself(
 ) -> None:
     """More than its buffer holds is neither lost nor repeated."""
     monkeypatch.setattr("server.tasks.watch._BUFFER", 2)
-    monkeypatch.setattr("server.tasks.watch_shared_reader._BATCH", 5)
+    monkeypatch.setattr("server.tasks.watch_readers._BATCH", 5)
     watches = [joined(watch), joined(watch, filter='title != "3"')]
     written = [title for n in range(10) for title in _created(stub, n)]
     for one, expected in zip(watches, (written, [t for t in written if t != "3"]), strict=True):

@@ -206,8 +206,8 @@ def test_steps_report_existing_tasks_and_later_changes(
     connect: Connect, watch: OpenWatch, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """Each task exactly once, wherever a step ends."""
-    monkeypatch.setattr("server.tasks.watch_own_reads._READ_SECONDS", 0)
-    monkeypatch.setattr("server.tasks.watch_own_reads._SCANNED", size)
+    monkeypatch.setattr("server.tasks.watch_readers._READ_SECONDS", 0)
+    monkeypatch.setattr("server.tasks.watch_readers._SCANNED", size)
     monkeypatch.setattr(
         EventLog,
         "tasks_as_they_stand",

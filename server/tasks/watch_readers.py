@@ -1,0 +1,245 @@
+"""Read the events of watches: each by itself until it has caught up, then one reader for all."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import structlog
+
+from server.calls.fair_queue import FairQueue
+from server.tasks.watch import ADDED, Notice, Watch, notices_of
+from storage.errors import DatabaseUnavailableError, StatementTimeoutError
+from storage.events import Batch, EventLog, InitialPage, InitialPages, Position
+from storage.query import Filter
+from storage.wakeups import Listener
+
+log = structlog.get_logger()
+
+_BATCH = 200
+# Own reads at once: a thousand watches that resume must not occupy the connection pool.
+_SLOTS = 2
+# The limit of a read of initial tasks, and how many ids a read scans after one has exceeded it.
+# A filter without an index took 22 s for 50,000 tasks, and 0.2 s for this many.
+_READ_SECONDS = 1.0
+_SCANNED = 500
+_MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.01, 1.0
+# Announcements may be lost, and some events are announced before they are settled.
+_POLL_SECONDS = 1.0
+
+
+class _ReadSlots:
+    """Slots for reads: a client takes one at a time, and clients take turns."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._lock = threading.Lock()
+        self._queue = FairQueue[threading.Event](share=1)
+
+    @contextmanager
+    def acquired(self, client: str) -> Iterator[None]:
+        """Wait for a slot; release it at the end of the block."""
+        acquired = threading.Event()
+        with self._lock:
+            self._queue.add(client, acquired)
+            self._assign()
+        acquired.wait()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._queue.finish(client)
+                self._free += 1
+                self._assign()
+
+    def _assign(self) -> None:
+        while self._free and (acquired := self._queue.next()):
+            self._free -= 1
+            acquired.set()
+
+
+class OwnReads:
+    """The reads of all watches of this process that have not joined the shared reader."""
+
+    def __init__(self, events: EventLog) -> None:
+        self._events = events
+        self._slots = _ReadSlots(_SLOTS)
+
+    def head(self, watch: Watch) -> Position:
+        """Return the position of the latest event."""
+        with self._slot(watch):
+            return self._events.head()
+
+    def events(self, watch: Watch, position: Position) -> Batch:
+        """Read the events that follow a position."""
+        with self._slot(watch):
+            return self._events.read(position, limit=_BATCH, filters=(watch.filter_,))
+
+    def initial_tasks(self, watch: Watch) -> Generator[Notice, None, Position]:
+        """Yield the tasks, then their changes during these reads; return the position reached.
+
+        Each page is read by its own snapshot. The changes that follow are those that the page's
+        snapshot does not contain: nothing is repeated, and no transaction stays open.
+        """
+        position = self.head(watch)
+        pages = InitialPages()
+        yield from self._pages(watch, pages)
+        pause_seconds = _MIN_PAUSE_SECONDS
+        while True:
+            batch = self.events(watch, position)
+            unseen = [event for event in batch.events if not pages.have_seen(event)]
+            yield from (notice._replace(position=None) for notice in notices_of(unseen))
+            position = batch.position
+            if batch.at_head and batch.settled >= pages.end:
+                return position
+            if batch.at_head:  # A transaction is open that was open when a page was read.
+                watch.pause(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)
+
+    def _pages(self, watch: Watch, pages: InitialPages) -> Iterator[Notice]:
+        is_slow = False
+        while not pages.are_complete:
+            try:
+                page = self._page(watch, pages.last_id, is_slow=is_slow)
+            except StatementTimeoutError:
+                if is_slow:
+                    raise
+                is_slow = True  # No index serves the filter: scan in small steps.
+                continue
+            pages.add(page.last_id, page.snapshot)
+            yield from (Notice(ADDED, row, None) for row in page.tasks)
+
+    def _page(self, watch: Watch, after: str | None, *, is_slow: bool) -> InitialPage:
+        with self._slot(watch):
+            if is_slow:
+                return self._events.tasks_among(watch.filter_, after=after, ids=_SCANNED)
+            return self._events.tasks_as_they_stand(
+                watch.filter_, after=after, limit=_BATCH, seconds=_READ_SECONDS
+            )
+
+    @contextmanager
+    def _slot(self, watch: Watch) -> Iterator[None]:
+        """Take a read slot; raise if the watch has ended."""
+        with self._slots.acquired(watch.client):
+            watch.check()
+            yield
+
+
+class SharedReader:
+    """A thread that reads the stream of events and delivers notices to the watches joined to it.
+
+    A watch whose buffer is full leaves: the events in the database are its buffer.
+    """
+
+    def __init__(
+        self, events: EventLog, listener: Listener, each_round: Callable[[], object]
+    ) -> None:
+        self._events = events
+        self._listener = listener
+        self._each_round = each_round
+        self._lock = threading.Lock()
+        self._joined: dict[Watch, None] = {}  # Ordered, so that statements repeat.
+        self._position = Position(0, 0)
+        self._has_joined = threading.Event()
+        self._is_reachable = True
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="watches", daemon=True).start()
+
+    @property
+    def joined(self) -> int:
+        """The number of watches that have joined."""
+        return len(self._joined)
+
+    def join(self, watch: Watch, position: Position) -> bool:
+        """Deliver to the watch what follows a position; False if the reader is past it."""
+        with self._lock:
+            if not self._joined:
+                self._position = position
+            elif self._position > position:
+                return False
+            watch.begin(position)
+            self._joined[watch] = None
+            self._has_joined.set()
+            return True
+
+    def leave(self, watch: Watch) -> None:
+        with self._lock:
+            self._joined.pop(watch, None)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._each_round()
+                if self._joined:
+                    self._listener.listen()
+                    self._deliver_new()
+                else:
+                    self._listener.close()  # Unread announcements fill PostgreSQL's queue.
+            except DatabaseUnavailableError as error:
+                self._note(reachable=False, why=str(error))
+            except Exception:
+                # Each watch then reads by itself, which ends the one that fails.
+                log.exception("shared watch reader failed")
+                self._detach(*self._snapshot()[0])
+            else:
+                self._note(reachable=True)
+            self._wait()
+
+    def _wait(self) -> None:
+        if not self._joined:
+            self._has_joined.wait(_POLL_SECONDS)
+            self._has_joined.clear()
+            return
+        try:
+            self._listener.wait(_POLL_SECONDS)
+        except Exception:
+            log.exception("listener failed")
+            time.sleep(_POLL_SECONDS)
+
+    def _deliver_new(self) -> None:
+        """Read and deliver up to the head of the stream."""
+        at_head = False
+        while not at_head:
+            joined, position = self._snapshot()
+            if not joined:
+                return
+            filters = tuple(dict.fromkeys(watch.filter_ for watch in joined))
+            batch = self._events.read(position, limit=_BATCH, filters=filters)
+            at_head = batch.at_head
+            notices = {key: list(notices_of(batch.events, n)) for n, key in enumerate(filters)}
+            self._deliver(notices, position, batch.position)
+
+    def _snapshot(self) -> tuple[list[Watch], Position]:
+        with self._lock:
+            return list(self._joined), self._position
+
+    def _deliver(
+        self, notices: Mapping[Filter | None, Sequence[Notice]], after: Position, until: Position
+    ) -> None:
+        with self._lock:
+            self._position = until
+            joined = list(self._joined)
+        for watch in joined:
+            # One that joined during the read may have another filter, or an earlier position.
+            own = notices.get(watch.filter_)
+            if own is None or watch.delivered < after or not watch.deliver(own, until):
+                self._detach(watch)
+
+    def _detach(self, *watches: Watch) -> None:
+        """Have the watches read for themselves, from what their clients have got."""
+        with self._lock:
+            for watch in watches:
+                self._joined.pop(watch, None)
+        for watch in watches:
+            watch.fall_behind()
+
+    def _note(self, *, reachable: bool, why: str = "") -> None:
+        if reachable != self._is_reachable:
+            self._is_reachable = reachable
+            if reachable:
+                log.info("watches resumed")
+            else:
+                log.warning("watches wait for the database", why=why)
