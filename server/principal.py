@@ -1,4 +1,4 @@
-"""Who calls, what it may do, and in which trace."""
+"""Name the principal of a call, its scopes, and the origin of its writes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Scope: TypeAlias = Literal["tasks:read", "tasks:write", "tasks:admin"]
 
 
 class Principal(NamedTuple):
-    """Who calls, and the scopes of what it may do."""
+    """The authenticated client of a call, and its scopes."""
 
     name: str
     scopes: frozenset[Scope] = frozenset()
     expires: float = math.inf
-    """When its credentials stop being accepted, in seconds since 1970."""
+    """The end of its credentials, in seconds since 1970."""
 
 
-# A caller of which nothing is known: it may do nothing.
+# A client that is not authenticated; it has no scope.
 ANONYMOUS = Principal("anonymous")
 
 _MAX_NAME_CHARACTERS = 200
-# Shown as nothing or as a blank, although `str.isprintable` takes them: the letters and marks among
-# Unicode's Default_Ignorable_Code_Point, and the empty pattern of Braille.
+# Printable by `str.isprintable`, but shown as nothing or as a blank: the letters and marks among
+# Unicode's Default_Ignorable_Code_Point, and the blank pattern of Braille.
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0000-\U000e0fff]"
@@ -36,10 +36,10 @@ _INVISIBLE = re.compile(
 
 
 def name_problem(name: str) -> str:
-    """What is wrong with the name of a principal; empty when nothing is.
+    """Describe what is wrong with the name of a principal; empty if it is valid.
 
-    A name stands in logs, events and limits, and is compared exactly: two that look alike must not
-    differ in what is not shown.
+    Logs, events and limits contain names, which are compared exactly: names that look the same must
+    be the same.
     """
     if not name.strip():
         return "the name is blank"
@@ -57,7 +57,7 @@ def name_problem(name: str) -> str:
 
 
 def origin(principal: Principal) -> Origin:
-    """What the events of a write say about where it came from."""
+    """Return the principal and the trace of a write, for its events."""
     context = get_current_span().get_span_context()
     trace_id = format_trace_id(context.trace_id) if context.is_valid else None
     return Origin(principal.name, trace_id)

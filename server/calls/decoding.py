@@ -12,9 +12,13 @@ from typing import cast
 from google.protobuf.message import DecodeError, Message
 
 from server.calls.text import normalise
-from server.calls.wire import MALFORMED, check_item_counts
+from server.calls.wire import (
+    MALFORMED,
+    MAX_BATCH_REQUEST_BYTES,
+    MAX_REQUEST_BYTES,
+    check_item_counts,
+)
 from server.errors import InvalidRequestError, RequestTooLargeError
-from server.limits import MAX_BATCH_REQUEST_BYTES, MAX_REQUEST_BYTES
 from taskservice.v1 import task_service_pb2
 
 _METHODS = task_service_pb2.DESCRIPTOR.services_by_name["TaskService"].methods_by_name

@@ -1,4 +1,4 @@
-"""Count the items of an encoded message before it is parsed.
+"""Limit requests: their bytes, and the items of an encoded message before it is parsed.
 
 An item of two bytes becomes an object of 200 when it is parsed, and 3 MiB of them, which compress
 to 3 KB, 160 MB. The scan of a large message stops at the first item too many.
@@ -14,7 +14,14 @@ from typing import NamedTuple
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from server.errors import InvalidRequestError, violation
-from server.limits import LARGEST_VALID_BYTES, MAX_BATCH_ITEMS
+
+# The contract's limit for the items of a batch, and for any other repeated field.
+MAX_BATCH_ITEMS = 1000
+MAX_REQUEST_BYTES = 256 * 1024
+# The response to a batch of this size is within the 4 MiB that clients accept by default.
+MAX_BATCH_REQUEST_BYTES = 3 * 1024 * 1024
+# A message that keeps the rules of the contract is smaller, except for a batch.
+LARGEST_VALID_BYTES = 16 * 1024
 
 # A varint has ten bytes at most, of seven bits each.
 _LAST_SHIFT = 63

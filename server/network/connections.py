@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from server.limits import MAX_BATCH_REQUEST_BYTES
+from server.calls.wire import MAX_BATCH_REQUEST_BYTES
 from server.network.certificates import Identity, certificates
 from server.settings import Settings
 

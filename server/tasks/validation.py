@@ -14,8 +14,8 @@ from typing import TypeVar
 import protovalidate
 from google.protobuf.message import Message
 
+from server.calls.wire import LARGEST_VALID_BYTES, MAX_BATCH_ITEMS
 from server.errors import FieldViolation, InvalidRequestError, violation
-from server.limits import LARGEST_VALID_BYTES, MAX_BATCH_ITEMS
 from server.tasks.conversions import WRITABLE, masked
 from taskservice.v1 import task_service_pb2 as pb
 from taskservice.v1.task_pb2 import Task

@@ -176,28 +176,20 @@ class SharedReader:
                 if self._joined:
                     self._listener.listen()
                     self._deliver_new()
+                    self._note(reachable=True)
+                    self._listener.wait(_POLL_SECONDS)
                 else:
                     self._listener.close()  # Unread announcements fill PostgreSQL's queue.
+                    self._has_joined.wait(_POLL_SECONDS)
+                    self._has_joined.clear()
             except DatabaseUnavailableError as error:
                 self._note(reachable=False, why=str(error))
+                time.sleep(_POLL_SECONDS)
             except Exception:
                 # Each watch then reads by itself, which ends the one that fails.
                 log.exception("shared watch reader failed")
                 self._detach(*self._snapshot()[0])
-            else:
-                self._note(reachable=True)
-            self._wait()
-
-    def _wait(self) -> None:
-        if not self._joined:
-            self._has_joined.wait(_POLL_SECONDS)
-            self._has_joined.clear()
-            return
-        try:
-            self._listener.wait(_POLL_SECONDS)
-        except Exception:
-            log.exception("listener failed")
-            time.sleep(_POLL_SECONDS)
+                time.sleep(_POLL_SECONDS)
 
     def _deliver_new(self) -> None:
         """Read and deliver up to the head of the stream."""

@@ -13,11 +13,7 @@ from contextlib import contextmanager
 
 import uuid_utils
 
-from server.errors import (
-    AnswerTooLargeError,
-    BatchItemError,
-    TransitionNotAllowedError,
-)
+from server.errors import AnswerTooLargeError, BatchItemError, TransitionNotAllowedError
 from server.tasks.conversions import merged_values, task_to_proto, task_values, version_of
 from server.tasks.state import check_change, past_due_dates, reject_past_due_dates
 from server.telemetry.tracing import add_span_event
@@ -28,14 +24,7 @@ from storage.errors import (
     TransactionConflictError,
     VersionMismatchError,
 )
-from storage.repository import (
-    Change,
-    Creation,
-    Origin,
-    RequestRecord,
-    Target,
-    TaskRepository,
-)
+from storage.repository import Change, Creation, Origin, RequestRecord, Target, TaskRepository
 from storage.tables import TaskRow
 from taskservice.v1.task_service_pb2 import CreateTaskRequest, DeleteTaskRequest, UpdateTaskRequest
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from server.limits import MAX_BATCH_REQUEST_BYTES, MAX_REQUEST_BYTES
+from server.calls.wire import MAX_BATCH_REQUEST_BYTES, MAX_REQUEST_BYTES
 from taskservice.v1 import task_service_pb2
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (

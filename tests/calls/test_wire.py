@@ -10,9 +10,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.calls.wire import check_item_counts
+from server.calls.wire import LARGEST_VALID_BYTES, MAX_BATCH_ITEMS, check_item_counts
 from server.errors import InvalidRequestError
-from server.limits import LARGEST_VALID_BYTES, MAX_BATCH_ITEMS
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksRequest,
