@@ -144,7 +144,8 @@ def main() -> None:
     # Each matches every change, so that all of them receive it.
     different = [f'assigned_to != "{n}" AND priority > LOW' for n in range(arguments.filters)]
     filters = [
-        it for it, _ in zip(cycle(different or [""]), range(arguments.watches), strict=False)
+        filter_
+        for filter_, _ in zip(cycle(different or [""]), range(arguments.watches), strict=False)
     ]
     with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder)) as postgres:
         schema.upgrade(postgres.url)

@@ -1,5 +1,6 @@
-"""Check the words, the links and the quoted code of the project's text: run by `make lint`."""
+"""Check the words, names, links and quoted code of the project's text: run by `make lint`."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -23,11 +24,13 @@ BANNED = re.compile(
             r"\bis asked\.$",
             r"for want of room",
             r"helps nobody",
-            r"\b(?:_mourn|_Hurried|tell_origin|is_one)\b",
         ]
     ),
     re.IGNORECASE,
 )
+BANNED_NAMES = {"_mourn", "Place", "Look", "Pace", "_Hurried", "tell_origin", "is_one"}
+BANNED_NAMES |= {"it", "within"}
+MAX_TEST_NAME = 70
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 EXCERPT = re.compile(
     r"^`([\w/.-]+\.(?:py|proto|lark))`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL
@@ -52,6 +55,21 @@ def banned_words(name: str, text: str) -> Iterator[str]:
     for number, line in enumerate(text.splitlines(), start=1):
         for match in BANNED.finditer(line):
             yield f"{name}:{number}: {match.group()}"
+
+
+def banned_names(name: str, text: str) -> Iterator[str]:
+    """Find names in code that are no technical noun, and names of tests that are too long."""
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.ClassDef(name=found) | ast.FunctionDef(name=found):
+                pass
+            case ast.arg(arg=found) | ast.Name(id=found) | ast.Attribute(attr=found):
+                pass
+            case _:
+                continue
+        too_long = found.startswith("test_") and len(found) > MAX_TEST_NAME
+        if found in BANNED_NAMES or too_long:
+            yield f"{name}:{node.lineno}: {found}"
 
 
 def broken_links(name: str, text: str) -> Iterator[str]:
@@ -118,6 +136,8 @@ def findings() -> Iterator[str]:
         except UnicodeDecodeError:
             continue
         yield from banned_words(name, text)
+        if name.endswith(".py"):
+            yield from banned_names(name, text)
         if name.endswith(".md"):
             pages[name] = text
             yield from broken_links(name, text)

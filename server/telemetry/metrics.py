@@ -65,7 +65,7 @@ class _Ended(NamedTuple):
 
 @cache
 def _ended(method: str, code: str) -> _Ended:
-    return _Ended(*(it.labels(method, code) for it in (_duration, _received, _sent)))
+    return _Ended(*(metric.labels(method, code) for metric in (_duration, _received, _sent)))
 
 
 @cache
@@ -181,7 +181,7 @@ _build = Gauge(
 def set_origin(origin: Resource, version: str) -> None:
     """Export the origin as target_info, and what is running as build info."""
     REGISTRY.set_target_info(
-        {name.replace(".", "_"): str(it) for name, it in origin.attributes.items()}
+        {name.replace(".", "_"): str(value) for name, value in origin.attributes.items()}
     )
     grpc_version = importlib.metadata.version("grpcio")
     _build.labels(version, platform.python_version(), grpc_version).set(1)

@@ -76,8 +76,8 @@ def stuck(
     with locked_task(url, task.id):
         request = UpdateTaskRequest(task=Task(id=task.id, title="new"))
         calls: list[Any] = [
-            stubs[n % len(stubs)].UpdateTask.future(request, **shown(it))
-            for n, it in enumerate(credentials)
+            stubs[n % len(stubs)].UpdateTask.future(request, **shown(credential))
+            for n, credential in enumerate(credentials)
         ]
         await_waiting(url)
         yield task, calls

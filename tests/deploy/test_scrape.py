@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a service that has seen trouble, and finds all that is asked of it."""
+"""Scrape a service after all kinds of errors with Prometheus: dashboard and rules have data."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def prometheus(
     service: ServiceProcess,
     url: str,
 ) -> Iterator[Prometheus]:
-    """What has scraped the service, and evaluated the rules, after all that can happen to it."""
+    """A Prometheus that scraped the service and evaluated the rules, after all kinds of errors."""
     channel = service.channel()
     await_ready(channel)
     stub = TaskServiceStub(channel)
@@ -172,7 +172,7 @@ def test_alert_of_what_nobody_foresaw_fires(prometheus: Prometheus) -> None:
 def test_every_query_reads_what_is_there(prometheus: Prometheus, origin: str) -> None:
     """By its name and by the values of its labels: a series that is not there never alarms."""
     selectors = {
-        it for query in queries.of(origin) for it in queries.selectors(promql.parse(query))
+        metric for query in queries.of(origin) for metric in queries.selectors(promql.parse(query))
     }
     assert [selector for selector in selectors if not prometheus.series(selector)] == []
 
@@ -182,7 +182,9 @@ def test_every_label_that_is_grouped_by_is_there(prometheus: Prometheus, origin:
     for query in queries.of(origin):
         for label, expression in queries.groupings(promql.parse(query)):
             read = queries.selectors(expression)
-            labels = {name for it in read for series in prometheus.series(it) for name in series}
+            labels = {
+                name for metric in read for series in prometheus.series(metric) for name in series
+            }
             assert label in labels, query
 
 

@@ -89,7 +89,7 @@ def called_worker(service: ServiceProcess) -> int:
     def found() -> int:
         for worker in service.workers():
             connections = psutil.Process(worker).net_connections("tcp")
-            if any(it.raddr and it.raddr.port in ours for it in connections):
+            if any(peer.raddr and peer.raddr.port in ours for peer in connections):
                 return worker
         return 0
 
@@ -130,7 +130,7 @@ def test_no_call_fails_when_its_worker_is_killed(
             callers.await_more()
             os.kill(called_worker(service), signal.SIGKILL)
             callers.await_more()
-            wait_until(lambda it=service: len(it.workers()) == 2, "another worker")  # type: ignore[misc]
+            wait_until(lambda own=service: len(own.workers()) == 2, "another worker")  # type: ignore[misc]
     assert callers.ends.keys() == {"OK"}
     if call is create:
         stub = services[0].stub()

@@ -63,14 +63,14 @@ def test_lines_of_libraries_have_the_form_of_ours() -> None:
 
 
 def test_a_line_within_a_span_leads_to_it() -> None:
-    (within, outside) = lines("""
+    (inside, outside) = lines("""
 from opentelemetry import trace
 context = trace.SpanContext(0xabc, 0xdef, False)
 with trace.use_span(trace.NonRecordingSpan(context)):
-    log.info('within')
+    log.info('inside')
 log.info('outside')
 """)
-    assert (within["trace_id"], within["span_id"]) == (f"{0xABC:032x}", f"{0xDEF:016x}")
+    assert (inside["trace_id"], inside["span_id"]) == (f"{0xABC:032x}", f"{0xDEF:016x}")
     assert outside.keys().isdisjoint({"trace_id", "span_id"})
 
 

@@ -262,7 +262,9 @@ def test_creations_with_the_same_requests_in_any_order_take_place_once(
 ) -> None:
     many, chance = TaskRepository(own_database), random.Random(1)  # noqa: S311
     asked = [new_request() for _ in range(20)]
-    batches = [[Creation(new_task(), it) for it in chance.sample(asked, 20)] for _ in range(6)]
+    batches = [
+        [Creation(new_task(), record) for record in chance.sample(asked, 20)] for _ in range(6)
+    ]
     results = all_at_once([partial(many.create, batch, SOME_ORIGIN) for batch in batches])
     answers = {frozenset(row.id for row in rows) for rows in results}  # type: ignore[union-attr]
     assert answers == {frozenset(row.id for row in many.page(limit=100))}

@@ -59,7 +59,7 @@ def test_every_write_gives_a_version_that_was_never_there(repository: OneByOne) 
         deleted = repository.delete(row.id)
         undeleted = repository.undelete(row.id)
         last = repository.delete(row.id)
-        versions += [it.version for it in (row, updated, again, deleted, undeleted, last)]
+        versions += [row.version for row in (row, updated, again, deleted, undeleted, last)]
         repository.many.purge(Present("deleted_at"))
     assert len(set(versions)) == len(versions)
 
