@@ -10,21 +10,15 @@ from server.tasks.conversions import Values, version_of
 from storage.errors import TaskDeletedError, VersionMismatchError
 from storage.repository import TaskRepository
 from storage.tables import TaskRow
-from taskservice.v1.task_pb2 import (
-    TASK_STATUS_CANCELLED,
-    TASK_STATUS_COMPLETED,
-    TASK_STATUS_IN_PROGRESS,
-    TASK_STATUS_PENDING,
-    TaskStatus,
-)
+from taskservice.v1 import task_pb2 as pb
 
-_OPEN: set[TaskStatus.ValueType] = {TASK_STATUS_PENDING, TASK_STATUS_IN_PROGRESS}
-_ENDED: set[TaskStatus.ValueType] = {TASK_STATUS_COMPLETED, TASK_STATUS_CANCELLED}
-TRANSITIONS: dict[int, set[TaskStatus.ValueType]] = {
-    TASK_STATUS_PENDING: {TASK_STATUS_IN_PROGRESS, *_ENDED},
-    TASK_STATUS_IN_PROGRESS: {TASK_STATUS_PENDING, *_ENDED},
-    TASK_STATUS_COMPLETED: _OPEN,
-    TASK_STATUS_CANCELLED: _OPEN,
+_OPEN = {pb.TASK_STATUS_PENDING, pb.TASK_STATUS_IN_PROGRESS}
+_ENDED = {pb.TASK_STATUS_COMPLETED, pb.TASK_STATUS_CANCELLED}
+TRANSITIONS: dict[int, set[pb.TaskStatus.ValueType]] = {
+    pb.TASK_STATUS_PENDING: {pb.TASK_STATUS_IN_PROGRESS, *_ENDED},
+    pb.TASK_STATUS_IN_PROGRESS: {pb.TASK_STATUS_PENDING, *_ENDED},
+    pb.TASK_STATUS_COMPLETED: _OPEN,
+    pb.TASK_STATUS_CANCELLED: _OPEN,
 }
 
 

@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from weakref import WeakValueDictionary
 
 import structlog
 
-from server.calls.fair_queue import FairQueue
 from server.tasks.watch import ADDED, Notice, Watch, notices_of
 from storage.errors import DatabaseUnavailableError, StatementTimeoutError
 from storage.events import Batch, EventLog, InitialPage, InitialPages, Position
@@ -31,33 +31,20 @@ _POLL_SECONDS = 1.0
 
 
 class _ReadSlots:
-    """Slots for reads: a client takes one at a time, and clients take turns."""
+    """Slots for reads: a client waits for one at a time, so that clients take turns."""
 
     def __init__(self, slots: int) -> None:
-        self._free = slots
+        self._free = threading.Semaphore(slots)
         self._lock = threading.Lock()
-        self._queue = FairQueue[threading.Event](share=1)
+        self._turns = WeakValueDictionary[str, threading.Lock]()
 
     @contextmanager
     def acquired(self, client: str) -> Iterator[None]:
         """Wait for a slot; release it at the end of the block."""
-        acquired = threading.Event()
         with self._lock:
-            self._queue.add(client, acquired)
-            self._assign()
-        acquired.wait()
-        try:
+            turn = self._turns.setdefault(client, threading.Lock())
+        with turn, self._free:
             yield
-        finally:
-            with self._lock:
-                self._queue.finish(client)
-                self._free += 1
-                self._assign()
-
-    def _assign(self) -> None:
-        while self._free and (acquired := self._queue.next()):
-            self._free -= 1
-            acquired.set()
 
 
 class OwnReads:

@@ -121,7 +121,9 @@ class Watches:
     @contextmanager
     def _opened(self, filter_: Filter | None, context: grpc.ServicerContext) -> Iterator[Watch]:
         watch = Watch(filter_, context, self._authenticate, BOOKMARK_SECONDS)
-        self._register(watch)
+        with self._lock:
+            self._check_limits(watch)
+            self._open.add(watch)
         try:
             if not context.add_callback(lambda: watch.end(StatementCancelledError())):
                 raise StatementCancelledError
@@ -131,16 +133,10 @@ class Watches:
                 self._open.discard(watch)
             self._shared_reader.leave(watch)
 
-    def _register(self, watch: Watch) -> None:
-        """Raises: ShuttingDownError, TooManyWatchesError, TooManyFiltersError."""
-        with self._lock:
-            if self._is_stopped:
-                raise ShuttingDownError
-            self._check_limits(watch)
-            self._open.add(watch)
-
     def _check_limits(self, watch: Watch) -> None:
-        """Raises: TooManyWatchesError, TooManyFiltersError."""
+        """Raises: ShuttingDownError, TooManyWatchesError, TooManyFiltersError."""
+        if self._is_stopped:
+            raise ShuttingDownError
         if len(self._open) >= MAX_WATCHES:
             raise TooManyWatchesError
         own = sum(other.principal == watch.principal for other in self._open)
