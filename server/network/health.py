@@ -125,22 +125,21 @@ class HealthServicer:
 
     def end_watches(self) -> None:
         """End every Watch, and let none begin. Wait for clients to read, but not for long."""
-        with self._changed:
-            self._is_ended = True
-            watches = list(self._watches)
-        for watch in watches:
+        self._is_ended = True
+        for watch in self._open_watches():
             watch.end()
         with self._changed:
             self._changed.wait_for(lambda: not self._watches, _DRAIN_SECONDS)
-            watches = list(self._watches)
-        for watch in watches:
+        for watch in self._open_watches():
             watch.cut()
 
     def _send(self) -> None:
-        with self._changed:
-            watches = list(self._watches)
-        for watch in watches:
+        for watch in self._open_watches():
             watch.send()
+
+    def _open_watches(self) -> list[_Watch]:
+        with self._changed:
+            return list(self._watches)
 
     def _check(
         self, request: HealthCheckRequest, context: grpc.ServicerContext

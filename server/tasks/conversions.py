@@ -52,13 +52,6 @@ def task_to_proto(row: TaskRow, retention: dt.timedelta | None = None) -> Task:
     return task
 
 
-def without_generated(task: Task) -> Task:
-    """Clear the values that a write generates, for a request with validate_only (AIP-163)."""
-    for name in ("etag", "updated_at", "completed_at"):
-        task.ClearField(name)
-    return task
-
-
 def task_values(task: Task) -> Values:
     """Return the writable columns of a message; absent fields have their default."""
     return {

@@ -14,31 +14,17 @@ from server import principal as caller
 from server.access.authorization import ADMIN
 from server.calls.current import current_call
 from server.errors import InvalidRequestError, violation
-from server.tasks import writes
+from server.tasks import validation, writes
 from server.tasks.conversions import (
     event_to_proto,
     saturated,
     stats_to_proto,
     task_to_proto,
     version_of,
-    without_generated,
 )
 from server.tasks.filters import parse_filter, parse_watch_filter
 from server.tasks.orders import parse_order
 from server.tasks.page_tokens import Tokens
-from server.tasks.validation import (
-    check,
-    check_batch_create,
-    check_batch_delete,
-    check_batch_get,
-    check_batch_update,
-    check_create,
-    check_update,
-    contract_violations,
-    parse_field,
-    parsed,
-    reject,
-)
 from server.tasks.watch import Notice
 from server.tasks.watches import Watches
 from storage.errors import TaskNotFoundError
@@ -85,12 +71,12 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self._resume_tokens = Tokens(keys, "resume")
 
     def CreateTask(self, request: pb.CreateTaskRequest, context: Context) -> Task:
-        check_create(request)
+        validation.check_create(request)
         (row,) = writes.create(self._repository, [request], _origin())
         return self._written(row, request)
 
     def GetTask(self, request: pb.GetTaskRequest, context: Context) -> Task:
-        check(request)
+        validation.check(request)
         return self._to_proto(self._repository.get(request.id))
 
     def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
@@ -109,12 +95,12 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         return response
 
     def UpdateTask(self, request: pb.UpdateTaskRequest, context: Context) -> Task:
-        fields = check_update(request)
+        fields = validation.check_update(request)
         (row,) = writes.update(self._repository, [request], [fields], _origin())
         return self._written(row, request)
 
     def DeleteTask(self, request: pb.DeleteTaskRequest, context: Context) -> Task:
-        check(request)
+        validation.check(request)
         target = Target(request.id.lower(), version_of(request.etag))
         try:
             (row,) = self._repository.delete([target], _origin())
@@ -125,19 +111,19 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         return self._to_proto(row)
 
     def UndeleteTask(self, request: pb.UndeleteTaskRequest, context: Context) -> Task:
-        check(request)
+        validation.check(request)
         target = Target(request.id.lower(), version_of(request.etag))
         (row,) = self._repository.undelete([target], _origin())
         return self._to_proto(row)
 
     def GetTaskStats(self, request: pb.GetTaskStatsRequest, context: Context) -> pb.TaskStats:
-        filter_ = parsed(request, "filter", parse_filter)
+        filter_ = validation.parsed(request, "filter", parse_filter)
         return stats_to_proto(self._repository.stats(filter_))
 
     def BatchGetTasks(
         self, request: pb.BatchGetTasksRequest, context: Context
     ) -> pb.BatchGetTasksResponse:
-        check_batch_get(request)
+        validation.check_batch_get(request)
         ids = [task_id.lower() for task_id in request.ids]
         rows = self._repository.find(ids)
         writes.check_answer(rows.values())
@@ -150,7 +136,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def BatchCreateTasks(
         self, request: pb.BatchCreateTasksRequest, context: Context
     ) -> pb.BatchCreateTasksResponse:
-        check_batch_create(request)
+        validation.check_batch_create(request)
         items = request.requests
         with writes.naming_items("requests", ((item.task_id, item.request_id) for item in items)):
             rows = writes.create(self._repository, items, _origin(), _ITEM)
@@ -159,7 +145,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def BatchUpdateTasks(
         self, request: pb.BatchUpdateTasksRequest, context: Context
     ) -> pb.BatchUpdateTasksResponse:
-        fields = check_batch_update(request)
+        fields = validation.check_batch_update(request)
         items = request.requests
         with writes.naming_items("requests", ((item.task.id, item.request_id) for item in items)):
             rows = writes.update(self._repository, items, fields, _origin(), _ITEM)
@@ -168,7 +154,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def BatchDeleteTasks(
         self, request: pb.BatchDeleteTasksRequest, context: Context
     ) -> pb.BatchDeleteTasksResponse:
-        check_batch_delete(request)
+        validation.check_batch_delete(request)
         items = request.requests
         with writes.naming_items("requests", ((item.id, "") for item in items)):
             rows = writes.delete(self._repository, items, _origin())
@@ -182,7 +168,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     def ListTaskEvents(
         self, request: pb.ListTaskEventsRequest, context: Context
     ) -> pb.ListTaskEventsResponse:
-        cursor = parsed(
+        cursor = validation.parsed(
             request,
             "page_token",
             lambda token: self._page_tokens.open(token, *_history_binding(request)),
@@ -213,7 +199,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             yield self._watch_response(notice, request)
 
     def PurgeTasks(self, request: pb.PurgeTasksRequest, context: Context) -> pb.PurgeTasksResponse:
-        filter_ = parsed(request, "filter", parse_filter)
+        filter_ = validation.parsed(request, "filter", parse_filter)
         if filter_ is None:  # An empty selector never means "all" for a destructive call.
             raise InvalidRequestError(
                 [violation("filter", "must not be blank", "FILTER_NOT_BLANK")]
@@ -232,24 +218,24 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         def open_token(token: str) -> Cursor:
             return self._page_tokens.open(token, *_list_binding(request))
 
-        found = contract_violations(request)
+        found = validation.contract_violations(request)
         query = _ListQuery(
-            filter_=parse_field(found, request, "filter", parse_filter, None),
-            order=parse_field(found, request, "order_by", parse_order, NEWEST_FIRST),
-            cursor=parse_field(found, request, "page_token", open_token, None),
+            filter_=validation.parse_field(found, request, "filter", parse_filter, None),
+            order=validation.parse_field(found, request, "order_by", parse_order, NEWEST_FIRST),
+            cursor=validation.parse_field(found, request, "page_token", open_token, None),
             show_deleted=request.show_deleted,
         )
-        reject(found)
+        validation.reject(found)
         return query
 
     def _check_watch(self, request: pb.WatchTasksRequest) -> tuple[Filter | None, Position | None]:
         def open_token(token: str) -> Position:
             return Position._make(self._resume_tokens.open(token, *_watch_binding(request)))
 
-        found = contract_violations(request)
-        filter_ = parse_field(found, request, "filter", parse_watch_filter, None)
-        position = parse_field(found, request, "resume_token", open_token, None)
-        reject(found)
+        found = validation.contract_violations(request)
+        filter_ = validation.parse_field(found, request, "filter", parse_watch_filter, None)
+        position = validation.parse_field(found, request, "resume_token", open_token, None)
+        validation.reject(found)
         return filter_, position
 
     def _written(self, row: TaskRow, request: pb.CreateTaskRequest | pb.UpdateTaskRequest) -> Task:
@@ -260,7 +246,9 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         if isinstance(request, pb.CreateTaskRequest):
             task.id = request.task_id.lower()
             task.ClearField("created_at")
-        return without_generated(task)
+        for generated in ("etag", "updated_at", "completed_at"):  # AIP-163.
+            task.ClearField(generated)
+        return task
 
     def _watch_response(
         self, notice: Notice, request: pb.WatchTasksRequest
