@@ -329,7 +329,6 @@ def problems(logs: list[Any]) -> list[Any]:
 
 
 def await_request(server: KeyServer) -> None:
-    """Awaits that what the server says now was read: the second question from now is over, when
-    the third is asked."""
+    """Wait until the present keys were read: the second request from now ends before the third."""
     count = len(server.paths) + 3
     wait_until(lambda: len(server.paths) >= count, "the set was read")

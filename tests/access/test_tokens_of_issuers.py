@@ -1,4 +1,4 @@
-"""Tokens as issuers make them: Ed25519 by its new name, scopes in `scp`, and a life that ends."""
+"""Tokens of real issuers: Ed25519 by its new name, scopes in `scp`, and their expiry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every row of the error table, and what no table foresaw: code, reason, details, and no leak."""
+"""Every row of the error table, and unexpected exceptions: code, reason, details, no leak."""
 
 from __future__ import annotations
 

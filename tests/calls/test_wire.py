@@ -1,4 +1,4 @@
-"""Counting the items of an encoded message: it agrees with the parser, whatever the bytes are."""
+"""Count the items of an encoded message: the result is that of the parser, for any bytes."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ def test_file_is_what_the_script_writes() -> None:
     assert dashboard.FILE.read_text() == dashboard.text()
 
 
-def test_panels_are_told_apart() -> None:
+def test_panels_have_different_ids_and_titles() -> None:
     """Grafana finds a panel by its id, and people by its title."""
     panels = json.loads(dashboard.text())["panels"]
     for key in ("id", "title"):

@@ -78,7 +78,7 @@ def prometheus(
     await_ready(channel)
     stub = TaskServiceStub(channel)
     _use_it(channel)
-    _meet_what_nobody_foresaw(stub, url)
+    _cause_unexpected_errors(stub, url)
     _call_more_than_is_taken(stub, url)
     with (
         _more_watches_than_are_taken(stub),
@@ -107,7 +107,7 @@ def _use_it(channel: grpc.Channel) -> None:
         channel.unary_unary("/taskservice.v1.TaskService/NoSuchMethod", bytes, bytes)(b"")
 
 
-def _meet_what_nobody_foresaw(stub: TaskServiceStub, url: str) -> None:
+def _cause_unexpected_errors(stub: TaskServiceStub, url: str) -> None:
     """A table is gone."""
     create = CreateTaskRequest(task=Task(title="a task"), request_id=str(uuid.uuid4()))
     execute(url, "ALTER TABLE requests RENAME TO away")
@@ -163,7 +163,7 @@ def test_rules_are_evaluated(prometheus: Prometheus) -> None:
     assert [rule for rule in prometheus.rules() if rule["health"] != "ok"] == []
 
 
-def test_alert_of_what_nobody_foresaw_fires(prometheus: Prometheus) -> None:
+def test_the_alert_of_unexpected_errors_fires(prometheus: Prometheus) -> None:
     (alert,) = prometheus.query('ALERTS{alertname="TaskServiceInternalErrors"}')
     assert alert["grpc_method"] == "taskservice.v1.TaskService/CreateTask"
 

@@ -1,6 +1,6 @@
-"""PostgreSQL is away, silent, or not what this build works with: the service is not ready.
+"""The service is not ready while PostgreSQL is unreachable, hangs, or does not fit this build.
 
-The embedded PostgreSQL stands for one far away: the service knows it by its URL only.
+The embedded PostgreSQL stands for a remote one: the service knows only its URL.
 """
 
 from __future__ import annotations

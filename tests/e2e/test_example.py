@@ -163,7 +163,7 @@ def test_the_example_ends_when_its_filter_is_wrong(
     tmp_path: Path,
     has_token: bool,
 ) -> None:
-    """Asking the same again would go on for ever; and the token may be good for the right one."""
+    """A retry would never succeed; and the token may be valid for the right server."""
     service = start_service(DATABASE_URL=own_database_url)
     token_file = tmp_path / "token"
     if has_token:

@@ -66,7 +66,7 @@ def test_watch_begins_with_the_present_status(probe: Any, name: str) -> None:
 def test_watch_of_an_unknown_service_stays_open_and_says_so(
     probe: Any,
 ) -> None:
-    """The service may come to be known; so says the protocol."""
+    """By the protocol, the service may be added later."""
     watch = probe.Watch(health_pb2.HealthCheckRequest(service="no.such.Service"))
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     assert watch.is_active()
@@ -87,7 +87,7 @@ def watch(channel: grpc.Channel, name: str = LIVENESS) -> Any:
 
 
 def test_watches_that_come_and_go_stop_nothing(shared_service: ServiceProcess) -> None:
-    """Clients of round_robin open one on every connection, and connections are not for ever."""
+    """Clients with round_robin open a Watch on each of their connections, which are replaced."""
     codes = []
 
     def come_and_go(channel: grpc.Channel) -> None:
@@ -142,7 +142,7 @@ def test_watches_are_so_many_at_once_on_each_port(
 
 
 def test_one_connection_does_not_take_the_places_of_others(shared_service: ServiceProcess) -> None:
-    """Clients that balance by health take a server without a Watch for one that is not well."""
+    """Clients that balance by health take a server that rejects a Watch for unhealthy."""
     watches: list[Any] = []
     greedy, other = shared_service.channel(), shared_service.channel()
     assert [refuses_watch(greedy, watches) for _ in range(17)] == [*[False] * 16, True]

@@ -248,7 +248,7 @@ def test_gzip_bomb(service: ServiceProcess) -> None:
 
 
 def test_message_of_100_megabytes(service: ServiceProcess) -> None:
-    """It is refused by what it says of its size; what comes all the same is thrown away."""
+    """It is rejected by its announced size; the bytes that arrive anyway are dropped."""
     announced = bytes(1) + (100 * MEGABYTE).to_bytes(4, "big")
     with survived(service) as bystander, RawConnection(service.port) as connection:
         connection.send(call_headers(1), DataFrame(1, announced + bytes(16_000)))

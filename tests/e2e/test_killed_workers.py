@@ -138,8 +138,8 @@ def test_no_call_fails_when_its_worker_is_killed(
         assert total == callers.ends["OK"]
 
 
-def test_a_caller_that_will_not_wait_is_told_at_once() -> None:
-    """The call says so itself; the config is for those that do not."""
+def test_a_call_without_wait_for_ready_fails_at_once() -> None:
+    """The call sets wait_for_ready itself; the config is for calls that do not."""
     with client(PLAIN, 1) as stub, pytest.raises(grpc.RpcError) as raised:
         stub.GetTask(GetTaskRequest(), wait_for_ready=False)
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -145,7 +145,7 @@ def test_an_error_is_counted_by_its_reason(
 def test_all_methods_that_there_are_not_are_one(
     pair: ServiceProcess, channel: grpc.Channel
 ) -> None:
-    """Each name that a stranger thinks of would be a time series of its own, for ever."""
+    """Each invented method name would otherwise be a time series that is never removed."""
     since = Difference(pair)
     names = [secrets.token_hex(8) for _ in range(3)]
     for name in names:
@@ -280,7 +280,7 @@ def test_tasks_are_counted_by_status_by_one_worker(
 
 @contextmanager
 def open_transaction(url: str) -> Iterator[None]:
-    """While this holds, no watch is told of what is written after it began."""
+    """While this transaction is open, no watch receives what is written after it began."""
     with create_engine(url, poolclass=NullPool).begin() as connection:
         connection.execute(text("SELECT pg_current_xact_id()"))
         yield

@@ -1,4 +1,4 @@
-"""Overload: refusals above the limit, and nothing left behind afterwards."""
+"""Overload: calls above the limit are rejected, and nothing of them remains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process or several: who serves, who is replaced, and what is left when one is killed."""
+"""One process or several: which serve, which are replaced, and what remains of a killed one."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_service_answers_while_a_worker_is_missing(start_pair: StartService) -> 
 
 
 def test_service_ends_when_its_workers_keep_dying(start_pair: StartService) -> None:
-    """Restarting for ever would hide the failure from the operator."""
+    """Endless restarts would hide the failure from the operator."""
     service = start_pair()
 
     def killing_ended_it() -> bool:
@@ -205,7 +205,7 @@ def busy_workers(service: ServiceProcess, url: str) -> Iterator[list[Any]]:
 
 
 def were_answered(calls: list[Any]) -> bool:
-    """All read the same version: one of them wrote, and the others may have been told so."""
+    """All read the same version: one of them wrote, and the others may have been rejected."""
     return {call.code() for call in calls} <= {grpc.StatusCode.OK, grpc.StatusCode.ABORTED}
 
 

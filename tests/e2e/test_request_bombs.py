@@ -1,4 +1,4 @@
-"""Requests that are small on the wire and large in memory: nothing of them is kept, or made."""
+"""Requests that are small on the wire and large in memory: none is expanded or kept."""
 
 from __future__ import annotations
 

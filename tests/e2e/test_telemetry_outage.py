@@ -1,4 +1,4 @@
-"""A collector that is away, refuses or hangs: it costs the callers nothing, and the log a line."""
+"""A collector that is unreachable, rejects or hangs costs callers nothing, and one log line."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def call(stub: TaskServiceStub) -> str:
 
 
 def complaints(service: ServiceProcess) -> list[str]:
-    """The lines that do not tell what the service itself does."""
+    """The log lines that are not about the service itself."""
     own = service.events("starting", "serving", "ready", "call", "draining", "stopped")
     return [line for line in list(service.lines) if parsed(line) not in own]
 

@@ -450,7 +450,7 @@ def traced(start: Callable[..., Any]) -> Iterator[ServiceProcess]:
 def test_a_trace_that_begins_here_has_one_id_in_the_log_and_in_its_spans(
     traced: ServiceProcess, collector: Collector
 ) -> None:
-    """The sampler is asked about a trace id: the span must have that one, and no other."""
+    """The span must have the trace id for which the sampler decided."""
     request_id = secrets.token_hex(8)
     with pytest.raises(grpc.RpcError):
         traced.stub().GetTask(NO_TASK, metadata=(("x-request-id", request_id),))

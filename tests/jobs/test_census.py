@@ -1,4 +1,4 @@
-"""The counts of what is in the database: those of now, or none."""
+"""The counts of the database: current ones, or none."""
 
 from __future__ import annotations
 

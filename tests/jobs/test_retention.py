@@ -1,4 +1,4 @@
-"""What is kept for a set time goes when that time is over, and not before."""
+"""Retention removes rows when their time is over, and not before."""
 
 from __future__ import annotations
 

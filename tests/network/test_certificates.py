@@ -1,4 +1,4 @@
-"""Files of certificates: whatever they hold, what was good stays until good ones replace it."""
+"""Files of certificates: valid content stays in use until valid content replaces it."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_each_call_counts_for_itself(narrow: Database, mine: Spent) -> None:
     assert mine.in_database == 0
 
 
-def test_the_pool_tells_how_full_it_is(database_url: str) -> None:
+def test_the_pool_reports_its_usage(database_url: str) -> None:
     database = Database(database_url, pool_size=2, max_overflow=3)
     assert database.usage() == PoolUsage(used=0, idle=0, waiting=0, limit=5)
     with database.engine.connect(), database.engine.connect():

@@ -1,4 +1,4 @@
-"""`make migration-check` fails when a table has changed and no migration says so."""
+"""`make migration-check` fails when a table has changed without a migration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How PostgreSQL finds its answers among 100,000 tasks: by an index, wherever the caller stands."""
+"""Query plans among 100,000 tasks: each page is read by an index, wherever it begins."""
 
 from __future__ import annotations
 

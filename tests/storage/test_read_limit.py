@@ -1,4 +1,4 @@
-"""A statement that reads for a call takes only so long; whatever else runs has its own limits."""
+"""Statements that read for a call have a time limit; all others have limits of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A database from another server's dump: its transaction ids are of a time that is yet to come."""
+"""A database restored from another server's dump has transaction ids above the current one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The migrations, on real databases: the way up, the way down, and who is turned away."""
+"""The migrations on real databases: up, down, and the databases that are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a connection's session is, whatever the URL, the environment and the roles say."""
+"""The settings of a session, for any URL, environment and role."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_without_an_announcement_a_wait_ends_with_its_time(listener: Listener) -
 
 
 def test_a_listener_that_does_not_listen_yet_waits_all_the_same(other: Database) -> None:
-    """It is told nothing, and looks for itself every so often."""
+    """It receives no wake-up, and reads at intervals."""
     Listener(other).wait(0.01)
 
 

@@ -1,4 +1,4 @@
-"""Write tasks by the repository: one at a time, many at once, and any that Hypothesis draws."""
+"""Write tasks by the repository: one at a time, many at once, and generated ones."""
 
 from __future__ import annotations
 

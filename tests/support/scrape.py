@@ -62,7 +62,7 @@ def scrape(service: ServiceProcess) -> Scrape:
 
 
 def await_scrape(service: ServiceProcess, condition: Callable[[Scrape], object], what: str) -> None:
-    """Scrapes again when the port turns a scrape away, as Prometheus does."""
+    """Scrape again after the port rejected a scrape, as Prometheus does."""
 
     def fulfilled() -> object:
         with suppress(ConnectionError):

@@ -1,4 +1,4 @@
-"""An etag names one state of one task for ever: none of them is given out twice."""
+"""An etag names one state of one task: none is generated twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filters that are not understood: refused with their place, and a hint where one is known."""
+"""Invalid filters: the error has the position, and a hint for common mistakes."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tests.support.workers import running_worker
 
 @pytest.fixture
 def request_(stub: TaskServiceStub, database: Database) -> ListTasksRequest:
-    """Asks for the second page of a list."""
+    """Request the second page of a list."""
     store(database, [{}, {}, {}])
     request = ListTasksRequest(filter="title:task", order_by="priority desc, due_date", page_size=1)
     request.page_token = stub.ListTasks(request).next_page_token

@@ -1,4 +1,4 @@
-"""PurgeTasks: deleted tasks go for good, and no others."""
+"""PurgeTasks removes deleted tasks permanently, and no others."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 def written(script: str, **settings: str) -> str:
-    """What a process of its own writes: logging is set up once in the life of one."""
+    """Return the lines of a process of its own: logging is set up once in a process."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", BEGIN + script],
         cwd=Path(__file__).parent,  # Not where a .env might be.
@@ -116,7 +116,7 @@ def test_the_level_says_which_lines_are_written() -> None:
 
 
 def test_signals_move_the_level_by_one_and_not_beyond_the_last() -> None:
-    """At ERROR the change itself is not told."""
+    """At ERROR the change itself is not logged."""
     told = lines("""
 for number in [signal.SIGUSR1] * 3 + [signal.SIGUSR2] * 9 + [signal.SIGUSR1]:
     logs.change_level(number)
@@ -125,7 +125,7 @@ for number in [signal.SIGUSR1] * 3 + [signal.SIGUSR2] * 9 + [signal.SIGUSR1]:
     assert [line["to"] for line in told] == levels
 
 
-def test_the_level_holds_for_libraries_whose_details_are_never_told() -> None:
+def test_the_level_holds_for_libraries_whose_details_are_never_logged() -> None:
     script = """
 library = logging.getLogger('a.library')
 library.debug('before'); library.info('before')
@@ -159,7 +159,7 @@ def test_opentelemetry_gets_a_line_a_minute_that_counts_those_left_out() -> None
     ]
 
 
-def test_all_parts_of_opentelemetry_share_that_line_and_nobody_else_does() -> None:
+def test_all_parts_of_opentelemetry_and_nothing_else_share_that_line() -> None:
     told = messages(
         SELDOM
         + """
@@ -173,7 +173,7 @@ log.warning('ours')
     assert told == ["no collector", "another", "another", "ours"]
 
 
-def test_what_callers_write_as_tracestate_is_not_told() -> None:
+def test_the_tracestate_of_callers_is_not_logged() -> None:
     assert (
         messages("""
 from opentelemetry.trace import TraceState

@@ -84,7 +84,7 @@ def test_trim_removes_nothing_behind_an_event_that_it_keeps(
 
 
 def test_the_horizon_never_goes_back(log: EventLog, database: Database, aged: list[Event]) -> None:
-    """Else a reader behind an event that went early would not be told that another is gone."""
+    """A reader behind an event that was removed early would miss the removal of another."""
     age(database, aged[5:])
     log.trim(older_than=DAY)
     age(database, aged[:5])

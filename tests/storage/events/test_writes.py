@@ -106,7 +106,7 @@ def test_every_time_is_in_the_event_as_it_is_in_the_task(
     assert [event.after for event in read_all(database, start)] == rows
 
 
-def test_an_event_says_who_wrote_in_which_trace_and_when(
+def test_an_event_has_the_principal_the_trace_and_the_time(
     repository: TaskRepository, database: Database, start: Position
 ) -> None:
     (row,) = create(repository)
@@ -221,29 +221,29 @@ def test_a_refused_batch_leaves_no_event_of_any_of_its_tasks(
     assert repository.get(living.id) == living
 
 
-# Who is told of writes
+# Who is announced of writes
 
 
 @pytest.fixture
-def told(database: Database) -> list[TaskRepository]:
-    """A repository, which adds itself for each write that it tells of."""
-    told: list[TaskRepository] = []
-    told.append(TaskRepository(database, lambda: told.append(told[0])))
-    return told
+def announced(database: Database) -> list[TaskRepository]:
+    """A repository, which adds itself to a list for each write that it announces."""
+    announced: list[TaskRepository] = []
+    announced.append(TaskRepository(database, lambda: announced.append(announced[0])))
+    return announced
 
 
-def test_each_write_is_told_of_once(told: list[TaskRepository]) -> None:
-    rows = create(told[0], 3)
+def test_each_write_is_announced_once(announced: list[TaskRepository]) -> None:
+    rows = create(announced[0], 3)
     for kind in (update, delete, undelete):
-        rows = kind(told[0], rows)
-    assert len(told) == 1 + 4
+        rows = kind(announced[0], rows)
+    assert len(announced) == 1 + 4
 
 
-def test_what_left_no_event_is_not_told_of(told: list[TaskRepository]) -> None:
-    (row,) = create(told[0])
-    told[1:] = []
-    told[0].create([new_task()], SOME_ORIGIN, commit=False)
-    told[0].update([change(row)._replace(request=RequestRecord(new_id(), b""))], SOME_ORIGIN)
+def test_a_write_without_an_event_is_not_announced(announced: list[TaskRepository]) -> None:
+    (row,) = create(announced[0])
+    announced[1:] = []
+    announced[0].create([new_task()], SOME_ORIGIN, commit=False)
+    announced[0].update([change(row)._replace(request=RequestRecord(new_id(), b""))], SOME_ORIGIN)
     with pytest.raises(StorageError):
-        undelete(told[0], [row])
-    assert len(told) == 1
+        undelete(announced[0], [row])
+    assert len(announced) == 1

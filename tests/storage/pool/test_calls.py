@@ -27,7 +27,7 @@ class Heard(list[str]):
 
 @pytest.fixture
 def sent(database: Database) -> list[str]:
-    """The statements that reached PostgreSQL since, as it tells the connection that sent them."""
+    """The statements that reached PostgreSQL since, from the notices of their connection."""
     with database.engine.connect() as connection:
         if connection.scalar(text("SHOW is_superuser")) != "on":
             pytest.skip("only a superuser may have its statements logged")

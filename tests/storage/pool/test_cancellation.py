@@ -55,7 +55,7 @@ def stuck(
     cancellation.cancel()
 
 
-def test_a_cancelled_statement_is_told_as_cancelled(
+def test_a_cancelled_statement_is_reported_as_cancelled(
     stuck: Future[Rows], cancellation: Cancellation
 ) -> None:
     cancellation.cancel()
@@ -120,7 +120,7 @@ def test_a_call_cancelled_between_two_statements_does_not_run_the_second(
             database.read(PID)
 
 
-def test_a_cancelled_read_is_not_repeated_when_its_connection_dies(
+def test_a_cancelled_read_is_not_repeated_when_its_connection_ends(
     stuck: Future[Rows], cancellation: Cancellation, admin: Connection
 ) -> None:
     cancellation.cancelled = True  # As between the statement's end and its repetition.
@@ -150,10 +150,10 @@ def test_a_cancel_request_that_comes_before_its_statement_is_repeated(
     cancellation: Cancellation,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """PostgreSQL does nothing about a request to cancel what it has not yet heard of."""
+    """PostgreSQL ignores a request to cancel a statement that has not arrived yet."""
     sent, send = threading.Event(), CancelRequest.send
 
-    def send_and_tell(request: CancelRequest) -> None:
+    def send_and_report(request: CancelRequest) -> None:
         send(request)
         sent.set()
 
@@ -161,7 +161,7 @@ def test_a_cancel_request_that_comes_before_its_statement_is_repeated(
         background.submit(cancellation.cancel)
         assert sent.wait(30)
 
-    monkeypatch.setattr(CancelRequest, "send", send_and_tell)
+    monkeypatch.setattr(CancelRequest, "send", send_and_report)
     with each_statement(cancel_first), pytest.raises(StatementCancelledError):
         under(cancellation, lambda: database.read(text("SELECT pg_sleep(5)")))
 
@@ -205,7 +205,7 @@ def test_a_connection_is_not_given_back_during_a_cancel_request(
 def test_a_cancel_never_hits_the_statement_of_another_call(url: str, admin: Connection) -> None:
     """Connections go from call to call while requests to cancel are on their way.
 
-    A statement that a stray cancel ended would be told as one that timed out.
+    A statement that a stray cancel request ended would be reported as a timeout.
     """
     condemned: SimpleQueue[Cancellation | None] = SimpleQueue()
     short = text("SELECT count(*) FROM generate_series(1, :rows)")

@@ -24,7 +24,7 @@ from tests.support.pool import (
 
 
 @pytest.mark.parametrize("method", ["read", "write"])
-def test_a_connection_that_died_while_idle_never_reaches_a_caller(
+def test_a_connection_lost_while_idle_never_reaches_a_caller(
     method: str, database: Database, admin: Connection
 ) -> None:
     """Not even a write's, which could not be repeated."""

@@ -1,4 +1,4 @@
-"""A server that is away, and a pool that is exhausted."""
+"""An unreachable PostgreSQL, and an exhausted pool."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def own_database(own_database_url: str) -> Iterator[Database]:
 
 
 def deadlocks(database: Database) -> int:
-    """How many there were in the database; a connection tells of its own at its end."""
+    """The number of deadlocks in the database; a connection reports its own when it ends."""
     database.engine.dispose()
     others = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "

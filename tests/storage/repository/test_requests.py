@@ -1,4 +1,4 @@
-"""Requests on a real PostgreSQL: how they are found again, and when they are forgotten."""
+"""Requests on a real PostgreSQL: how they are found again, and when they are removed."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_forgotten_request_can_be_made_anew(repository: OneByOne) -> None:
 def test_forget_requests_removes_no_more_than_its_limit(
     repository: OneByOne, database: Database
 ) -> None:
-    """Even where PostgreSQL believes that there is one row, and plans accordingly."""
+    """Even if PostgreSQL estimates one row, and plans accordingly."""
     add_requests(database, 1, age="2 days")
     with database.engine.connect() as connection:
         connection.execute(text("ANALYZE requests"))
