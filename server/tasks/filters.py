@@ -1,6 +1,6 @@
 """Parse filters (AIP-160) into trees of `storage.query`.
 
-`filter.lark` is the grammar, `filter_fields.py` the list of fields. An invalid filter raises a
+`filter.lark` is the grammar, `fields.py` the list of fields. An invalid filter raises a
 FieldError with the position in the text.
 """
 
@@ -16,7 +16,7 @@ from typing import NamedTuple, NoReturn, TypeVar, cast
 from lark import Lark, Token, Transformer, UnexpectedInput, v_args
 
 from server.calls.text import is_blank
-from server.tasks.filter_fields import ENUM_FIELDS, ENUMS, FIELDS, Field, parse_text
+from server.tasks.fields import ENUM_FIELDS, ENUMS, FIELDS, Field, parse_text
 from server.tasks.validation import FieldError
 from storage.query import And, Comparison, Filter, HasTag, HasWords, Not, Or, Present
 

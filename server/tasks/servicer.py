@@ -22,8 +22,8 @@ from server.tasks.conversions import (
     task_to_proto,
     version_of,
 )
+from server.tasks.fields import parse_order
 from server.tasks.filters import parse_filter, parse_watch_filter
-from server.tasks.orders import parse_order
 from server.tasks.page_tokens import Tokens
 from server.tasks.watch import Notice
 from server.tasks.watches import Watches

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.tasks.fields import SORTABLE, parse_order
 from server.tasks.filters import MAX_DEPTH, MAX_TERMS, parse_filter
-from server.tasks.orders import SORTABLE, parse_order
 from server.tasks.validation import FieldError
 from storage.query import (
     COMPARISONS,

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from server.calls.text import is_blank
-from server.tasks.orders import SORTABLE
+from server.tasks.fields import SORTABLE
 from storage.query import (
     COMPARISONS,
     And,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import delete, update
 
-from server.tasks.orders import SORTABLE
+from server.tasks.fields import SORTABLE
 from storage.database import Database
 from storage.tables import tasks as tasks_table
 from taskservice.v1.task_pb2 import Task

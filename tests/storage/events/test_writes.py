@@ -221,7 +221,7 @@ def test_a_refused_batch_leaves_no_event_of_any_of_its_tasks(
     assert repository.get(living.id) == living
 
 
-# Who is announced of writes
+# Announcements of writes
 
 
 @pytest.fixture
