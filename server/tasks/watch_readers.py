@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from weakref import WeakValueDictionary
 
 import structlog
 
 from server.tasks.watch import ADDED, Notice, Watch, notices_of
 from storage.errors import DatabaseUnavailableError, StatementTimeoutError
-from storage.events import Batch, EventLog, InitialPage, InitialPages, Position
+from storage.events import Batch, EventLog, InitialPages, Position
 from storage.query import Filter
 from storage.wakeups import Listener
 
@@ -86,25 +87,20 @@ class OwnReads:
                 pause_seconds = min(2 * pause_seconds, _MAX_PAUSE_SECONDS)
 
     def _pages(self, watch: Watch, pages: InitialPages) -> Iterator[Notice]:
-        is_slow = False
+        by_index = partial(self._events.tasks_as_they_stand, limit=_BATCH, seconds=_READ_SECONDS)
+        by_scan = partial(self._events.tasks_among, ids=_SCANNED)
+        read = by_index
         while not pages.are_complete:
             try:
-                page = self._page(watch, pages.last_id, is_slow=is_slow)
+                with self._slot(watch):
+                    page = read(watch.filter_, after=pages.last_id)
             except StatementTimeoutError:
-                if is_slow:
+                if read is by_scan:
                     raise
-                is_slow = True  # No index serves the filter: scan in small steps.
+                read = by_scan  # No index serves the filter: scan in small steps.
                 continue
             pages.add(page.last_id, page.snapshot)
             yield from (Notice(ADDED, row, None) for row in page.tasks)
-
-    def _page(self, watch: Watch, after: str | None, *, is_slow: bool) -> InitialPage:
-        with self._slot(watch):
-            if is_slow:
-                return self._events.tasks_among(watch.filter_, after=after, ids=_SCANNED)
-            return self._events.tasks_as_they_stand(
-                watch.filter_, after=after, limit=_BATCH, seconds=_READ_SECONDS
-            )
 
     @contextmanager
     def _slot(self, watch: Watch) -> Iterator[None]:
@@ -165,10 +161,10 @@ class SharedReader:
                     self._deliver_new()
                     self._note(reachable=True)
                     self._listener.wait(_POLL_SECONDS)
+                elif self._has_joined.wait(_POLL_SECONDS):
+                    self._has_joined.clear()
                 else:
                     self._listener.close()  # Unread announcements fill PostgreSQL's queue.
-                    self._has_joined.wait(_POLL_SECONDS)
-                    self._has_joined.clear()
             except DatabaseUnavailableError as error:
                 self._note(reachable=False, why=str(error))
                 time.sleep(_POLL_SECONDS)
