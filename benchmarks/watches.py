@@ -1,159 +1,130 @@
-"""Measure what open watches cost: unary calls with and without them, memory, delivery.
-
-    .venv/bin/python -m benchmarks.watches [--watches 1000] [--filters 20]
-
-One worker, on a PostgreSQL of its own. The unary calls are measured in turns, without and with the
-watches open, so that what else the machine does falls on both; compare the ratio.
-"""
+"""Measure what open watches cost: other calls, memory, and the delivery of changes."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from itertools import cycle
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 import grpc
-import psutil
 
-from benchmarks.calls import PORT, fill, running_service
-from storage import schema
-from storage.embedded import EmbeddedPostgres
+from benchmarks.calls import CONNECTIONS, GET
+from benchmarks.database import BenchDatabase
+from benchmarks.load import send_load
+from benchmarks.rounds import Spread, spread
+from benchmarks.subjects import RunningSubject, running_subject, service_off
 from taskservice.v1.task_pb2 import Task
-from taskservice.v1.task_service_pb2 import (
-    CreateTaskRequest,
-    GetTaskRequest,
-    ListTasksRequest,
-    WatchTasksRequest,
-    WatchTasksResponse,
-)
+from taskservice.v1.task_service_pb2 import CreateTaskRequest, WatchTasksRequest, WatchTasksResponse
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 
-ADDRESS = f"127.0.0.1:{PORT}"
-IN_FLIGHT = 16
-TURNS = 4
-CHANGES = 20
+_CHANGES = 20
+_PATIENCE_SECONDS = 120
 
 
-class Watchers:
-    """Open watches and count the changes that they receive."""
+@dataclass(frozen=True)
+class WatchFigures:
+    """What open watches cost on one worker."""
 
-    def __init__(self) -> None:
-        self.ready = 0
-        self.received = 0
+    watches: int
+    get_cost_ratio: Spread
+    """The service's CPU per GetTask with the watches open, against that without."""
+    get_rate_ratio: Spread
+    kilobytes_per_watch: float
+    changes_per_second: float
+    us_per_change: float
 
-    async def watch(self, stub: Any, filter_: str) -> None:
-        async for response in stub.WatchTasks(WatchTasksRequest(filter=filter_)):
-            if response.type == WatchTasksResponse.TYPE_BOOKMARK:
-                self.ready += 1
-            else:
-                self.received += 1
+
+class _Watchers:
+    """Open watches, and count the changes that they receive."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._ready = 0
+        self._received = 0
+        self._progress = asyncio.Event()
+
+    async def watch(self, channel: grpc.aio.Channel) -> None:
+        async for response in TaskServiceStub(channel).WatchTasks(WatchTasksRequest()):
+            is_bookmark = response.type == WatchTasksResponse.TYPE_BOOKMARK
+            self._ready += is_bookmark
+            self._received += not is_bookmark
+            self._progress.set()
+
+    async def all_ready(self) -> None:
+        await self._until(lambda: self._ready >= self._count)
+
+    async def all_received(self, changes: int) -> None:
+        await self._until(lambda: self._received >= changes * self._count)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            while not condition():
+                self._progress.clear()
+                await self._progress.wait()
+
+
+def measure_watches(
+    database: BenchDatabase, *, watches: int, rounds: int, seconds: float
+) -> WatchFigures:
+    """Measure a worker without watches and with them, in turns."""
+    with running_subject(service_off(), database) as service:
+        return asyncio.run(_measure(service, watches, rounds, seconds))
+
+
+async def _measure(
+    service: RunningSubject, watches: int, rounds: int, seconds: float
+) -> WatchFigures:
+    cost_ratios, rate_ratios = [], []
+    before = service.processes.largest_megabytes()
+    for _ in range(rounds):
+        cost, rate = await _get_tasks(service, seconds)
+        async with _open_watches(service, watches):
+            cost_with, rate_with = await _get_tasks(service, seconds)
+        cost_ratios.append(cost_with / cost)
+        rate_ratios.append(rate_with / rate)
+    async with _open_watches(service, watches) as watchers:
+        grown = service.processes.largest_megabytes() - before
+        elapsed, cpu = await _deliver(service, watchers)
+    deliveries = _CHANGES * watches
+    return WatchFigures(
+        watches=watches,
+        get_cost_ratio=spread(cost_ratios),
+        get_rate_ratio=spread(rate_ratios),
+        kilobytes_per_watch=grown * 1024 / watches,
+        changes_per_second=deliveries / elapsed,
+        us_per_change=cpu / deliveries * 1e6,
+    )
+
+
+async def _get_tasks(service: RunningSubject, seconds: float) -> tuple[float, float]:
+    """Return the CPU per GetTask, and how many were answered each second."""
+    load = partial(send_load, service.address, service.calls[GET], connections=CONNECTIONS)
+    before = service.processes.cpu_seconds()
+    done = await asyncio.to_thread(load, seconds=seconds)
+    return (service.processes.cpu_seconds() - before) / done.calls, done.calls / done.seconds
 
 
 @asynccontextmanager
-async def open_watches(stub: Any, filters: list[str]) -> AsyncIterator[Watchers]:
-    watchers = Watchers()
-    tasks = [asyncio.create_task(watchers.watch(stub, filter_)) for filter_ in filters]
-    while watchers.ready < len(filters):
-        await asyncio.sleep(0.05)
-    yield watchers
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _open_watches(service: RunningSubject, count: int) -> AsyncIterator[_Watchers]:
+    watchers = _Watchers(count)
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        streams = [asyncio.create_task(watchers.watch(channel)) for _ in range(count)]
+        await watchers.all_ready()
+        yield watchers
+        for stream in streams:
+            stream.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
 
 
-async def unary(stub: Any, ids: list[str], service: psutil.Process, seconds: float) -> list[float]:
-    """Measure calls/s, CPU µs a call, and the 99th percentile of the latency in ms, of GetTask."""
-    some, latencies = cycle(ids), []
-    before, began = sum(service.cpu_times()[:2]), time.perf_counter()
-    end = began + seconds
-
-    async def caller() -> None:
-        while (start := time.perf_counter()) < end:
-            await stub.GetTask(GetTaskRequest(id=next(some)))
-            latencies.append(time.perf_counter() - start)
-
-    await asyncio.gather(*(caller() for _ in range(IN_FLIGHT)))
-    elapsed = time.perf_counter() - began
-    cpu = sum(service.cpu_times()[:2]) - before
-    latencies.sort()
-    p99 = latencies[int(len(latencies) * 0.99)] * 1000
-    return [len(latencies) / elapsed, cpu / len(latencies) * 1e6, p99]
-
-
-async def run(filters: list[str], seconds: float, service: psutil.Process) -> None:
-    async with (
-        grpc.aio.insecure_channel(ADDRESS) as calls,
-        grpc.aio.insecure_channel(
-            ADDRESS, options=[("grpc.use_local_subchannel_pool", 1)]
-        ) as streams,
-    ):
-        await asyncio.gather(calls.channel_ready(), streams.channel_ready())
-        stub: Any = TaskServiceStub(calls)
-        watching: Any = TaskServiceStub(streams)
-        page = await stub.ListTasks(ListTasksRequest(page_size=1000))
-        ids = [task.id for task in page.tasks]
-        count = len(filters)
-        await unary(stub, ids, service, 1)
-        small = service.memory_info().rss
-        without, with_ = [], []
-        for _ in range(TURNS):
-            without.append(await unary(stub, ids, service, seconds))
-            async with open_watches(watching, filters):
-                with_.append(await unary(stub, ids, service, seconds))
-        report("without watches", without)
-        report(f"with {count} open", with_)
-        ratio = [b / a for a, b in zip(medians(without), medians(with_), strict=True)]
-        print(f"{'ratio':20}{ratio[0]:10.2f}{ratio[1]:10.2f}{ratio[2]:10.2f}")
-        async with open_watches(watching, filters) as watchers:
-            grown = service.memory_info().rss - small
-            print(f"memory: {grown / count / 1024:.0f} KiB a watch ({grown / 2**20:.0f} MiB)")
-            before, began = sum(service.cpu_times()[:2]), time.perf_counter()
-            for number in range(CHANGES):
-                task = Task(title=f"change {number}")
-                await stub.CreateTask(CreateTaskRequest(task=task))
-            while watchers.received < CHANGES * count:
-                await asyncio.sleep(0.01)
-            elapsed = time.perf_counter() - began
-            cpu = sum(service.cpu_times()[:2]) - before
-            sent = CHANGES * count
-            print(f"delivery: {sent / elapsed:.0f} changes/s, {cpu / sent * 1e6:.0f} CPU µs each")
-
-
-def medians(turns: list[list[float]]) -> list[float]:
-    return [statistics.median(column) for column in zip(*turns, strict=True)]
-
-
-def report(name: str, turns: list[list[float]]) -> None:
-    rate, cpu, p99 = medians(turns)
-    print(f"{name:20}{rate:8.0f}/s{cpu:7.0f} µs{p99:7.1f} ms", flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--watches", type=int, default=1000)
-    parser.add_argument("--filters", type=int, default=0, help="how many, 20 at most")
-    parser.add_argument("--seconds", type=float, default=4)
-    arguments = parser.parse_args()
-    # Each matches every change, so that all of them receive it.
-    different = [f'assigned_to != "{n}" AND priority > LOW' for n in range(arguments.filters)]
-    filters = [
-        filter_
-        for filter_, _ in zip(cycle(different or [""]), range(arguments.watches), strict=False)
-    ]
-    with TemporaryDirectory() as folder, EmbeddedPostgres(Path(folder)) as postgres:
-        schema.upgrade(postgres.url)
-        fill(postgres.url, 10_000)
-        with running_service(postgres.url, 1) as service:
-            print(f"{'GetTask':20}{'rate':>10}{'CPU':>10}{'p99':>10}")
-            asyncio.run(run(filters, arguments.seconds, psutil.Process(service.pid)))
-
-
-if __name__ == "__main__":
-    main()
+async def _deliver(service: RunningSubject, watchers: _Watchers) -> tuple[float, float]:
+    """Change tasks; return the time and the CPU until all watches have received all changes."""
+    before, began = service.processes.cpu_seconds(), time.perf_counter()
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        stub = TaskServiceStub(channel)
+        for number in range(_CHANGES):
+            await stub.CreateTask(CreateTaskRequest(task=Task(title=f"change {number}")))
+        await watchers.all_received(_CHANGES)
+    return time.perf_counter() - began, service.processes.cpu_seconds() - before
