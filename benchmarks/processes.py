@@ -22,6 +22,7 @@ class ProcessTree:
     """Some processes with all that they start."""
 
     def __init__(self, pids: Sequence[int]) -> None:
+        self.pids = pids
         self._roots = [psutil.Process(pid) for pid in pids]
 
     def cpu_seconds(self) -> float:

@@ -27,7 +27,7 @@ from benchmarks.processes import LOG, ProcessTree, running
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTOR_PORT = 50952
-_START_SECONDS = 60
+_START_SECONDS = 180
 
 _SHARED = {
     "ENVIRONMENT": "staging",
