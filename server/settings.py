@@ -17,17 +17,13 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL
 
+from server.access.principal import Scope, name_problem
+from server.access.tokens import ALGORITHMS, ED25519, EDDSA, MAX_TOKEN_MINUTES, SYMMETRIC
 from server.cores import usable_cores
-from server.principal import Scope, name_problem
 from server.secret_key import MIN_CHARACTERS, kept_key
 from storage.session import DRIVER, parse_url
 
 _MAX_RETENTION_DAYS = 100 * 365
-MAX_TOKEN_MINUTES = 24 * 60
-SYMMETRIC = "HS256"
-EDDSA, ED25519 = "EdDSA", "Ed25519"
-"""Two names of one algorithm: RFC 8037's, and RFC 9864's."""
-_ALGORITHMS = frozenset({SYMMETRIC, "RS256", "ES256", EDDSA, ED25519})
 _NAME_KINDS = "uri", "dns", "cn"
 _JWKS_URL = re.compile(r"https?://[^/\s@]+(/\S*)?|file:///\S+")
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://", re.IGNORECASE)
@@ -159,8 +155,8 @@ class Settings(BaseSettings):
     @field_validator("algorithm")
     @classmethod
     def _check_algorithm(cls, names: str) -> str:
-        if not _listed(names) <= _ALGORITHMS:
-            raise ValueError(f"must be some of {', '.join(sorted(_ALGORITHMS))}")
+        if not _listed(names) <= ALGORITHMS:
+            raise ValueError(f"must be some of {', '.join(sorted(ALGORITHMS))}")
         return names
 
     @field_validator("jwks_url")

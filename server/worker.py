@@ -12,7 +12,13 @@ from signal import SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 import grpc
 import structlog
 
-from server.access.authentication import Authenticator, authenticator
+from server.access.authentication import (
+    Authenticator,
+    CertificateAuthenticator,
+    OpenAuthenticator,
+    TokenAuthenticator,
+)
+from server.access.tokens import SYMMETRIC
 from server.calls.access import Access
 from server.calls.concurrency import Limit
 from server.calls.path import CallPath
@@ -66,7 +72,7 @@ class Worker:
         self._slot = slot
         self._database = _database(settings, database_url)
         self._announcer = Announcer(self._database)
-        self._authenticator = authenticator(settings)
+        self._authenticator = _authenticator(settings)
         self._watches = Watches(
             EventLog(self._database),
             Listener(self._database),
@@ -198,6 +204,22 @@ class Worker:
             # Sessions keep the default_transaction_read_only that they began with.
             self._database.replace_connections()
             raise
+
+
+def _authenticator(settings: Settings) -> Authenticator:
+    match settings.auth_mode:
+        case "jwt":
+            return TokenAuthenticator(
+                settings.accepted_keys() if SYMMETRIC in settings.algorithms else (),
+                issuer=settings.jwt_issuer,
+                audience=settings.jwt_audience,
+                algorithms=settings.algorithms - {SYMMETRIC},
+                key_source=settings.jwks_source,
+            )
+        case "mtls":
+            return CertificateAuthenticator(settings.mtls_scopes)
+        case "none" | None:
+            return OpenAuthenticator()
 
 
 def _watches_per_principal(settings: Settings) -> int:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,9 +22,9 @@ from jwt import PyJWK
 
 from server.access.authorization import ALL_SCOPES
 from server.access.jwks import Keys, KeySet
+from server.access.principal import ANONYMOUS, Principal, Scope, name_problem
+from server.access.tokens import MAX_TOKEN_MINUTES, SYMMETRIC
 from server.errors import KeysUnavailableError, UnauthenticatedError
-from server.principal import ANONYMOUS, Principal, Scope, name_problem
-from server.settings import MAX_TOKEN_MINUTES, SYMMETRIC, Settings
 
 log = structlog.get_logger()
 
@@ -50,17 +51,6 @@ class Authenticator(ABC):
 
     def check(self) -> None:  # noqa: B027
         """Raises: KeysUnavailableError, until there are keys to verify with."""
-
-
-def authenticator(settings: Settings) -> Authenticator:
-    """Create the authenticator that AUTH_MODE names."""
-    match settings.auth_mode:
-        case "jwt":
-            return TokenAuthenticator(settings)
-        case "mtls":
-            return CertificateAuthenticator(settings.mtls_scopes)
-        case "none" | None:
-            return OpenAuthenticator()
 
 
 class OpenAuthenticator(Authenticator):
@@ -108,17 +98,21 @@ class TokenAuthenticator(Authenticator):
     that no public key is used as a secret. Other headers (`jku`, `x5u`, `jwk`) are ignored.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._issuer = settings.jwt_issuer
-        self._audience = settings.jwt_audience
-        self._secrets: Sequence[PyJWK] = ()
-        if SYMMETRIC in settings.algorithms:
-            self._secrets = [_secret_key(key) for key in settings.accepted_keys()]
-        public = settings.algorithms - {SYMMETRIC}
-        self._key_set: KeySet | None = None
-        if source := settings.jwks_source:
-            self._key_set = KeySet(source, public, self._use)
-        self._use(None if public else {})
+    def __init__(
+        self,
+        secrets: Sequence[bytes],
+        *,
+        issuer: str | None,
+        audience: str | None,
+        algorithms: Set[str] = frozenset(),
+        key_source: Path | str | None = None,
+    ) -> None:
+        """Accept tokens of the secrets, and of the public keys at `key_source` for `algorithms`."""
+        self._issuer = issuer
+        self._audience = audience
+        self._secrets = [_secret_key(secret) for secret in secrets]
+        self._key_set = KeySet(key_source, algorithms, self._use) if key_source else None
+        self._use(None if algorithms else {})
 
     def start(self) -> None:
         if self._key_set:

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from typing import TypeAlias, get_args
 
+from server.access.principal import Principal, Scope
 from server.errors import PermissionDeniedError
-from server.principal import Principal, Scope
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksResponse,

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWK
 
+from server.access.tokens import ED25519, EDDSA
 from server.periodic import Periodic
-from server.settings import ED25519, EDDSA
 
 log = structlog.get_logger()
 

@@ -9,9 +9,9 @@ import grpc
 
 from server.access.authentication import Authenticator
 from server.access.authorization import authorize
+from server.access.principal import ANONYMOUS
 from server.access.rate_limits import RateLimiter
 from server.calls.current import Call
-from server.principal import ANONYMOUS
 from server.settings import Settings
 
 # A principal may send the calls of this many seconds at once.

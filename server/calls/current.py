@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from server.principal import ANONYMOUS, Principal
+from server.access.principal import ANONYMOUS, Principal
 from storage.measures import Spent, spent
 
 

@@ -8,12 +8,12 @@ from typing import NamedTuple, TypeAlias
 
 import grpc
 
+from server.access.principal import Principal
 from server.calls.admission import RequestPool
 from server.calls.arrivals import IncomingCall
 from server.calls.concurrency import Limit
 from server.calls.current import current_call
 from server.errors import RefusedError
-from server.principal import Principal
 
 Authenticate: TypeAlias = Callable[[grpc.ServicerContext], Principal]
 

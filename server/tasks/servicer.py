@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 from google.protobuf.message import Message
 from grpc import ServicerContext as Context
 
-from server import principal as caller
+from server.access import principal as caller
 from server.access.authorization import ADMIN
 from server.calls.current import current_call
 from server.errors import InvalidRequestError, violation

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import grpc
 
+from server.access.principal import ANONYMOUS
 from server.calls.current import current_call
 from server.errors import CredentialsExpiredError, UnauthenticatedError
-from server.principal import ANONYMOUS
 from storage.events import Event, Position
 from storage.query import Filter
 from storage.tables import TaskRow

@@ -12,8 +12,8 @@ import pytest
 from cryptography import x509
 
 from server.access.authentication import CertificateAuthenticator
+from server.access.principal import Principal, Scope
 from server.errors import UnauthenticatedError
-from server.principal import Principal, Scope
 from tests.support.credentials import Certificate
 
 URI, DNS, IP = x509.UniformResourceIdentifier, x509.DNSName, x509.IPAddress

@@ -10,8 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from server import principal as caller
-from server.principal import ANONYMOUS
+from server.access import principal as caller
+from server.access.principal import ANONYMOUS
 from server.telemetry.tracing import head_sampled
 from storage.repository import Origin
 
