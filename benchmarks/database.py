@@ -11,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sqlalchemy import NullPool, create_engine, make_url, text
+from storage.embedded.account import find_install
 
 from benchmarks.processes import ProcessTree
 from storage import schema
 from storage.embedded import EmbeddedPostgres
-from storage.embedded.account import find_install
 
 # More than the defaults: all services keep their connections, and a million rows stay in memory.
 _SETTINGS = {"max_connections": "400", "shared_buffers": "1GB", "max_wal_size": "4GB"}

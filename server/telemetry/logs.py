@@ -5,13 +5,16 @@ SIGUSR1 makes the log more verbose at run time, SIGUSR2 less.
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
 import logging
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from select import PIPE_BUF
 from typing import TextIO, cast
 
 import orjson
@@ -89,7 +92,7 @@ def write_call(level: str, fields: dict[str, object]) -> None:
     _add_trace(None, level, fields)
     now = dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
     fields |= {"level": level, "timestamp": now, "message": "call"}
-    _calls.write_soon(orjson.dumps(fields).decode() + "\n")
+    _calls.write_later(orjson.dumps(fields).decode() + "\n")
 
 
 def change_level(number: int) -> None:
@@ -168,36 +171,62 @@ class _IntervalFilter(logging.Filter):
 
 
 class _Output:
-    """Ignore failed writes, so that a full disk or a closed pipe fails no call."""
+    """Write whole lines; ignore failures, so that a full disk or a closed pipe fails no call.
+
+    Workers share a pipe: what one system call writes, up to PIPE_BUF bytes, is not torn apart.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._flusher: threading.Thread | None = None
+        self._lock = threading.RLock()
+        self._later: list[str] = []
         self._is_pending = threading.Event()
+        self._flusher: threading.Thread | None = None
 
     def write(self, text: str) -> None:
-        with suppress(OSError):
-            self._stream.write(text)
+        with self._lock:
+            lines, self._later = self._later, []
+            for chunk in _chunks(lines):
+                self._put(chunk)
+            if text:
+                self._put(text)
 
     def flush(self) -> None:
+        """Do nothing: what is written is flushed."""
+
+    def _put(self, text: str) -> None:
         with suppress(OSError):
+            self._stream.write(text)
             self._stream.flush()
 
-    def write_soon(self, text: str) -> None:
-        """Write with the next line that is flushed, or after FLUSH_SECONDS."""
-        self.write(text)
-        if not self._is_pending.is_set():
-            self._is_pending.set()
+    def write_later(self, line: str) -> None:
+        """Write with the next line, or after FLUSH_SECONDS."""
+        with self._lock:
+            self._later.append(line)
             if self._flusher is None:
+                atexit.register(self.write, "")
                 self._flusher = threading.Thread(target=self._flush_often, daemon=True)
                 self._flusher.start()
+        self._is_pending.set()
 
     def _flush_often(self) -> None:
-        while True:
-            self._is_pending.wait()
+        while self._is_pending.wait():
             time.sleep(FLUSH_SECONDS)
             self._is_pending.clear()
-            self.flush()
+            self.write("")
+
+
+def _chunks(lines: Iterable[str]) -> Iterator[str]:
+    """Join lines up to PIPE_BUF bytes."""
+    chunk, size = "", 0
+    for line in lines:
+        length = len(line.encode())
+        if chunk and size + length > PIPE_BUF:
+            yield chunk
+            chunk, size = "", 0
+        chunk, size = chunk + line, size + length
+    if chunk:
+        yield chunk
 
 
 def _rendering(settings: Settings) -> list[Processor]:

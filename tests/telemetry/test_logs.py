@@ -194,3 +194,26 @@ os._exit(0)
 """)
         == ""
     )
+
+
+def test_lines_of_calls_keep_their_order_among_others() -> None:
+    script = """
+logs.write_call("info", {"method": "first"})
+log.info("second")
+logs.write_call("info", {"method": "third"})
+"""
+    found = [line.get("method", line["message"]) for line in lines(script)]
+    assert found == ["first", "second", "third"]
+
+
+def test_lines_of_two_workers_are_not_torn_apart() -> None:
+    """They share a pipe, which keeps together what one system call writes."""
+    script = """
+import os
+child = os.fork()
+for number in range(3000):
+    logs.write_call("info", {"method": f"{number} " + "é" * (number % 500)})
+if child:
+    os.waitpid(child, 0)
+"""
+    assert len(lines(script)) == 6000
