@@ -17,7 +17,7 @@ branch_labels = None
 depends_on = None
 
 # A writer adds to the counters of one slot, so that few writers wait for each other's commit.
-_SLOT = "pg_backend_pid() % 32"
+_SLOT = "pg_backend_pid() % 16"
 _COUNTED = "status, priority, due_date FROM {} WHERE deleted_at IS NULL"
 _NEW = f"SELECT 1 AS change, {_COUNTED.format('new_rows')}"
 _OLD = f"SELECT -1 AS change, {_COUNTED.format('old_rows')}"
