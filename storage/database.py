@@ -96,11 +96,11 @@ class Database:
         if current_call() is not None:
             seconds = min(seconds, self._read_timeout_seconds)
         try:
-            return self._run_repeatedly(query, parameters, seconds=seconds)
+            return self._run(query, parameters, seconds=seconds)
         except DatabaseUnavailableError as error:
             if error.pool_exhausted:
                 raise
-            return self._run_repeatedly(query, parameters, seconds=seconds)
+            return self._run(query, parameters, seconds=seconds)
 
     def write(
         self, query: Query, parameters: Parameters | None = None, *, commit: bool = True
@@ -112,9 +112,9 @@ class Database:
 
         Raises: as `read`, ConstraintError.
         """
-        return self._run_repeatedly(query, parameters, commit=commit)
+        return self._run(query, parameters, commit=commit)
 
-    def _run_repeatedly(
+    def _run(
         self,
         query: Query,
         parameters: Parameters | None,
@@ -125,22 +125,17 @@ class Database:
         """Run a statement; repeat it after serialization failures and deadlocks."""
         for attempt in range(_CONFLICT_ATTEMPTS):
             try:
-                return self._run(query, parameters, commit=commit, seconds=seconds)
+                if not commit:
+                    with self.transaction(commits=False) as transaction:
+                        return transaction.read(query, parameters)
+                with self._pool.connect() as session:
+                    return session.run(current_call() or Cancellation(), query, parameters, seconds)
             except TransactionConflictError:
                 if attempt == _CONFLICT_ATTEMPTS - 1:
                     raise
                 get_current_span().add_event("gave way to another transaction")
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311
         raise AssertionError("unreachable")
-
-    def _run(
-        self, query: Query, parameters: Parameters | None, *, commit: bool, seconds: float
-    ) -> Rows:
-        if not commit:
-            with self.transaction(commits=False) as transaction:
-                return transaction.read(query, parameters)
-        with self._pool.connect() as session:
-            return session.run(current_call() or Cancellation(), query, parameters, seconds)
 
     @contextmanager
     def transaction(self, *, commits: bool = True) -> Iterator[Transaction]:

@@ -14,19 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import (
-    ColumnElement,
-    FromClause,
-    Text,
-    and_,
-    bindparam,
-    cast,
-    func,
-    literal,
-    not_,
-    or_,
-    tuple_,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY, array
 from sqlalchemy.types import TypeEngine
 
@@ -184,11 +172,11 @@ def form_of(filter_: Filter | None, cursor: Cursor | None = None) -> Form:
 
 def _bound(value: Value, type_: TypeEngine[Any]) -> AnyColumn:
     if isinstance(value, Parameter):
-        return bindparam(value, type_=type_)
-    return literal(value, type_)
+        return sa.bindparam(value, type_=type_)
+    return sa.literal(value, type_)
 
 
-def condition(term: Filter, task: FromClause = tasks) -> ColumnElement[bool]:
+def condition(term: Filter, task: sa.FromClause = tasks) -> sa.ColumnElement[bool]:
     """The SQL of a filter, on a row with the columns of `tasks`.
 
     It is never NULL, so that NOT is its complement.
@@ -199,23 +187,23 @@ def condition(term: Filter, task: FromClause = tasks) -> ColumnElement[bool]:
         case Present(field):
             return _presence(task.c[field])
         case HasTag(tag):
-            return _tag_keys(task).contains(func.task_tag_keys(array([_bound(tag, Text())])))
+            return _tag_keys(task).contains(sa.func.task_tag_keys(array([_bound(tag, sa.Text())])))
         case HasWords():
             return _words(term, task)
         case Not(inner):
-            return not_(condition(inner, task))
+            return sa.not_(condition(inner, task))
         case And(terms):
-            return and_(*(condition(inner, task) for inner in terms))
+            return sa.and_(*(condition(inner, task) for inner in terms))
         case Or(terms):
-            return or_(*(condition(inner, task) for inner in terms))
+            return sa.or_(*(condition(inner, task) for inner in terms))
 
 
-def _comparison(term: Comparison, task: FromClause) -> ColumnElement[bool]:
+def _comparison(term: Comparison, task: sa.FromClause) -> sa.ColumnElement[bool]:
     column = task.c[term.field]
     value = _bound(term.value, column.type)
-    result: ColumnElement[bool] = COMPARISONS[term.operator](_operand(column), value)
+    result: sa.ColumnElement[bool] = COMPARISONS[term.operator](_operand(column), value)
     if _may_be_absent(column) and term.operator in {">", ">="}:
-        return and_(result, column.is_not(None))
+        return sa.and_(result, column.is_not(None))
     return result
 
 
@@ -227,50 +215,50 @@ def _may_be_absent(column: AnyColumn) -> bool:
     return bool(tasks.c[str(column.key)].nullable)
 
 
-def _presence(column: AnyColumn) -> ColumnElement[bool]:
+def _presence(column: AnyColumn) -> sa.ColumnElement[bool]:
     if _may_be_absent(column):
         return column.is_not(None)
     if column.key == "tags":
-        return func.cardinality(column) > 0
-    return column != "" if column.key in _TEXTS else literal(value=True)
+        return sa.func.cardinality(column) > 0
+    return column != "" if column.key in _TEXTS else sa.literal(value=True)
 
 
 _TEXTS = {"title", "description", "assigned_to", "created_by"}
 
 
-def _tag_keys(task: FromClause) -> AnyColumn:
+def _tag_keys(task: sa.FromClause) -> AnyColumn:
     """The tags as they are compared; made anew for a row that PostgreSQL derives nothing of."""
     if task is tasks:
         return tasks.c.tag_keys
-    return func.task_tag_keys(task.c["tags"], type_=ARRAY(Text))
+    return sa.func.task_tag_keys(task.c["tags"], type_=ARRAY(sa.Text))
 
 
-def _search(task: FromClause) -> AnyColumn:
+def _search(task: sa.FromClause) -> AnyColumn:
     """What searches look through."""
     if task is tasks:
         return tasks.c.search
-    return func.task_search(task.c["title"], task.c["description"])
+    return sa.func.task_search(task.c["title"], task.c["description"])
 
 
 # The words of a field have a weight in what searches look through.
 _WEIGHTS = {None: "", "title": "A", "description": "D"}
 
 
-def _words(term: HasWords, task: FromClause) -> ColumnElement[bool]:
+def _words(term: HasWords, task: sa.FromClause) -> sa.ColumnElement[bool]:
     """PostgreSQL writes a phrase as 'one' <-> 'two': a label behind a word narrows its search.
 
     A text without words stays one, and is nowhere.
     """
-    words = func.task_words(_bound(term.words, Text()))
-    phrase: AnyColumn = func.phraseto_tsquery(SEARCH_CONFIG, words)
+    words = sa.func.task_words(_bound(term.words, sa.Text()))
+    phrase: AnyColumn = sa.func.phraseto_tsquery(SEARCH_CONFIG, words)
     weight = _WEIGHTS[term.field]
     if weight or term.is_prefix:
-        written = cast(phrase, Text) + " "
-        written = func.replace(written, "' ", f"':{weight} ") if weight else written
+        written = sa.cast(phrase, sa.Text) + " "
+        written = sa.func.replace(written, "' ", f"':{weight} ") if weight else written
         label = f":*{weight} " if term.is_prefix else ""
         last = f"':{weight} $" if weight else "' $"
-        written = func.regexp_replace(written, last, f"'{label}") if label else written
-        phrase = cast(written, TSQUERY)
+        written = sa.func.regexp_replace(written, last, f"'{label}") if label else written
+        phrase = sa.cast(written, TSQUERY)
     return _search(task).bool_op("@@")(phrase)
 
 
@@ -310,7 +298,7 @@ def ordering(order: Sequence[Sort]) -> list[AnyColumn]:
     ]
 
 
-def after(order: Sequence[Sort], cursor: Cursor) -> ColumnElement[bool]:
+def after(order: Sequence[Sort], cursor: Cursor) -> sa.ColumnElement[bool]:
     """What comes after a place in the order.
 
     Terms of one direction become a single row comparison, where an index can begin; between runs
@@ -321,16 +309,16 @@ def after(order: Sequence[Sort], cursor: Cursor) -> ColumnElement[bool]:
     result = _compared(last, operator.lt, operator.gt)
     for run in reversed(runs):
         beyond = _compared(run, operator.lt, operator.gt)
-        result = or_(beyond, and_(_compared(run, operator.eq, operator.eq), result))
-    return and_(_compared(terms[:1], operator.le, operator.ge), result) if runs else result
+        result = sa.or_(beyond, sa.and_(_compared(run, operator.eq, operator.eq), result))
+    return sa.and_(_compared(terms[:1], operator.le, operator.ge), result) if runs else result
 
 
 def _compared(
     run: Sequence[tuple[_Key, Value | None]], descending: _Compare, ascending: _Compare
-) -> ColumnElement[bool]:
+) -> sa.ColumnElement[bool]:
     """Compare a row's terms, all of one direction, with a place."""
     compare = descending if run[0][0].descending else ascending
-    here = tuple_(*(key.expression for key, _ in run))
-    there = tuple_(*(key.place(value) for key, value in run))
-    result: ColumnElement[bool] = compare(here, there)
+    here = sa.tuple_(*(key.expression for key, _ in run))
+    there = sa.tuple_(*(key.place(value) for key, value in run))
+    result: sa.ColumnElement[bool] = compare(here, there)
     return result

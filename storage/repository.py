@@ -127,9 +127,7 @@ class TaskRepository:
         rows = [item.values for item in items]
         requested = [(item.values["id"], item.request) for item in items if item.request]
         try:
-            written = self._write(
-                statements.CREATE[bool(requested)], rows, requested, origin, commit=commit
-            )
+            written = self._write(statements.CREATE, rows, requested, origin, commit=commit)
         except ConstraintError as error:
             replays = self.find_replays([item.request for item in items], origin)
             if not any(replays):
@@ -191,9 +189,7 @@ class TaskRepository:
         if not rows and not requested:
             return [item.row for item in items]
         try:
-            written = self._write(
-                statements.UPDATE[bool(requested)], rows, requested, origin, commit=commit
-            )
+            written = self._write(statements.UPDATE, rows, requested, origin, commit=commit)
         except ConstraintError as error:
             if error.constraint != requests.primary_key.name:
                 raise

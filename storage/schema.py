@@ -88,13 +88,6 @@ def upgrade(url: str) -> None:
         connection.commit()
 
 
-def downgrade(url: str, revision: str) -> None:
-    """Migrate down to a revision, `base` for none."""
-    with _connection(url) as connection:
-        _lock(connection)
-        command.downgrade(configuration(connection), revision)
-
-
 def check(url: str, direct_url: str | None = None, *, connections: int = 0) -> list[str]:
     """Check a database to which so many connections are made; return advice for the operator.
 

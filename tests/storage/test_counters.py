@@ -17,6 +17,7 @@ from storage.database import Database
 from storage.query import Comparison
 from storage.repository import StatusPriorityCount, TaskRepository
 from storage.tables import TaskRow
+from tests.support.databases import downgrade
 from tests.support.events import PENDING, SOME_ORIGIN, change, create, delete, new_task, undelete
 from tests.support.postgres import execute
 
@@ -180,7 +181,7 @@ def test_concurrent_writers_and_repairs_keep_the_count(
 
 
 def test_the_migration_counts_what_was_there(own_database_url: str) -> None:
-    schema.downgrade(own_database_url, "0004")
+    downgrade(own_database_url, "0004")
     for status in (1, 2, 4):
         execute(
             own_database_url,

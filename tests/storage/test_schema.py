@@ -16,6 +16,7 @@ from storage import schema
 from storage.errors import DatabaseUnavailableError
 from storage.schema import SchemaAheadError, SchemaBehindError
 from storage.tables import metadata
+from tests.support.databases import downgrade
 
 ROWS = (
     "INSERT INTO tasks (id, title, status, priority, created_by) "
@@ -80,13 +81,13 @@ def test_downgrade_to_base_leaves_nothing_behind(
 ) -> None:
     for statement in (*ROWS, EVENTS):
         own_database.execute(text(statement))
-    schema.downgrade(own_database_url, "base")
+    downgrade(own_database_url, "base")
     assert relations(own_database_url) == ["alembic_version", "alembic_version_pkc"]
 
 
 def test_upgrade_after_a_downgrade_to_base_gives_the_same_schema(own_database_url: str) -> None:
     before = relations(own_database_url)
-    schema.downgrade(own_database_url, "base")
+    downgrade(own_database_url, "base")
     schema.upgrade(own_database_url)
     assert relations(own_database_url) == before
     schema.check(own_database_url)
@@ -96,7 +97,7 @@ def test_upgrade_to_events_keeps_the_tasks_there_were(
     own_database_url: str, own_database: Connection
 ) -> None:
     """They have no history, and the stream of events begins empty."""
-    schema.downgrade(own_database_url, "0001")
+    downgrade(own_database_url, "0001")
     for statement in ROWS:
         own_database.execute(text(statement))
     schema.upgrade(own_database_url)
@@ -117,7 +118,7 @@ def test_downgrade_from_events_keeps_the_tasks(
 ) -> None:
     for statement in (*ROWS, EVENTS):
         own_database.execute(text(statement))
-    schema.downgrade(own_database_url, "0001")
+    downgrade(own_database_url, "0001")
     assert own_database.scalar(text("SELECT count(*) FROM tasks")) == 10
     assert not {"task_events", "event_horizon"} & set(relations(own_database_url))
 
@@ -173,7 +174,7 @@ def test_an_empty_database_is_behind(empty_database_url: str) -> None:
 
 def test_a_database_migrated_down_to_base_is_behind(own_database_url: str) -> None:
     """Alembic's table stays there, without a row."""
-    schema.downgrade(own_database_url, "base")
+    downgrade(own_database_url, "base")
     with pytest.raises(SchemaBehindError, match="at nothing"):
         schema.check(own_database_url)
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from alembic import command
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from storage import schema
@@ -29,3 +30,9 @@ def made_database(postgres_url: str, *, migrated: bool = True) -> Iterator[str]:
     finally:
         with engine.connect() as connection:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Migrate down to a revision, `base` for none."""
+    with create_engine(url, poolclass=NullPool).connect() as connection:
+        command.downgrade(schema.configuration(connection), revision)
