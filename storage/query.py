@@ -1,8 +1,7 @@
-"""What a list asks for, as a typed tree, and the SQL it becomes.
+"""Build the SQL of lists: filters, which are typed trees, orders and cursors.
 
-Every value is a bound parameter and every name comes from the tables: no text of a caller's ever
-becomes SQL. What a caller may write is the server's to say (`server/tasks/filters.py`); here every
-tree that can be built has a meaning.
+Values are bound parameters and names come from the tables: no text of a client becomes SQL. Which
+filters clients may write is defined in `server/tasks/filters.py`.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class HasTag:
 
 @dataclass(frozen=True, slots=True)
 class HasWords:
-    """The words stand side by side in the field; in the title or the description when it is None.
+    """The words stand side by side in the field; in title or description when it is None.
 
     Of a prefix the last word is only the beginning of one.
     """
@@ -118,7 +117,7 @@ Cursor = tuple[Value | None, ...]
 
 
 def total_order(order: Sequence[Sort]) -> tuple[Sort, ...]:
-    """The order completed to one without ties: by created_at and id, as every index is."""
+    """Complete an order to one without ties: by created_at and id, as every index is."""
     named = {sort.field for sort in order}
     last = order[-1].descending
     ties = [Sort(field, last) for field in ("created_at", "id") if field not in named]
@@ -126,7 +125,7 @@ def total_order(order: Sequence[Sort]) -> tuple[Sort, ...]:
 
 
 def cursor_at(row: TaskRow, order: Sequence[Sort]) -> Cursor:
-    """The place of a row in the order."""
+    """Return the place of a row in the order."""
     return tuple(getattr(row, sort.field) for sort in total_order(order))
 
 
@@ -142,6 +141,7 @@ class Form(NamedTuple):
 
 
 def form_of(filter_: Filter | None, cursor: Cursor | None = None) -> Form:
+    """Replace the values of a filter and a cursor by parameters."""
     values: dict[str, Value] = {}
 
     def parameter(value: Value) -> Parameter:
@@ -177,7 +177,7 @@ def _bound(value: Value, type_: TypeEngine[Any]) -> AnyColumn:
 
 
 def condition(term: Filter, task: sa.FromClause = tasks) -> sa.ColumnElement[bool]:
-    """The SQL of a filter, on a row with the columns of `tasks`.
+    """Build the condition of a filter, on a row with the columns of `tasks`.
 
     It is never NULL, so that NOT is its complement.
     """
@@ -227,27 +227,28 @@ _TEXTS = {"title", "description", "assigned_to", "created_by"}
 
 
 def _tag_keys(task: sa.FromClause) -> AnyColumn:
-    """The tags as they are compared; made anew for a row that PostgreSQL derives nothing of."""
+    """Return the tags as they are compared; computed for a row that is not of the table."""
     if task is tasks:
         return tasks.c.tag_keys
     return sa.func.task_tag_keys(task.c["tags"], type_=ARRAY(sa.Text))
 
 
 def _search(task: sa.FromClause) -> AnyColumn:
-    """What searches look through."""
+    """Return the words that searches examine."""
     if task is tasks:
         return tasks.c.search
     return sa.func.task_search(task.c["title"], task.c["description"])
 
 
-# The words of a field have a weight in what searches look through.
+# The words of each field have a weight of their own.
 _WEIGHTS = {None: "", "title": "A", "description": "D"}
 
 
 def _words(term: HasWords, task: sa.FromClause) -> sa.ColumnElement[bool]:
-    """PostgreSQL writes a phrase as 'one' <-> 'two': a label behind a word narrows its search.
+    """Build the condition of a search.
 
-    A text without words stays one, and is nowhere.
+    PostgreSQL writes a phrase as 'one' <-> 'two'; a label behind a word restricts it to a weight. A
+    text without words matches no task.
     """
     words = sa.func.task_words(_bound(term.words, sa.Text()))
     phrase: AnyColumn = sa.func.phraseto_tsquery(SEARCH_CONFIG, words)
@@ -277,10 +278,10 @@ class _Key(NamedTuple):
 
 
 def _keys(order: Sequence[Sort]) -> list[_Key]:
-    """The terms of the total order.
+    """Return the terms of the total order.
 
-    A priority that runs against the last term is negated. `priority desc, due_date` then runs one
-    way, and a page of it begins wherever in the index the last one ended.
+    A priority whose direction is not that of the last term is negated: `priority desc, due_date`
+    then has one direction, and each page begins in the index where the last one ended.
     """
     last = order[-1].descending
     return [
@@ -292,14 +293,14 @@ def _keys(order: Sequence[Sort]) -> list[_Key]:
 
 
 def ordering(order: Sequence[Sort]) -> list[AnyColumn]:
-    """The ORDER BY of a list."""
+    """Build the ORDER BY of a list."""
     return [
         key.expression.desc() if key.descending else key.expression.asc() for key in _keys(order)
     ]
 
 
 def after(order: Sequence[Sort], cursor: Cursor) -> sa.ColumnElement[bool]:
-    """What comes after a place in the order.
+    """Build the condition for rows after a place in the order.
 
     Terms of one direction become a single row comparison, where an index can begin; between runs
     of different directions the condition is spelled out, under a bound on the first term.

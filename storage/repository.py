@@ -9,7 +9,7 @@ import datetime as dt
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from storage import counters
 from storage import task_statements as statements
@@ -24,7 +24,7 @@ from storage.errors import (
     VersionMismatchError,
 )
 from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, condition, form_of
-from storage.statement import Parameters, Statement
+from storage.statement import Parameters, Row, Statement
 from storage.tables import TaskRow, absent_last, long_ago, requests, tasks
 
 _ATTEMPTS = 10
@@ -349,9 +349,7 @@ class TaskRepository:
         return {row.id: row for row in map(TaskRow._make, written)}
 
 
-def _replayed(
-    request: RequestRecord | None, found: Mapping[str, tuple[Any, ...]]
-) -> TaskRow | None:
+def _replayed(request: RequestRecord | None, found: Mapping[str, Row]) -> TaskRow | None:
     if request is None or request.request_id not in found:
         return None
     _, fingerprint, task_id, *row = found[request.request_id]

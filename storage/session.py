@@ -25,8 +25,10 @@ from psycopg2.extensions import (
     parse_dsn,
     register_type,
 )
+from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - used as a type
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 APPLICATION_NAME = "task-service"
 DRIVER = "postgresql+psycopg2"
@@ -100,7 +102,7 @@ def make_engine(
     return engine
 
 
-def is_direct(connection_info: dict[Any, Any]) -> bool:
+def is_direct(connection_info: dict[object, object]) -> bool:
     """Return whether a connection, by SQLAlchemy's `info` of it, leads past any pooler."""
     return bool(connection_info["is_direct"])
 
@@ -129,11 +131,11 @@ def _arguments(url: str, application_name: str) -> dict[str, str | int]:
     return defaults | {"client_encoding": "UTF8", "fallback_application_name": application_name}
 
 
-def _begin(milliseconds: int, connection: Any, record: Any) -> None:
+def _begin(milliseconds: int, connection: DriverConnection, record: ConnectionPoolEntry) -> None:
     for type_ in _TYPES:
         register_type(type_, connection)
     with connection.cursor() as cursor:
         pid = connection.info.backend_pid
         cursor.execute(_BEGIN, {"milliseconds": milliseconds, "pid": pid})
-        record.info["is_direct"] = cursor.fetchone()[0]
+        record.info["is_direct"] = cursor.fetchall()[0][0]
     connection.commit()  # Of no effect where statements commit by themselves.

@@ -31,7 +31,8 @@ from storage.session import DRIVER
 log = logging.getLogger(__name__)
 
 Parameters: TypeAlias = dict[str, Any]
-Rows: TypeAlias = list[tuple[Any, ...]]
+Row: TypeAlias = tuple[Any, ...]
+Rows: TypeAlias = list[Row]
 
 _DIALECT = URL.create(DRIVER).get_dialect()()
 _numbers = itertools.count()

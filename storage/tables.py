@@ -1,4 +1,4 @@
-"""The tables. What is written here is what `alembic check` holds the migrations to.
+"""Define the tables, as `alembic check` compares them with the migrations.
 
 The constraints repeat the contract's rules (proto/taskservice/v1/task.proto), so that a row that
 breaks them cannot exist, whatever wrote it.
@@ -58,7 +58,7 @@ class Xid8(UserDefinedType[int]):
         return "xid8"
 
 
-# So that it is recognised when Alembic compares the database with what stands here.
+# So that Alembic recognises it in the database.
 ischema_names["xid8"] = Xid8
 
 tasks = Table(
@@ -98,8 +98,8 @@ tasks = Table(
     CheckConstraint(
         "(status = 3) = (completed_at IS NOT NULL)", name="completed_at_follows_status"
     ),
-    # Derived by PostgreSQL, with functions that a migration makes; read by filters only. Stored, as
-    # a search that no index serves would make each task's vector anew (docs/decisions/0016).
+    # Computed by PostgreSQL with functions of a migration, for filters. Stored, as a search without
+    # an index would compute each task's vector (docs/decisions/0016).
     Column(
         "search",
         TSVECTOR,
@@ -118,7 +118,7 @@ WRITTEN_COLUMNS = tuple(column for column in tasks.c if column.computed is None)
 
 
 PENDING, IN_PROGRESS, COMPLETED = 1, 2, 3
-"""Statuses that storage itself has to know."""
+"""Statuses that statements depend on."""
 
 TIMES = ("due_date", "created_at", "updated_at", "completed_at", "deleted_at")
 
@@ -156,10 +156,9 @@ requests = Table(
     comment="Writes that were asked with a request id and took place",
 )
 
-# Every write leaves an event. Events are ordered by (xid, id): a sequence alone would not do, for
-# its numbers become visible in another order than they are given out (docs/decisions/0007). `id` to
-# `payload` are the columns of a transactional outbox, under the names that Debezium's event router
-# expects, so that change data capture needs no configuration.
+# Every write inserts an event. Events are ordered by (xid, id), as the numbers of a sequence become
+# visible in another order than they are assigned (docs/decisions/0007). `id` to `payload` have the
+# names that Debezium's event router expects of a transactional outbox.
 task_events = Table(
     "task_events",
     metadata,
@@ -227,7 +226,7 @@ INFINITY: ColumnElement[dt.datetime] = literal_column("'infinity'::timestamp wit
 
 
 def long_ago() -> ColumnElement[dt.datetime]:
-    """The time `age` ago, a parameter of the statement, by the clock that stamped the rows."""
+    """Return the time `age` ago, a parameter of the statement, by PostgreSQL's clock."""
     return func.now() - bindparam("age", type_=Interval)
 
 
@@ -238,12 +237,12 @@ MINUS_INFINITY: ColumnElement[dt.datetime] = literal_column("'-infinity'::timest
 def absent_last(
     column: ColumnElement[dt.datetime], *, descending: bool = False
 ) -> ColumnElement[dt.datetime]:
-    """The column with a value for NULL that comes last in an order of this direction."""
+    """Replace NULL by a value that comes last in an order of this direction."""
     return func.coalesce(column, MINUS_INFINITY if descending else INFINITY)
 
 
 def _ordered(name: str, *columns: AnyColumn) -> Index:
-    """An index that finds by its columns and gives a page in the list's order."""
+    """Define an index that finds by its columns and returns a page in the list's order."""
     return Index(name, *columns, tasks.c.created_at, tasks.c.id)
 
 
@@ -253,13 +252,12 @@ _ordered("idx_task_due_date", absent_last(tasks.c.due_date))
 _ordered("idx_task_due_date_desc", absent_last(tasks.c.due_date, descending=True))
 _ordered("idx_task_status", tasks.c.status)
 _ordered("idx_task_priority", tasks.c.priority)
-# The most urgent first, and of these what is due first: the two run against each other, unless the
-# priority is negated.
+# The most urgent first, and of these what is due first: one direction, as the priority is negated.
 NEGATED_PRIORITY: ColumnElement[int] = -tasks.c.priority
 _ordered("idx_task_urgency", NEGATED_PRIORITY, absent_last(tasks.c.due_date))
 _ordered("idx_task_assigned_to", tasks.c.assigned_to)
 _ordered("idx_task_title", tasks.c.title)
-# Carries everything that the statistics read, so that they are counted from the index alone.
+# Has all columns of filtered statistics, so that they are counted from the index alone.
 Index(
     "idx_task_status_priority",
     tasks.c.status,
