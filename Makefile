@@ -54,7 +54,7 @@ test: $(INSTALLED) ## Run every test, and fail below 90 % of branches covered
 
 .PHONY: bench
 bench: $(INSTALLED) $(PROTO_DEPS)/fetched ## Measure all calls beside other services, with plots (an hour)
-	@$(BIN)/python -m benchmarks full
+	@$(BIN)/python -m benchmarks --rounds 5 --seconds 2 full
 
 .PHONY: bench-quick
 bench-quick: $(INSTALLED) ## Measure five calls in three minutes; BASELINE=checkout compares with another

@@ -38,8 +38,8 @@ def _write(results: Results, name: str, plots: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2, help="for each call in each round")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=1.5, help="for each call in each round")
     commands = parser.add_subparsers(dest="command", required=True)
     quick = commands.add_parser("quick", help="the cost of five calls, in under three minutes")
     quick.add_argument("--baseline", type=Path, help="another checkout, set up, to compare with")

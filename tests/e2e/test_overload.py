@@ -197,7 +197,6 @@ def overload(service: ServiceProcess) -> Overload:
 
 
 def test_work_goes_on_while_four_times_the_callers_call(overload: Overload) -> None:
-    """How much of it gets done is measured by `python -m benchmarks.overload`."""
     assert all(wave.answers >= LIMIT for wave in overload.over)
 
 
