@@ -82,6 +82,7 @@ class BenchDatabase:
         """Collect the statements that are received meanwhile."""
         statements: list[str] = []
         self._set("SET log_statement = 'all'")
+        time.sleep(0.2)  # Backends read the settings before their next statement.
         start = self._log.stat().st_size
         try:
             yield statements
@@ -95,7 +96,6 @@ class BenchDatabase:
         with self._engine.connect() as connection:
             connection.execute(text(f"ALTER SYSTEM {setting}"))
             connection.execute(text("SELECT pg_reload_conf()"))
-        time.sleep(0.2)  # Backends read the settings before their next statement.
 
     def pgbench(self, statement: str, seconds: float) -> tuple[float, float, int]:
         """Run a statement on four connections; return its rate, its mean ms, and how many ran."""

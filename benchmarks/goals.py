@@ -61,11 +61,15 @@ def _speedups(results: Results) -> Iterator[Goal]:
     for workers in sorted({figures.workers for figures in results.of(service=FASTAPI)}):
         for call, least in _LEAST_SPEEDUP.items():
             ours, theirs = _alike(results, FASTAPI, workers, call)
-            name = f"{call}, {workers} workers: throughput against FastAPI"
+            name = f"{call}, {_workers(workers)}: throughput against FastAPI"
             yield from _goal(name, ours, theirs, _rate, least, at_least=True)
         ours, theirs = _alike(results, NODE, workers, GET)
-        name = f"GetTask, {workers} workers: throughput against Node"
+        name = f"GetTask, {_workers(workers)}: throughput against Node"
         yield from _goal(name, ours, theirs, _rate, 1.0, at_least=True)
+
+
+def _workers(count: int) -> str:
+    return "one worker" if count == 1 else f"{count} workers"
 
 
 def _alike(results: Results, other: str, workers: int, call: str) -> list[list[Figures]]:

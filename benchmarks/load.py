@@ -61,7 +61,7 @@ def send_load(
         ]
         outputs = [process.communicate()[0] for process in started]
         for request, output in zip(requests, outputs, strict=True):
-            _check(output, len(request.send(address)))
+            _check(output, request.framed_bytes(request.send(address)))
         latencies = sorted(
             int(line.rsplit("\t", 1)[1])
             for log in Path(name).glob("*.log")

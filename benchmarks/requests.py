@@ -30,6 +30,10 @@ class Request:
             raise ValueError(f"{self.path}: a wrong answer: {answer[:200]!r}")
         return answer
 
+    def framed_bytes(self, answer: bytes) -> int:
+        """Return how many bytes of data an answer with this body has."""
+        return len(answer) + (_FRAME_BYTES if self.is_grpc else 0)
+
     def _call(self, address: str) -> bytes:
         own = {name: text for name, text in self.headers.items() if name not in _GRPC_HEADERS}
         own_connection = [("grpc.use_local_subchannel_pool", 1)]

@@ -127,4 +127,5 @@ if __name__ == "__main__":
         "benchmarks.services.fastapi_orm:app",
         port=int(os.environ["PORT"]),
         workers=int(os.environ["WORKERS"]),
+        timeout_worker_healthcheck=60,  # On a busy machine a worker takes long to start.
     )
