@@ -64,11 +64,11 @@ bench-quick: $(INSTALLED) ## Measure five calls in three minutes; BASELINE=check
 bench-guard: $(INSTALLED) ## Fail if a GetTask costs more than is committed; RENEW=yes commits anew
 	@$(BIN)/python -m benchmarks guard $(if $(RENEW),--renew)
 
-# Each interpreter that uv finds gets an environment of its own.
+# Each of the interpreters python3.11 ... on the PATH gets an environment of its own.
 .PHONY: bench-python
 bench-python: $(INSTALLED) ## Measure the build on PYTHONS="3.11 3.12 3.13"
 	@for version in $(PYTHONS); do \
-		$(MAKE) --no-print-directory setup VENV=.bench/python-$$version PYTHON="$$(uv python find $$version)" || exit; \
+		$(MAKE) --no-print-directory setup VENV=.bench/python-$$version PYTHON=python$$version || exit; \
 	done
 	@$(BIN)/python -m benchmarks python $(PYTHONS)
 

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from benchmarks.calls import CREATE, DEEP, FIRST, GET, LIST, STATS, UPDATE
 from benchmarks.results import Results
 from benchmarks.rounds import Figures
+from benchmarks.subjects import FASTAPI, NODE, OFF, ON
 
-ON, OFF, FASTAPI, NODE = (
-    *("Task Service, on", "Task Service, off"),
-    *("FastAPI, ORM", "Node, grpc-js, pg"),
-)
 ROWS, MANY_ROWS = 100_000, 1_000_000
 
 _MOST_CPU = {GET: 1.6, CREATE: 2.2, UPDATE: 2.8, LIST: 4.0}

@@ -10,9 +10,10 @@ import pygal
 from pygal.style import CleanStyle
 
 from benchmarks.calls import BATCH_GET, CREATE, EMPTY, GET, LIST, STATS, UPDATE
-from benchmarks.goals import ON, ROWS
+from benchmarks.goals import ROWS
 from benchmarks.results import Results, distinct
 from benchmarks.rounds import Figures
+from benchmarks.subjects import ON
 
 _SHARED_CALLS = (GET, CREATE, LIST, STATS)
 _CALLS_BY_ROWS = (GET, UPDATE, LIST, STATS, BATCH_GET)

@@ -27,6 +27,8 @@ from benchmarks.processes import LOG, ProcessTree, running
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTOR_PORT = 50952
+ON, OFF = "Task Service, on", "Task Service, off"
+FASTAPI, AIO, NODE = "FastAPI, ORM", "grpc.aio, asyncpg", "Node, grpc-js, pg"
 _START_SECONDS = 180
 
 _SHARED = {
@@ -75,7 +77,7 @@ class RunningSubject:
 def service_on(
     workers: int = 1,
     *,
-    name: str = "Task Service, on",
+    name: str = ON,
     python: str = sys.executable,
     folder: Path = ROOT,
 ) -> Subject:
@@ -88,40 +90,38 @@ def service_on(
 def service_off(workers: int = 1) -> Subject:
     """Return the service without authentication, rate limit, log lines and traces."""
     command = (sys.executable, "-m", "server", "serve")
-    return Subject("Task Service, off", command, all_calls, _OFF, workers)
+    return Subject(OFF, command, all_calls, _OFF, workers)
 
 
-def empty_method(
-    workers: int = 1, *, name: str = "empty method", python: str = sys.executable
-) -> Subject:
+def empty_method(*, name: str = "empty method", python: str = sys.executable) -> Subject:
     """Return plain grpcio with a method that does nothing."""
     command = (python, "-m", "benchmarks.services.empty")
-    return Subject(name, command, lambda _: empty_call(), workers=workers, copies=workers)
+    return Subject(name, command, lambda _: empty_call())
 
 
-def floor(workers: int = 1) -> Subject:
+def floor() -> Subject:
     """Return plain grpcio with one prepared statement of psycopg2."""
     command = (sys.executable, "-m", "benchmarks.services.floor")
-    return Subject("floor", command, get_call, workers=workers, copies=workers)
+    return Subject("floor", command, get_call)
 
 
 def aio_asyncpg(workers: int = 1) -> Subject:
     """Return grpc.aio with asyncpg."""
     command = (sys.executable, "-m", "benchmarks.services.aio_asyncpg")
-    return Subject("grpc.aio, asyncpg", command, basic_calls, workers=workers, copies=workers)
+    return Subject(AIO, command, basic_calls, workers=workers, copies=workers)
 
 
 def fastapi_orm(workers: int = 1) -> Subject:
     """Return FastAPI with SQLAlchemy's ORM, as its tutorial writes it."""
     command = (sys.executable, "-m", "benchmarks.services.fastapi_orm")
-    return Subject("FastAPI, ORM", command, json_calls, workers=workers)
+    return Subject(FASTAPI, command, json_calls, workers=workers)
 
 
 def node_grpc(workers: int = 1) -> Subject:
     """Return Node's grpc-js with pg."""
     command = ("node", str(NODE_FOLDER / "server.js"))
     contract = {"PROTO_FOLDERS": f"{ROOT / 'proto'}:{ROOT / '.proto-deps'}"}
-    return Subject("Node, grpc-js, pg", command, basic_calls, contract, workers)
+    return Subject(NODE, command, basic_calls, contract, workers)
 
 
 @contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.calls import CREATE, DEEP, FIRST, GET
-from benchmarks.goals import FASTAPI, ON, ROWS, goals
+from benchmarks.goals import ROWS, goals
 from benchmarks.report import write_markdown
 from benchmarks.results import Results
 from benchmarks.rounds import Figures, Spread
+from benchmarks.subjects import FASTAPI, ON
 
 
 def figures(service: str, call: str, *, rate: float = 100, ratio: float = 1) -> Figures:
