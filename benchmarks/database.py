@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 from sqlalchemy import NullPool, create_engine, make_url, text
-from storage.embedded.account import find_install
 
 from benchmarks.processes import ProcessTree
 from storage import schema
@@ -56,6 +56,7 @@ class BenchDatabase:
         self._log = folder / "postgres.log"
         server = int((folder / "postgres/postmaster.pid").read_text().split()[0])
         self.processes = ProcessTree([server])
+        self._pgbench = Path(psutil.Process(server).exe()).with_name("pgbench")
         self._engine = create_engine(self.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
 
     @property
@@ -102,7 +103,7 @@ class BenchDatabase:
         with TemporaryDirectory() as folder:
             script = Path(folder) / "statement.sql"
             script.write_text(statement)
-            pgbench = [str(find_install() / "bin/pgbench"), "--no-vacuum", "--protocol=prepared"]
+            pgbench = [str(self._pgbench), "--no-vacuum", "--protocol=prepared"]
             load = ["--client=4", "--jobs=1", f"--time={max(1, round(seconds))}"]
             where = [f"--file={script}", f"--host={self.host}", "--username=tasks", "tasks"]
             output = subprocess.run(

@@ -110,13 +110,12 @@ async def _get_tasks(service: RunningSubject, seconds: float) -> tuple[float, fl
 @asynccontextmanager
 async def _open_watches(service: RunningSubject, count: int) -> AsyncIterator[_Watchers]:
     watchers = _Watchers(count)
-    async with grpc.aio.insecure_channel(service.address) as channel:
-        streams = [asyncio.create_task(watchers.watch(channel)) for _ in range(count)]
+    async with grpc.aio.insecure_channel(service.address) as channel, asyncio.TaskGroup() as group:
+        streams = [group.create_task(watchers.watch(channel)) for _ in range(count)]
         await watchers.all_ready()
         yield watchers
         for stream in streams:
             stream.cancel()
-        await asyncio.gather(*streams, return_exceptions=True)
 
 
 async def _deliver(service: RunningSubject, watchers: _Watchers) -> tuple[float, float]:
