@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 
 import grpc
 
@@ -21,6 +22,7 @@ from taskservice.v1.task_service_pb2 import CreateTaskRequest, WatchTasksRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 
 _CHANGES = 20
+_CONNECTIONS = 10
 _PATIENCE_SECONDS = 120
 
 
@@ -110,8 +112,19 @@ async def _get_tasks(service: RunningSubject, seconds: float) -> tuple[float, fl
 @asynccontextmanager
 async def _open_watches(service: RunningSubject, count: int) -> AsyncIterator[_Watchers]:
     watchers = _Watchers(count)
-    async with grpc.aio.insecure_channel(service.address) as channel, asyncio.TaskGroup() as group:
-        streams = [group.create_task(watchers.watch(channel)) for _ in range(count)]
+    own_connection = [("grpc.use_local_subchannel_pool", 1)]
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(
+                grpc.aio.insecure_channel(service.address, options=own_connection)
+            )
+            for _ in range(_CONNECTIONS)
+        ]
+        group = await stack.enter_async_context(asyncio.TaskGroup())
+        streams = [
+            group.create_task(watchers.watch(channel))
+            for channel, _ in zip(cycle(channels), range(count), strict=False)
+        ]
         await watchers.all_ready()
         yield watchers
         for stream in streams:
