@@ -72,6 +72,16 @@ class Change(NamedTuple):
         return self.row._replace(**self.values)
 
 
+class Patch(NamedTuple):
+    """New values for some columns of a task, if it has this version and one of these statuses."""
+
+    task_id: str
+    values: Parameters
+    version: int | None
+    statuses: list[int]
+    request: RequestRecord | None = None
+
+
 class Target(NamedTuple):
     """A task to delete or undelete, if it has this version; of any version without one."""
 
@@ -197,6 +207,26 @@ class TaskRepository:
         if len(written) < len(rows):
             raise VersionMismatchError(rows[0]["id"])
         return [written.get(item.row.id, item.row) for item in items]
+
+    def patch(self, item: Patch, origin: Origin, *, commit: bool = True) -> TaskRow | None:
+        """Update some columns of a task in one statement.
+
+        Return None, and write nothing, if that cannot be decided here: the task is not there, is
+        deleted, or has another version or status; a new due date has passed; no value is new; or
+        the request was carried out before.
+        """
+        row = item.values | {"id": item.task_id, "version": item.version}
+        requested = [(item.task_id, item.request)] if item.request else []
+        limits = {"fields": list(item.values), "statuses": item.statuses}
+        try:
+            written = self._write(
+                statements.PATCH, [row], requested, origin, commit=commit, others=limits
+            )
+        except ConstraintError as error:
+            if error.constraint != requests.primary_key.name:
+                raise
+            return None
+        return written.get(item.task_id)
 
     @contextmanager
     def locking(self, task_ids: Sequence[str]) -> Iterator[TaskRepository]:
@@ -326,6 +356,7 @@ class TaskRepository:
         origin: Origin,
         *,
         commit: bool = True,
+        others: Parameters | None = None,
     ) -> dict[str, TaskRow]:
         """Run a write statement; return the rows that it wrote, by id: all, or none."""
         records = [
@@ -341,6 +372,7 @@ class TaskRepository:
             "count": len(rows),
             "keys": [row["id"] for row in rows],
             "requests": _to_json(records),
+            **(others or {}),
         }
         query = statement if len(rows) == 1 else statement.unprepared
         written = self._database.write(query, parameters, commit=commit)

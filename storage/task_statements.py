@@ -13,10 +13,13 @@ A write of any number of tasks is a chain of named parts that all take effect, o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import TypeEngine
 
 from storage.query import Cursor, Filter, Sort, after, condition, ordering
 from storage.statement import Statement
@@ -38,6 +41,10 @@ from storage.tables import (
 _KEPT_STATEMENTS = 128
 
 _KEYS = sa.any_(sa.cast(sa.bindparam("keys", type_=ARRAY(sa.Text)), ARRAY(sa.Uuid(as_uuid=False))))
+
+
+def _any_of(parameter: str, type_: type[TypeEngine[Any]]) -> AnyColumn:
+    return sa.any_(sa.cast(sa.bindparam(parameter), ARRAY(type_)))
 
 
 def _rows_of(table: sa.Table, parameter: str, name: str) -> sa.CTE:
@@ -162,16 +169,47 @@ def _with_event(
 
 CREATE = _created()
 
-_completed_at = sa.func.coalesce(tasks.c.completed_at, _write_time)
+
+def _content(values: Mapping[str, AnyColumn]) -> dict[str, AnyColumn]:
+    completed_at = sa.func.coalesce(tasks.c.completed_at, _write_time)
+    return {**values, "completed_at": sa.case((values["status"] == COMPLETED, completed_at))}
+
+
+_is_not_deleted = tasks.c.deleted_at.is_(None)
 UPDATE = _updated(
     "updated",
-    _locked(tasks.c.deleted_at.is_(None)),
-    {name: _given.c[name] for name in _CONTENT}
-    | {"completed_at": sa.case((_given.c.status == COMPLETED, _completed_at))},
+    _locked(_is_not_deleted),
+    _content({name: _given.c[name] for name in _CONTENT}),
     tasks.c.id == _given.c.id,
 )
 
-DELETE = _updated("deleted", _locked(tasks.c.deleted_at.is_(None)), {"deleted_at": _write_time})
+# Some columns of a task, merged and checked in the statement.
+_patched = {
+    name: sa.case(
+        (sa.literal_column(f"'{name}'") == _any_of("fields", sa.Text), _given.c[name]),
+        else_=tasks.c[name],
+    )
+    for name in _CONTENT
+}
+_due_date = _patched["due_date"]
+_may_be_patched = sa.exists().where(
+    _given.c.id == tasks.c.id,
+    tasks.c.status == _any_of("statuses", sa.SmallInteger),
+    sa.or_(
+        _due_date.is_(None),
+        _due_date.is_not_distinct_from(tasks.c.due_date),
+        _due_date > sa.func.now(),
+    ),
+    sa.or_(*(value.is_distinct_from(tasks.c[name]) for name, value in _patched.items())),
+)
+PATCH = _updated(
+    "updated",
+    _locked(sa.and_(_is_not_deleted, _may_be_patched)),
+    _content(_patched),
+    tasks.c.id == _given.c.id,
+)
+
+DELETE = _updated("deleted", _locked(_is_not_deleted), {"deleted_at": _write_time})
 
 UNDELETE = _updated(
     "undeleted", _locked(tasks.c.deleted_at.is_not(None)), {"deleted_at": sa.null()}

@@ -36,6 +36,11 @@ def check_change(row: TaskRow, values: Values, etag: str) -> None:
         raise TransitionNotAllowedError(row.id, row.status, status)
 
 
+def statuses_before(status: int | None) -> list[int]:
+    """Return the statuses that this one may follow; all of them, if the status is not written."""
+    return [old for old, new in TRANSITIONS.items() if status in {None, old, *new}]
+
+
 def past_due_dates(
     repository: TaskRepository, due_dates: Mapping[int, dt.datetime | None]
 ) -> set[int]:
