@@ -53,7 +53,7 @@ test: $(INSTALLED) ## Run every test, and fail below 90 % of branches covered
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 .PHONY: bench
-bench: $(INSTALLED) $(PROTO_DEPS)/fetched ## Measure all calls beside other services, with plots (an hour)
+bench: $(INSTALLED) $(PROTO_DEPS)/fetched ## Measure all calls beside other services, with plots (half an hour)
 	@$(BIN)/python -m benchmarks --rounds 5 --seconds 2 full
 
 .PHONY: bench-quick

@@ -52,7 +52,9 @@ def send_load(
 
     Raises: LoadError.
     """
-    bound = ["-D", f"{seconds * 1000:.0f}ms"] if seconds else ["-n", str(calls)]
+    bound = (
+        ["-D", f"{seconds * 1000:.0f}ms"] if seconds else ["-n", str((calls or 1) // len(requests))]
+    )
     share = [f"-c{connections // len(requests)}", *bound]
     with TemporaryDirectory() as name:
         started = [
@@ -67,6 +69,8 @@ def send_load(
             for log in Path(name).glob("*.log")
             for line in log.read_text().splitlines()
         )
+    if not latencies:
+        raise LoadError("no call was answered in time")
     return Load(
         calls=len(latencies),
         seconds=max(_seconds(output) for output in outputs),

@@ -12,7 +12,7 @@ from benchmarks.database import BenchDatabase
 from benchmarks.load import send_load
 from benchmarks.subjects import RunningSubject, Subject, running_subject
 
-_WARM_UP_SECONDS = 0.3
+_WARM_UP_CALLS = 64
 _COUNTED_CALLS = 50
 
 
@@ -103,7 +103,7 @@ def _run_rounds(
 def _sample(key: _Key, database: BenchDatabase, seconds: float) -> _Sample:
     service, call = key
     requests = service.calls[call]
-    send_load(service.address, requests, connections=CONNECTIONS, seconds=_WARM_UP_SECONDS)
+    send_load(service.address, requests, connections=CONNECTIONS, calls=_WARM_UP_CALLS)
     before = service.processes.cpu_seconds(), database.processes.cpu_seconds()
     load = send_load(service.address, requests, connections=CONNECTIONS, seconds=seconds)
     after = service.processes.cpu_seconds(), database.processes.cpu_seconds()

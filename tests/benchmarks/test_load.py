@@ -62,7 +62,7 @@ def test_load_sends_the_calls_and_orders_their_latencies(echo: Echo, address: st
 def test_requests_share_the_connections(echo: Echo, address: str) -> None:
     load = send_load(address, [request(), request()], connections=4, calls=10)
 
-    assert load.calls == 20
+    assert load.calls == 10
 
 
 def test_load_with_failed_calls_gives_no_figures(echo: Echo, address: str) -> None:
