@@ -164,7 +164,8 @@ def test_rules_are_evaluated(prometheus: Prometheus) -> None:
 
 
 def test_the_alert_of_unexpected_errors_fires(prometheus: Prometheus) -> None:
-    (alert,) = prometheus.query('ALERTS{alertname="TaskServiceInternalErrors"}')
+    query = 'ALERTS{alertname="TaskServiceInternalErrors"}'
+    (alert,) = wait_until(partial(prometheus.query, query), "the alert fires")
     assert alert["grpc_method"] == "taskservice.v1.TaskService/CreateTask"
 
 
