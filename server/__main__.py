@@ -22,11 +22,11 @@ import structlog
 
 from server.access.principal import Scope, name_problem
 from server.access.tokens import MAX_TOKEN_MINUTES, SYMMETRIC
-from server.ignored import ignored_variables
 from server.network.certificates import certificates
 from server.process.ports import AddressError, Ports, WorkerSlot, listen_address, reserve_port
 from server.process.supervisor import Supervisor
 from server.settings import Settings, SettingsError
+from server.settings.ignored import ignored_variables
 from server.telemetry import logs, otel
 from storage import schema
 from storage.embedded import EmbeddedPostgres, EmbeddedPostgresError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cores import usable_cores
+from server.settings.cores import usable_cores
 
 
 @pytest.fixture

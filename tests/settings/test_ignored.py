@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.ignored import ignored_variables
+from server.settings.ignored import ignored_variables
 from tests.support.service import running_service
 from tests.support.settings import SECRET, Load
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from server.cores import usable_cores
 from server.settings import Settings, SettingsError
+from server.settings.cores import usable_cores
 from tests.support.settings import NO_PLAINTEXT, SAFE, Load, mistakes
 
 PROJECT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from dotenv import dotenv_values
 
-from server.settings import Settings
+from server.settings.settings import Settings
 
 _REMOVED = """
     ADMIN_ENABLED CONNECTION_AGE_GRACE_SECONDS CONNECTION_AGE_SECONDS CONNECTION_IDLE_SECONDS

@@ -19,8 +19,8 @@ from sqlalchemy.engine import URL
 
 from server.access.principal import Scope, name_problem
 from server.access.tokens import ALGORITHMS, ED25519, EDDSA, MAX_TOKEN_MINUTES, SYMMETRIC
-from server.cores import usable_cores
-from server.secret_key import MIN_CHARACTERS, kept_key
+from server.settings.cores import usable_cores
+from server.settings.secret_key import MIN_CHARACTERS, kept_key
 from storage.session import DRIVER, parse_url
 
 _MAX_RETENTION_DAYS = 100 * 365
