@@ -118,7 +118,8 @@ def test_a_trace_leads_from_the_client_to_statements_log_and_metrics(
     )
     assert call.parent_id == trace.span_id
     assert {span.parent_id for span in statements} == {call.span_id}
-    assert statements[0].attributes["db.operation.name"] == "get many"
+    names = [span.attributes["db.operation.name"] for span in statements]
+    assert sorted(names) == ["get many", "update"]
     assert (code_of(call), call.is_error) == (grpc.StatusCode.ABORTED.value[0], False)
     assert call.attributes["error.type"] == line["reason"] == "ETAG_MISMATCH"
     assert line["span_id"] == call.span_id
@@ -138,8 +139,8 @@ def test_a_call_is_one_trace_from_its_client_to_its_statements(
     call = collector.await_server_span(trace.id)
     statements = [span for span in collector.trace(trace.id) if span is not call]
     assert call.parent_id == trace.span_id
-    assert [span.parent_id for span in statements] == [call.span_id] * 2
-    assert [span.span.kind for span in statements] == [CLIENT] * 2
+    assert [span.parent_id for span in statements] == [call.span_id]
+    assert [span.span.kind for span in statements] == [CLIENT]
 
 
 def test_the_span_of_a_call_says_which_and_whose(
@@ -173,9 +174,9 @@ def test_a_statement_is_named_for_what_it_is_for(
     )
     collector.await_server_span(trace.id)
     statements = [span for span in collector.trace(trace.id) if span.span.kind == CLIENT]
-    assert [span.name for span in statements] == ["get many", "update"]
-    assert [span.attributes["db.operation.name"] for span in statements] == ["get many", "update"]
-    assert statements[0].attributes["db.query.text"].startswith("SELECT tasks.id")
+    assert [span.name for span in statements] == ["update"]
+    assert [span.attributes["db.operation.name"] for span in statements] == ["update"]
+    assert "UPDATE tasks SET" in statements[0].attributes["db.query.text"]
     assert statements[0].attributes["db.system.name"] == "postgresql"
 
 

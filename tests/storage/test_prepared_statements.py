@@ -125,3 +125,12 @@ def test_percent_signs_and_quotes_stay_as_they_are(database: Database) -> None:
     statement: Any = text("SELECT '100 % of %s', CAST(:given AS text)")
     for query in (statement, Statement("percent", statement, prepared=True)):
         assert database.read(query, {"given": "1 % 'o'"}) == [("100 % of %s", "1 % 'o'")]
+
+
+def test_at_level_debug_the_text_of_a_statement_is_logged_without_values(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("DEBUG", logger="storage.statement"):
+        database.read(ECHO, {"given": 271828})
+    assert caplog.messages == [ECHO.sql]
+    assert "271828" not in caplog.text
