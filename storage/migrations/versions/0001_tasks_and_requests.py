@@ -14,6 +14,28 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+_INDEXES = """
+CREATE INDEX idx_request_created_at ON requests (created_at);
+CREATE INDEX idx_task_assigned_to ON tasks (assigned_to, created_at, id);
+CREATE INDEX idx_task_created_at ON tasks (created_at, id);
+CREATE INDEX idx_task_due_date ON tasks (
+    (coalesce(due_date, 'infinity'::timestamp with time zone)), created_at, id
+);
+CREATE INDEX idx_task_priority ON tasks (priority, created_at, id);
+CREATE INDEX idx_task_search ON tasks USING gin (to_tsvector(
+    'simple'::regconfig, translate((title || ' '::text) || description, '<>'::text, '  '::text)
+));
+CREATE INDEX idx_task_status ON tasks (status, created_at, id);
+CREATE INDEX idx_task_status_priority ON tasks (status, priority, due_date)
+    WHERE deleted_at IS NULL;
+CREATE INDEX idx_task_tags ON tasks USING gin (tags);
+CREATE INDEX idx_task_title ON tasks (title, created_at, id);
+CREATE INDEX idx_task_updated_at ON tasks (updated_at, created_at, id);
+CREATE INDEX idx_task_urgency ON tasks (
+    (- priority), (coalesce(due_date, 'infinity'::timestamp with time zone)), created_at, id
+);
+"""
+
 
 def upgrade() -> None:
     op.create_table(
@@ -31,7 +53,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("principal", "request_id", name=op.f("pk_requests")),
         comment="Writes that were asked with a request id and took place",
     )
-    op.create_index("idx_request_created_at", "requests", ["created_at"], unique=False)
     op.create_table(
         "tasks",
         sa.Column("id", sa.Uuid(as_uuid=False), nullable=False),
@@ -87,75 +108,9 @@ def upgrade() -> None:
         sa.CheckConstraint("version >= 1", name=op.f("ck_tasks_version_positive")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_tasks")),
     )
-    op.create_index(
-        "idx_task_assigned_to", "tasks", ["assigned_to", "created_at", "id"], unique=False
-    )
-    op.create_index("idx_task_created_at", "tasks", ["created_at", "id"], unique=False)
-    op.create_index(
-        "idx_task_due_date",
-        "tasks",
-        [
-            sa.literal_column("coalesce(due_date, 'infinity'::timestamp with time zone)"),
-            "created_at",
-            "id",
-        ],
-        unique=False,
-    )
-    op.create_index("idx_task_priority", "tasks", ["priority", "created_at", "id"], unique=False)
-    op.create_index(
-        "idx_task_search",
-        "tasks",
-        [
-            sa.literal_column(
-                "to_tsvector('simple'::regconfig, "
-                "translate((title || ' '::text) || description, '<>'::text, '  '::text))"
-            )
-        ],
-        unique=False,
-        postgresql_using="gin",
-    )
-    op.create_index("idx_task_status", "tasks", ["status", "created_at", "id"], unique=False)
-    op.create_index(
-        "idx_task_status_priority",
-        "tasks",
-        ["status", "priority", "due_date"],
-        unique=False,
-        postgresql_where=sa.text("deleted_at IS NULL"),
-    )
-    op.create_index("idx_task_tags", "tasks", ["tags"], unique=False, postgresql_using="gin")
-    op.create_index("idx_task_title", "tasks", ["title", "created_at", "id"], unique=False)
-    op.create_index(
-        "idx_task_updated_at", "tasks", ["updated_at", "created_at", "id"], unique=False
-    )
-    op.create_index(
-        "idx_task_urgency",
-        "tasks",
-        [
-            sa.literal_column("(- priority)"),
-            sa.literal_column("coalesce(due_date, 'infinity'::timestamp with time zone)"),
-            "created_at",
-            "id",
-        ],
-        unique=False,
-    )
+    op.execute(_INDEXES)
 
 
 def downgrade() -> None:
-    op.drop_index("idx_task_urgency", table_name="tasks")
-    op.drop_index("idx_task_updated_at", table_name="tasks")
-    op.drop_index("idx_task_title", table_name="tasks")
-    op.drop_index("idx_task_tags", table_name="tasks", postgresql_using="gin")
-    op.drop_index(
-        "idx_task_status_priority",
-        table_name="tasks",
-        postgresql_where=sa.text("deleted_at IS NULL"),
-    )
-    op.drop_index("idx_task_status", table_name="tasks")
-    op.drop_index("idx_task_search", table_name="tasks", postgresql_using="gin")
-    op.drop_index("idx_task_priority", table_name="tasks")
-    op.drop_index("idx_task_due_date", table_name="tasks")
-    op.drop_index("idx_task_created_at", table_name="tasks")
-    op.drop_index("idx_task_assigned_to", table_name="tasks")
     op.drop_table("tasks")
-    op.drop_index("idx_request_created_at", table_name="requests")
     op.drop_table("requests")

@@ -66,28 +66,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("xid", "id", name=op.f("pk_task_events")),
         comment="What happened to tasks",
     )
-    op.create_index(
-        "idx_task_event_history", "task_events", ["aggregateid", "xid", "id"], unique=False
-    )
+    op.create_index("idx_task_event_history", "task_events", ["aggregateid", "xid", "id"])
     op.add_column(
         "tasks", sa.Column("xid", Xid8(), server_default=sa.text("'0'::xid8"), nullable=False)
     )
-    op.create_index(
-        "idx_task_deleted_at",
-        "tasks",
-        [sa.literal_column("coalesce(deleted_at, 'infinity'::timestamp with time zone)")],
-        unique=False,
-        postgresql_where=sa.text("deleted_at IS NOT NULL"),
+    op.execute(
+        "CREATE INDEX idx_task_deleted_at ON tasks "
+        "((coalesce(deleted_at, 'infinity'::timestamp with time zone))) "
+        "WHERE deleted_at IS NOT NULL"
     )
 
 
 def downgrade() -> None:
-    op.drop_index(
-        "idx_task_deleted_at",
-        table_name="tasks",
-        postgresql_where=sa.text("deleted_at IS NOT NULL"),
-    )
+    op.drop_index("idx_task_deleted_at", "tasks")
     op.drop_column("tasks", "xid")
-    op.drop_index("idx_task_event_history", table_name="task_events")
     op.drop_table("task_events")
     op.drop_table("event_horizon")

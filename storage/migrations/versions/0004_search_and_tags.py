@@ -10,7 +10,6 @@ ones, they would have to be kept up to date by every write.
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = "0004"
@@ -106,44 +105,30 @@ RETURN ARRAY(SELECT lower(tag) FROM unnest(tags) AS tag)
 def upgrade() -> None:
     for function in (_TASK_WORDS, _TASK_SEARCH, _TASK_TAG_KEYS):
         op.get_bind().exec_driver_sql(function.replace("%", "%%"))
-    op.drop_index("idx_task_search", table_name="tasks", postgresql_using="gin")
-    op.drop_index("idx_task_tags", table_name="tasks", postgresql_using="gin")
+    op.drop_index("idx_task_search", "tasks")
+    op.drop_index("idx_task_tags", "tasks")
     op.execute(
         "ALTER TABLE tasks "
         "ADD search tsvector NOT NULL "
         "GENERATED ALWAYS AS (task_search(title, description)) STORED, "
         "ADD tag_keys text[] NOT NULL GENERATED ALWAYS AS (task_tag_keys(tags)) STORED"
     )
-    op.create_index("idx_task_search", "tasks", ["search"], unique=False, postgresql_using="gin")
-    op.create_index("idx_task_tags", "tasks", ["tag_keys"], unique=False, postgresql_using="gin")
-    op.create_index(
-        "idx_task_due_date_desc",
-        "tasks",
-        [
-            sa.literal_column("coalesce(due_date, '-infinity'::timestamp with time zone)"),
-            "created_at",
-            "id",
-        ],
-        unique=False,
+    op.create_index("idx_task_search", "tasks", ["search"], postgresql_using="gin")
+    op.create_index("idx_task_tags", "tasks", ["tag_keys"], postgresql_using="gin")
+    op.execute(
+        "CREATE INDEX idx_task_due_date_desc ON tasks "
+        "((coalesce(due_date, '-infinity'::timestamp with time zone)), created_at, id)"
     )
 
 
 def downgrade() -> None:
-    op.drop_index("idx_task_due_date_desc", table_name="tasks")
+    op.drop_index("idx_task_due_date_desc", "tasks")
     op.drop_column("tasks", "tag_keys")
     op.drop_column("tasks", "search")
     for function in ("task_tag_keys", "task_search", "task_words"):
         op.execute(f"DROP FUNCTION {function}")
-    op.create_index("idx_task_tags", "tasks", ["tags"], unique=False, postgresql_using="gin")
-    op.create_index(
-        "idx_task_search",
-        "tasks",
-        [
-            sa.literal_column(
-                "to_tsvector('simple'::regconfig, "
-                "translate((title || ' '::text) || description, '<>'::text, '  '::text))"
-            )
-        ],
-        unique=False,
-        postgresql_using="gin",
+    op.create_index("idx_task_tags", "tasks", ["tags"], postgresql_using="gin")
+    op.execute(
+        "CREATE INDEX idx_task_search ON tasks USING gin (to_tsvector('simple'::regconfig, "
+        "translate((title || ' '::text) || description, '<>'::text, '  '::text)))"
     )

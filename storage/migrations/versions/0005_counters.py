@@ -83,7 +83,6 @@ def upgrade() -> None:
         "idx_task_open_due_date",
         "tasks",
         ["due_date"],
-        unique=False,
         postgresql_where=sa.text("deleted_at IS NULL AND status IN (1, 2)"),
     )
     for event, (tables, rows) in _EVENTS.items():
@@ -109,10 +108,6 @@ def downgrade() -> None:
     for event in (*_EVENTS, "truncate"):
         op.execute(f"DROP TRIGGER count_tasks_on_{event} ON tasks")
         op.execute(f"DROP FUNCTION count_tasks_on_{event}")
-    op.drop_index(
-        "idx_task_open_due_date",
-        table_name="tasks",
-        postgresql_where=sa.text("deleted_at IS NULL AND status IN (1, 2)"),
-    )
+    op.drop_index("idx_task_open_due_date", "tasks")
     op.drop_table("due_counters")
     op.drop_table("task_counters")
