@@ -9,7 +9,7 @@ from typing import Protocol, cast
 import pygal
 from pygal.style import CleanStyle
 
-from benchmarks.calls import BATCH_GET, CREATE, EMPTY, GET, LIST, STATS, UPDATE
+from benchmarks.calls import BATCH_GET, CREATE, EMPTY, FIRST_TABLE, GET, LIST, STATS, UPDATE
 from benchmarks.goals import ROWS
 from benchmarks.results import Results, distinct
 from benchmarks.rounds import Figures
@@ -43,7 +43,7 @@ def draw_plots(results: Results, folder: Path) -> list[str]:
 
 
 def _throughput(results: Results) -> Chart:
-    chart = _bars("Calls per second: one worker, 100,000 rows", _SHARED_CALLS, logarithmic=True)
+    chart = _bars("Calls per second: one worker, 100,000 rows", _SHARED_CALLS)
     found = results.of(workers=1, rows=ROWS)
     for service in distinct(figures.service for figures in found if figures.call != EMPTY):
         of_service = [figures for figures in found if figures.service == service]
@@ -62,16 +62,15 @@ def _latency(results: Results) -> Chart:
 
 def _cpu(results: Results) -> Chart:
     found = results.of(service=ON, workers=1, rows=ROWS)
-    calls = [figures.call for figures in found]
-    chart = _bars("CPU µs per call: everything on, 100,000 rows", calls, logarithmic=True)
-    chart.add("service", [figures.service_us.median for figures in found])
-    chart.add("PostgreSQL", [figures.postgres_us.median for figures in found])
+    chart = _bars("CPU µs per call: everything on, 100,000 rows", FIRST_TABLE)
+    chart.add("service", _by_call(found, FIRST_TABLE, lambda f: f.service_us.median))
+    chart.add("PostgreSQL", _by_call(found, FIRST_TABLE, lambda f: f.postgres_us.median))
     return chart
 
 
 def _by_rows(results: Results) -> Chart:
     """Plot what service and PostgreSQL use together, by the rows in the table."""
-    chart = _bars("CPU µs of service and PostgreSQL, by rows", _CALLS_BY_ROWS, logarithmic=True)
+    chart = _bars("CPU µs of service and PostgreSQL, by rows", _CALLS_BY_ROWS)
     for rows in sorted({figures.rows for figures in results.figures}):
         found = results.of(service=ON, workers=1, rows=rows)
         total = _by_call(
@@ -88,11 +87,12 @@ def _by_call(
     return [values.get(call) for call in calls]
 
 
-def _bars(title: str, labels: Sequence[str], *, logarithmic: bool = False) -> Chart:
+def _bars(title: str, labels: Sequence[str]) -> Chart:
     """Make a bar chart without scripts."""
     chart = pygal.Bar(
         title=title,
-        logarithmic=logarithmic,
+        zero=0,
+        truncate_label=-1,
         style=CleanStyle,
         js=(),
         height=420,
