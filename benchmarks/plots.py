@@ -92,6 +92,7 @@ def _bars(title: str, labels: Sequence[str]) -> Chart:
     chart = pygal.Bar(
         title=title,
         zero=0,
+        margin_bottom=40,
         truncate_label=-1,
         style=CleanStyle,
         js=(),
