@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import math
 import os
 import resource
 import signal
@@ -213,6 +214,7 @@ def _serve_supervised(settings: Settings, url: str) -> bool:
             serve_worker,
             on_serving=lambda: _announce(settings, ports),
             stop_within_seconds=settings.drain_delay_seconds + settings.shutdown_grace_seconds + 10,
+            max_rss_bytes=(settings.worker_max_rss_mb or math.inf) * 1024 * 1024,
         ).run()
 
 

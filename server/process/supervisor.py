@@ -2,7 +2,8 @@
 
 Each worker is forked before grpc is imported, because grpc does not survive a fork. Workers share
 the port. A worker that fails is replaced, with a growing delay if it failed soon after its start;
-after several such failures in a row the service ends. A worker drains when the supervisor ends: it
+after several such failures in a row the service ends. A worker that uses too much memory drains
+when its replacement serves, one worker at a time. A worker drains when the supervisor ends: it
 waits on a pipe that only the supervisor holds open.
 """
 
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from signal import SIGCHLD, SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 import structlog
@@ -48,6 +50,8 @@ class _Worker:
     """Readable once the worker serves, or has ended; -1 once closed."""
     started: float = field(default_factory=time.monotonic)
     serves: bool = False
+    is_replaced: bool = False
+    """It uses too much memory, and drains when its replacement serves."""
 
     def close(self) -> None:
         """Close the status pipe."""
@@ -66,7 +70,9 @@ class Supervisor:
         *,
         on_serving: Callable[[], None],
         stop_within_seconds: float,
+        max_rss_bytes: float = math.inf,
     ) -> None:
+        self._max_rss_bytes = max_rss_bytes
         self._count = count
         self._serve = serve
         self._on_serving = on_serving
@@ -91,6 +97,7 @@ class Supervisor:
                     self._receive(number)
                 self._read_status()
                 self._reap()
+                self._limit_memory()
                 self._kill_overdue()
         return self._in_order
 
@@ -104,17 +111,22 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Drain every worker; a second signal stops them at once."""
-        if self._stop_by is None:
+        is_first = self._stop_by is None
+        if is_first:
             self._stop_by = time.monotonic() + self._stop_within_seconds
-        for pid in self._workers:
-            os.kill(pid, SIGTERM)
+        for worker in self._workers.values():
+            is_draining = worker.is_replaced and not worker.serves
+            if not (is_first and is_draining):
+                os.kill(worker.pid, SIGTERM)
 
     def _keep_count(self) -> None:
         if self._stop_by is not None or time.monotonic() < self._not_before:
             return
-        while len(self._workers) < self._count:
-            taken = {worker.number for worker in self._workers.values()}
+        while len(taken := {worker.number for worker in self._kept()}) < self._count:
             self._start_worker(next(n for n in itertools.count() if n not in taken))
+
+    def _kept(self) -> list[_Worker]:
+        return [worker for worker in self._workers.values() if not worker.is_replaced]
 
     def _start_worker(self, number: int) -> None:
         reader, writer = os.pipe()
@@ -151,7 +163,7 @@ class Supervisor:
             if select.select([worker.status_fd], [], [], 0)[0]:
                 worker.serves = bool(os.read(worker.status_fd, 1))
                 worker.close()
-        if not self._announced and sum(w.serves for w in self._workers.values()) == self._count:
+        if not self._announced and sum(worker.serves for worker in self._kept()) == self._count:
             self._announced = True
             self._on_serving()
 
@@ -163,7 +175,7 @@ class Supervisor:
             worker = self._workers.pop(pid)
             worker.close()
             code = os.waitstatus_to_exitcode(status)
-            if self._stop_by is None:
+            if self._stop_by is None and not (worker.is_replaced and code == 0):
                 self._handle_failure(worker, code)
             else:
                 # A worker that does not serve yet has nothing to drain, and ends at once.
@@ -196,12 +208,38 @@ class Supervisor:
         if lived_seconds < _EARLY_SECONDS and worker.started >= before:
             self._early_failures += 1
 
+    def _limit_memory(self) -> None:
+        """Replace the workers that use too much memory, one at a time, without a gap."""
+        kept = self._kept()
+        if self._stop_by is not None or sum(worker.serves for worker in kept) < self._count:
+            return
+        replaced = [worker for worker in self._workers.values() if worker.is_replaced]
+        for worker in replaced:
+            if worker.serves:
+                worker.serves = False
+                os.kill(worker.pid, SIGTERM)
+        oldest_first = sorted(kept, key=lambda worker: worker.started)
+        for worker in oldest_first if not replaced else ():
+            is_early = time.monotonic() - worker.started < _EARLY_SECONDS
+            if not is_early and (rss := _rss_bytes(worker.pid)) > self._max_rss_bytes:
+                log.warning("worker uses too much memory", worker=worker.number, rss_bytes=rss)
+                worker.is_replaced = True
+                return
+
     def _kill_overdue(self) -> None:
         if self._stop_by is None or time.monotonic() < self._stop_by:
             return
         for pid in self._workers:
             log.error("worker did not stop in time; killing it", pid=pid)
             os.kill(pid, signal.SIGKILL)
+
+
+def _rss_bytes(pid: int) -> int:
+    """Return the resident memory of a process; 0 where there is no /proc."""
+    with suppress(OSError):
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def _report_serving(status_fd: int) -> None:

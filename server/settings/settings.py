@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     grpc_host: str = "127.0.0.1"
     grpc_port: int = Field(50051, ge=0, le=65535)
     workers: int | None = Field(None, ge=1, le=256)
+    worker_max_rss_mb: int | None = Field(None, ge=1, le=1_000_000)
     threads_per_worker: int = Field(4, ge=1, le=256)
     shutdown_delay_seconds: float | None = Field(None, ge=0, le=600)
     shutdown_grace_seconds: float = Field(30, ge=0, le=3600)

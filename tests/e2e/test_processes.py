@@ -189,6 +189,20 @@ def test_an_upgrade_beside_the_old_service_fails_no_call(
     assert new.stop() == 0, new.log
 
 
+def test_workers_with_too_much_memory_are_replaced_and_no_call_fails(
+    start_pair: StartService,
+) -> None:
+    """One after the other, when each has lived for long enough."""
+    service = start_pair(WORKER_MAX_RSS_MB="1", SHUTDOWN_DELAY_SECONDS="1")
+    before = set(service.workers())
+    with Load(service, clients=8) as load:
+        wait_until(lambda: before.isdisjoint(service.workers()), "both workers are replaced")
+        load.await_more()
+    assert load.failures == []
+    assert len(service.events("worker uses too much memory")) >= len(before)
+    assert service.stop() == 0, service.log
+
+
 @contextmanager
 def busy_workers(service: ServiceProcess, url: str) -> Iterator[list[Any]]:
     """Calls to every worker, which wait in the database while this holds."""
