@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 from benchmarks import guard, plans
@@ -15,6 +17,7 @@ from benchmarks.results import FOLDER, Results
 def main() -> None:
     arguments = _parser().parse_args()
     require_h2load()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Ends the services as well.
     FOLDER.mkdir(exist_ok=True)
     pace = {"rounds": arguments.rounds, "seconds": arguments.seconds}
     match arguments.command:
