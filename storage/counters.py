@@ -32,16 +32,41 @@ STATS = Statement(
     prepared=True,
 )
 
-FOLD_PAST_HOURS = Statement(
+# Into slot 0, without waiting for transactions that have written to a counter.
+FOLD = Statement(
     "fold counters",
     text("""
-        WITH past AS (
-            DELETE FROM due_counters
-            WHERE total = 0 OR hour > '-infinity' AND hour < date_trunc('hour', now(), 'UTC')
-            RETURNING total
+        WITH ended AS (
+            SELECT slot, status, priority FROM task_counters
+            WHERE slot NOT IN (SELECT pid FROM pg_stat_activity UNION ALL SELECT 0)
+            FOR UPDATE SKIP LOCKED
+        ), counted AS (
+            DELETE FROM task_counters AS counter USING ended
+            WHERE (counter.slot, counter.status, counter.priority)
+                = (ended.slot, ended.status, ended.priority)
+            RETURNING counter.status, counter.priority, total
+        ), by_status AS (
+            INSERT INTO task_counters AS counter (slot, status, priority, total)
+            SELECT 0, status, priority, sum(total) FROM counted
+            GROUP BY status, priority HAVING sum(total) <> 0 ORDER BY status, priority
+            ON CONFLICT (slot, status, priority)
+            DO UPDATE SET total = counter.total + excluded.total
+        ), past AS (
+            SELECT slot, hour FROM due_counters
+            WHERE slot NOT IN (SELECT pid FROM pg_stat_activity UNION ALL SELECT 0)
+                OR hour > '-infinity' AND hour < date_trunc('hour', now(), 'UTC')
+            FOR UPDATE SKIP LOCKED
+        ), due AS (
+            DELETE FROM due_counters AS counter USING past
+            WHERE (counter.slot, counter.hour) = (past.slot, past.hour)
+            RETURNING total, CASE
+                WHEN counter.hour < date_trunc('hour', now(), 'UTC') THEN '-infinity'
+                ELSE counter.hour
+            END AS hour
         )
         INSERT INTO due_counters AS counter (slot, hour, total)
-        SELECT 0, '-infinity', sum(total) FROM past HAVING sum(total) <> 0
+        SELECT 0, hour, sum(total) FROM due
+        GROUP BY hour HAVING sum(total) <> 0 ORDER BY hour
         ON CONFLICT (slot, hour) DO UPDATE SET total = counter.total + excluded.total
     """),
 )

@@ -292,7 +292,7 @@ class TaskRepository:
 
         Two processes that repair at once would do so twice.
         """
-        self._database.write(counters.FOLD_PAST_HOURS)
+        self._database.write(counters.FOLD)
         return int(self._database.write(counters.REPAIR)[0][0])
 
     def find_replays(

@@ -18,6 +18,7 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
+    Integer,
     Interval,
     LargeBinary,
     MetaData,
@@ -201,7 +202,7 @@ event_horizon = Table(
 task_counters = Table(
     "task_counters",
     metadata,
-    Column("slot", SmallInteger, primary_key=True, autoincrement=False),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("status", SmallInteger, primary_key=True, autoincrement=False),
     Column("priority", SmallInteger, primary_key=True, autoincrement=False),
     Column("total", BigInteger, nullable=False),
@@ -212,7 +213,7 @@ task_counters = Table(
 due_counters = Table(
     "due_counters",
     metadata,
-    Column("slot", SmallInteger, nullable=False),
+    Column("slot", Integer, nullable=False),
     Column("hour", DateTime(timezone=True), nullable=False),
     Column("total", BigInteger, nullable=False),
     PrimaryKeyConstraint("hour", "slot"),

@@ -20,6 +20,7 @@ from storage.tables import TaskRow
 from tests.support.databases import downgrade
 from tests.support.events import PENDING, SOME_ORIGIN, change, create, delete, new_task, undelete
 from tests.support.postgres import execute
+from tests.support.service import wait_until
 
 HOUR = dt.timedelta(hours=1)
 COUNT = text("SELECT status, priority, count(*) FROM tasks WHERE deleted_at IS NULL GROUP BY 1, 2")
@@ -208,3 +209,31 @@ def test_statistics_with_a_filter_agree_with_the_counters(
     assert (sorted(every.counts), every.overdue) == kept(repository)
     assert (some.counts, some.overdue) == ([(PENDING, 2, 2)], 2)
     assert Counter(every.counts) != Counter(some.counts)
+
+
+def test_the_counters_of_ended_sessions_are_folded_into_one(
+    own_database_url: str, repository: TaskRepository, database: Database
+) -> None:
+    other = Database(own_database_url)
+    for year in (2000, 2100):
+        create(TaskRepository(other), 2, due_date=dt.datetime(year, 1, 1, tzinfo=dt.UTC))
+    other.close()
+    slots = text("SELECT slot FROM task_counters UNION SELECT slot FROM due_counters")
+
+    def is_folded() -> bool:
+        assert repository.repair_counters() == 0
+        return database.read(slots) == [(0,)]
+
+    wait_until(is_folded, "the session has ended and its counters are folded")
+    assert kept(repository) == counted(database)
+
+
+def test_neither_writes_nor_repairs_wait_for_an_open_transaction(
+    database: Database, repository: TaskRepository
+) -> None:
+    create(repository, 3, due_date=database.now() - HOUR)
+    with database.transaction(commits=False) as transaction:
+        transaction.write(text("UPDATE tasks SET priority = 5 - priority, due_date = now()"))
+        create(repository, 2)
+        assert repository.repair_counters() == 0
+    assert kept(repository) == counted(database)

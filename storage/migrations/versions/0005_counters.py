@@ -16,8 +16,8 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-# A writer adds to the counters of one slot, so that few writers wait for each other's commit.
-_SLOT = "pg_backend_pid() % 16"
+# Each session adds to counters of its own, so that no writer waits for the commit of another.
+_SLOT = "pg_backend_pid()"
 _COUNTED = "status, priority, due_date FROM {} WHERE deleted_at IS NULL"
 _NEW = f"SELECT 1 AS change, {_COUNTED.format('new_rows')}"
 _OLD = f"SELECT -1 AS change, {_COUNTED.format('old_rows')}"
@@ -62,7 +62,7 @@ def upgrade() -> None:
     op.execute("LOCK TABLE tasks IN SHARE ROW EXCLUSIVE MODE")
     op.create_table(
         "task_counters",
-        sa.Column("slot", sa.SmallInteger(), nullable=False),
+        sa.Column("slot", sa.Integer(), nullable=False),
         sa.Column("status", sa.SmallInteger(), nullable=False),
         sa.Column("priority", sa.SmallInteger(), nullable=False),
         sa.Column("total", sa.BigInteger(), nullable=False),
@@ -72,7 +72,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "due_counters",
-        sa.Column("slot", sa.SmallInteger(), nullable=False),
+        sa.Column("slot", sa.Integer(), nullable=False),
         sa.Column("hour", sa.DateTime(timezone=True), nullable=False),
         sa.Column("total", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("hour", "slot", name=op.f("pk_due_counters")),
