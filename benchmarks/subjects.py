@@ -127,7 +127,7 @@ def node_grpc(workers: int = 1) -> Subject:
 @contextmanager
 def running_subject(subject: Subject, database: BenchDatabase) -> Iterator[RunningSubject]:
     """Start a service, and check the answer to each of its calls at the beginning and the end."""
-    port = _free_port()
+    port = free_port()
     address = f"127.0.0.1:{port}"
     calls = subject.calls(database.task_ids(100))
     environment = {
@@ -153,7 +153,7 @@ def _check_answers(calls: Calls, address: str) -> None:
             request.send(address)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -33,6 +33,7 @@ from server.network.health import HealthServicer
 from server.network.reflection import add_reflection
 from server.process.ports import ALONE, AddressError, Ports, WorkerSlot, listen_address
 from server.process.signals import Signals
+from server.process.spreading import spread_connections
 from server.settings import Settings
 from server.tasks import watches
 from server.tasks.servicer import TaskServicer
@@ -135,6 +136,7 @@ class Worker:
         ports = self._slot.ports
         credentials = connections.credentials(self._settings)
         ports = ports._replace(grpc=self._listen(self._server, ports.grpc, credentials))
+        spread_connections(ports.grpc, self._settings.worker_count)
         if ports.health is not None:
             ports = ports._replace(health=self._listen(self._probes, ports.health))
             self._probes.start()
