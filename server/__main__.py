@@ -28,7 +28,8 @@ from server.process.ports import AddressError, Ports, WorkerSlot, listen_address
 from server.process.supervisor import Supervisor
 from server.settings import Settings, SettingsError
 from server.settings.ignored import ignored_variables
-from server.telemetry import logs, otel
+from server.telemetry import logs
+from server.telemetry.sampling import ignored_values
 from storage import schema
 from storage.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from storage.errors import DatabaseUnavailableError
@@ -118,7 +119,7 @@ def _minutes(text: str) -> int:
 def serve(settings: Settings) -> bool:
     """Serve until SIGTERM or SIGINT."""
     log.info("starting", version=settings.version, environment=settings.environment)
-    for line in [*ignored_variables(), *otel.ignored(settings)]:
+    for line in [*ignored_variables(), *ignored_values(settings)]:
         log.warning(line)
     settings.key()  # Made here once, not by every worker.
     _prepare_connections(settings)

@@ -40,8 +40,9 @@ from server.tasks.servicer import TaskServicer
 from server.tasks.watches import Watches
 from server.telemetry import logs
 from server.telemetry.metrics import State, set_origin
+from server.telemetry.sampling import sampler
 from server.telemetry.scraping import Scraping
-from server.telemetry.tracing import resource, run_with_timeout, sampler, set_up_tracing
+from server.telemetry.tracing import resource, run_with_timeout, set_up_tracing
 from storage import schema
 from storage.database import Database
 from storage.events import EventLog

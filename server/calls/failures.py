@@ -9,12 +9,13 @@ import structlog
 from google.rpc import code_pb2, status_pb2
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
+from opentelemetry.trace import get_current_span
 
 from server.calls.accounting import is_out_of_time
 from server.calls.current import Call
 from server.calls.statuses import internal_status, reason_of, status_of
 from server.telemetry import metrics
-from server.telemetry.tracing import add_span_attributes, set_span_error, stack_of
+from server.telemetry.tracing import set_span_error, stack_of
 from storage.errors import StatementCancelledError
 
 log = structlog.get_logger()
@@ -48,7 +49,9 @@ def note(call: Call, error: Exception, context: grpc.ServicerContext) -> grpc.St
             exception=stack_of(error),
         )
     metrics.count_error(call.method, call.reason)
-    add_span_attributes({"rpc.grpc.status_code": answer.code, "error.type": call.reason})
+    get_current_span().set_attributes(
+        {"rpc.grpc.status_code": answer.code, "error.type": call.reason}
+    )
     if answer.code in _SERVER_ERRORS:
         set_span_error(error)
     return _with_retry(answer)

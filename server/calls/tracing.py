@@ -16,7 +16,7 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.grpc import server_interceptor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Sampler
 
-from server.telemetry.tracing import head_sampled
+from server.telemetry.sampling import head_sampled
 
 B = TypeVar("B", bound=Callable[..., object])
 

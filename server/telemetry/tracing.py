@@ -1,7 +1,4 @@
-"""Set up tracing in a worker, and provide the helpers for spans.
-
-An unsampled call has a trace context but no span: see `head_sampled`.
-"""
+"""Set up tracing in a worker, and provide the helpers for spans."""
 
 from __future__ import annotations
 
@@ -10,13 +7,10 @@ import platform
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
-import structlog
 from opentelemetry import trace
-from opentelemetry.context import Context, attach
 from opentelemetry.propagate import set_global_textmap
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -26,49 +20,13 @@ from opentelemetry.sdk.trace.export import (
     SimpleSpanProcessor,
     SpanExporter,
 )
-from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
-from opentelemetry.sdk.trace.sampling import (
-    ALWAYS_OFF,
-    ALWAYS_ON,
-    Decision,
-    ParentBased,
-    Sampler,
-    TraceIdRatioBased,
-)
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from opentelemetry.util.types import Attributes, AttributeValue
+from opentelemetry.trace import StatusCode
+from opentelemetry.util.types import Attributes
 
 from server.settings import Settings
-from server.telemetry import otel
+from server.telemetry.sampling import PROPAGATOR, ChosenIds, sampler
 
-log = structlog.get_logger()
-
-FLUSH_SECONDS = 3.0
-
-Metadata = Sequence[tuple[str, str | bytes]]
-
-# W3C Trace Context only: the propagator of baggage logs what clients send if it is malformed.
-_PROPAGATOR = TraceContextTextMapPropagator()
-_FIELDS = _PROPAGATOR.fields
-
-_ids = RandomIdGenerator()
-
-# The trace id of the sampling decision, for the span that follows.
-_chosen_trace_id: ContextVar[int | None] = ContextVar("chosen_trace_id", default=None)
-
-
-# --- Helpers ------------------------------------------------------------------------------------
-
-
-def get_tracer() -> trace.Tracer:
-    """Return the tracer of the service."""
-    return trace.get_tracer("taskservice")
-
-
-def add_span_attributes(attributes: Mapping[str, AttributeValue]) -> None:
-    """Add attributes to the current span, if it is recorded."""
-    trace.get_current_span().set_attributes(attributes)
+_FLUSH_SECONDS = 3.0
 
 
 def add_span_event(name: str, attributes: Attributes = None) -> None:
@@ -108,7 +66,7 @@ def _is_ours(error: BaseException) -> bool:
 @contextmanager
 def traced_operation(name: str, attributes: Attributes = None) -> Iterator[trace.Span]:
     """Run the block in a span of its own; an exception sets its status to ERROR."""
-    with get_tracer().start_as_current_span(
+    with trace.get_tracer("taskservice").start_as_current_span(
         name, attributes=attributes, record_exception=False, set_status_on_exception=False
     ) as span:
         try:
@@ -116,43 +74,6 @@ def traced_operation(name: str, attributes: Attributes = None) -> Iterator[trace
         except Exception as error:
             set_span_error(error)
             raise
-
-
-# --- The decision at the head of a trace --------------------------------------------------------
-
-
-def head_sampled(sampler: Sampler, name: str, metadata: Metadata) -> bool:
-    """Decide whether a call is sampled, before anything is recorded.
-
-    A sampled call's span has the trace id of the decision. For an unsampled call its trace context
-    becomes current. Both apply to the current context; grpcio gives each call its own.
-    """
-    carrier = {key: value for key, value in metadata if key in _FIELDS}
-    context = _PROPAGATOR.extract(carrier) if carrier else Context()
-    caller = trace.get_current_span(context).get_span_context()
-    trace_id = caller.trace_id if caller.is_valid else _ids.generate_trace_id()
-    decision = sampler.should_sample(context, trace_id, name, SpanKind.SERVER).decision
-    if decision is Decision.RECORD_AND_SAMPLE:
-        _chosen_trace_id.set(trace_id)
-        return True
-    unsampled = SpanContext(
-        trace_id, _ids.generate_span_id(), False, TraceFlags.get_default(), caller.trace_state
-    )
-    attach(trace.set_span_in_context(NonRecordingSpan(unsampled), context))
-    return False
-
-
-class _ChosenIds(IdGenerator):
-    """Generate the trace id of the sampling decision, if there is one."""
-
-    def generate_trace_id(self) -> int:
-        return _chosen_trace_id.get() or _ids.generate_trace_id()
-
-    def generate_span_id(self) -> int:
-        return _ids.generate_span_id()
-
-
-# --- Setting up ---------------------------------------------------------------------------------
 
 
 def resource(settings: Settings) -> Resource:
@@ -169,15 +90,15 @@ def resource(settings: Settings) -> Resource:
     ).merge(OTELResourceDetector().detect())
 
 
-def sampler(settings: Settings) -> Sampler:
-    """Build the sampler that OTEL_TRACES_SAMPLER names."""
-    if not settings.otel_enabled:
-        return ALWAYS_OFF
-    name = otel.sampler_name()
-    root: Sampler = {"always_on": ALWAYS_ON, "always_off": ALWAYS_OFF}.get(
-        name.removeprefix("parentbased_"), TraceIdRatioBased(otel.sampling_ratio(settings))
-    )
-    return ParentBased(root) if name.startswith("parentbased_") else root
+def traces_endpoint(settings: Settings) -> str | None:
+    """Return the collector that spans are exported to, over gRPC; None for no export.
+
+    OTEL_EXPORTER_ENDPOINT precedes the standard variables.
+    """
+    names = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+    standard = (os.environ.get(name, "").strip() for name in names)
+    default = "http://localhost:4317" if settings.environment == "production" else None
+    return settings.otel_exporter_endpoint or next(filter(None, standard), default)
 
 
 def set_up_tracing(settings: Settings, origin: Resource) -> Callable[[], None]:
@@ -185,18 +106,15 @@ def set_up_tracing(settings: Settings, origin: Resource) -> Callable[[], None]:
     if not settings.otel_enabled:
         return lambda: None
     provider = TracerProvider(
-        sampler=sampler(settings),
-        resource=origin,
-        id_generator=_ChosenIds(),
-        shutdown_on_exit=False,
+        sampler(settings), origin, shutdown_on_exit=False, id_generator=ChosenIds()
     )
     if settings.level == "DEBUG":
         provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=_one_line)))
-    if endpoint := otel.traces_endpoint(settings):
+    if endpoint := traces_endpoint(settings):
         provider.add_span_processor(BatchSpanProcessor(_span_exporter(endpoint)))
     trace.set_tracer_provider(provider)
-    set_global_textmap(_PROPAGATOR)
-    return lambda: run_with_timeout(FLUSH_SECONDS, provider.shutdown)
+    set_global_textmap(PROPAGATOR)
+    return lambda: run_with_timeout(_FLUSH_SECONDS, provider.shutdown)
 
 
 def _span_exporter(endpoint: str) -> SpanExporter:

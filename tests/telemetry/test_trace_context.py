@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from server.access import principal as caller
 from server.access.principal import ANONYMOUS
-from server.telemetry.tracing import head_sampled
+from server.telemetry.sampling import head_sampled
 from storage.repository import Origin
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

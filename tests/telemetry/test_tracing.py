@@ -1,40 +1,33 @@
-"""The helpers that make spans, and the decision which calls have one."""
+"""The helpers that make spans, and where spans go."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Iterator
-from contextvars import copy_context
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import StatusCode, format_span_id, format_trace_id, get_current_span
+from opentelemetry.trace import StatusCode, get_current_span
 
 from server.settings import Settings
 from server.telemetry.tracing import (
-    Metadata,
-    _ChosenIds,
-    add_span_attributes,
     add_span_event,
-    get_tracer,
-    head_sampled,
     resource,
     run_with_timeout,
-    sampler,
     set_span_error,
     traced_operation,
+    traces_endpoint,
 )
 from storage.errors import ConstraintError
+from tests.support.settings import SAFE
 
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-PARENT = "00f067aa0ba902b7"
+OURS, STANDARD = "OTEL_EXPORTER_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 
 class Spans(NamedTuple):
@@ -65,20 +58,12 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
 # --- Helpers ------------------------------------------------------------------------------------
 
 
-def test_the_tracer_is_ours(spans: Spans) -> None:
-    with get_tracer().start_as_current_span("a"):
-        pass
-    scope = spans.one().instrumentation_scope
-    assert scope is not None
-    assert scope.name == "taskservice"
-
-
 def test_attributes_and_events_belong_to_the_span_under_way(spans: Spans) -> None:
     with traced_operation("outer"), traced_operation("inner"):
-        add_span_attributes({"a": 1, "b": "two"})
+        get_current_span().set_attribute("a", 1)
         add_span_event("happened", {"c": True})
     inner, outer = spans.all()
-    assert (inner.name, inner.attributes) == ("inner", {"a": 1, "b": "two"})
+    assert (inner.name, inner.attributes) == ("inner", {"a": 1})
     assert [(event.name, event.attributes) for event in inner.events] == [("happened", {"c": True})]
     assert (outer.attributes, outer.events) == ({}, ())
 
@@ -134,7 +119,6 @@ def test_an_error_that_is_handled_can_be_noted(spans: Spans) -> None:
 
 
 def test_helpers_do_nothing_outside_of_spans(spans: Spans) -> None:
-    add_span_attributes({"a": 1})
     add_span_event("happened")
     set_span_error(ValueError())
     assert spans.all() == ()
@@ -154,104 +138,33 @@ def test_an_action_that_does_not_hang_is_waited_for() -> None:
     assert done == [1]
 
 
-# --- The decision -------------------------------------------------------------------------------
-
-
-def decided(settings: Settings, metadata: Metadata) -> tuple[bool, trace.SpanContext]:
-    """Whether a call with this metadata is sampled, and the context that it goes on in."""
-
-    def decide() -> tuple[bool, trace.SpanContext]:
-        sampled = head_sampled(sampler(settings), "a/Method", metadata)
-        return sampled, get_current_span().get_span_context()
-
-    return copy_context().run(decide)
-
-
-def is_sampled(settings: Settings, flags: str | None) -> bool:
-    """Return whether a call with this traceparent is sampled."""
-    return decided(settings, [("traceparent", f"00-{TRACE}-{PARENT}-{flags}")] if flags else [])[0]
-
-
-ALWAYS, NEVER = (True, True, True), (False, False, False)
-AS_THE_CALLER_ELSE_YES, AS_THE_CALLER_ELSE_NO = (True, False, True), (True, False, False)
+# --- Where spans go, and their origin -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "ratio", "expected"),
+    ("environment", "endpoint"),
     [
-        ("always_on", "0", ALWAYS),
-        ("always_off", "1", NEVER),
-        ("traceidratio", "1", ALWAYS),
-        ("traceidratio", "0", NEVER),
-        ("parentbased_always_on", "0", AS_THE_CALLER_ELSE_YES),
-        ("parentbased_always_off", "1", AS_THE_CALLER_ELSE_NO),
-        ("parentbased_traceidratio", "1", AS_THE_CALLER_ELSE_YES),
-        ("parentbased_traceidratio", "0", AS_THE_CALLER_ELSE_NO),
+        pytest.param({}, None, id="development: nowhere"),
+        pytest.param(SAFE | {"ENVIRONMENT": "staging"}, None, id="staging: nowhere"),
+        pytest.param(SAFE, "http://localhost:4317", id="production: localhost"),
+        pytest.param({OURS: "http://a:1"}, "http://a:1", id="ours"),
+        pytest.param({STANDARD: "http://b:1"}, "http://b:1", id="standard"),
+        pytest.param(
+            {STANDARD: "http://b:1", TRACES_ENDPOINT: "http://c:1"}, "http://c:1", id="for traces"
+        ),
+        pytest.param(
+            {OURS: "http://a:1", STANDARD: "http://b:1", TRACES_ENDPOINT: "http://c:1"},
+            "http://a:1",
+            id="ours precedes",
+        ),
     ],
 )
-def test_samplers_mean_what_opentelemetry_says(
-    monkeypatch: pytest.MonkeyPatch, name: str, ratio: str, expected: tuple[bool, bool, bool]
+def test_spans_are_exported_to_the_endpoint_of_the_variables(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], endpoint: str | None
 ) -> None:
-    """Of a client that samples its call, of one that does not, and of one without a traceparent."""
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", name)
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
-    settings = Settings.load()
-    assert tuple(is_sampled(settings, flags) for flags in ("01", "00", None)) == expected
-
-
-def test_nothing_is_sampled_when_traces_are_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_on")
-    assert not is_sampled(Settings(otel_enabled=False), "01")
-
-
-@given(st.integers(min_value=1, max_value=2**128 - 1), st.floats(0, 1))
-def test_all_services_decide_alike_about_a_trace(trace_id: int, ratio: float) -> None:
-    """By the lower half of its id, as OpenTelemetry's other implementations do."""
-    metadata = [("traceparent", f"00-{trace_id:032x}-{PARENT}-00")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
-        patch.setenv("OTEL_TRACES_SAMPLER_ARG", str(ratio))
-        sampled, _ = decided(Settings(), metadata)
-    assert sampled == (trace_id % 2**64 < round(ratio * 2**64))
-
-
-def test_the_span_of_a_call_is_in_the_trace_that_was_decided_about(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """In another, it would be decided about again: of one in ten, one in a hundred was left."""
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.5")
-    settings = Settings()
-    provider = TracerProvider(
-        sampler=sampler(settings), id_generator=_ChosenIds(), shutdown_on_exit=False
-    )
-
-    def is_recorded_if_sampled() -> bool:
-        if not head_sampled(sampler(settings), "a/Method", []):
-            return True
-        with provider.get_tracer("").start_as_current_span("a/Method") as span:
-            return span.is_recording()
-
-    assert all(copy_context().run(is_recorded_if_sampled) for _ in range(100))
-
-
-def test_a_call_that_is_not_sampled_goes_on_in_the_trace_of_its_caller() -> None:
-    metadata = [("traceparent", f"00-{TRACE}-{PARENT}-00"), ("tracestate", "vendor=1")]
-    sampled, context = decided(Settings(), metadata)
-    assert not sampled
-    assert format_trace_id(context.trace_id) == TRACE
-    assert format_span_id(context.span_id) not in {PARENT, "0" * 16}
-    assert context.trace_state.get("vendor") == "1"
-    assert not context.trace_flags.sampled
-
-
-def test_a_call_that_is_not_sampled_has_a_trace_though_its_caller_has_none() -> None:
-    settings = Settings(otel_enabled=False)
-    traces = {decided(settings, [])[1].trace_id for _ in range(10)}
-    assert len(traces) == 10
-    assert 0 not in traces
-
-
-# --- The origin ---------------------------------------------------------------------------------
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert traces_endpoint(Settings.load()) == endpoint
 
 
 def test_the_resource_names_the_service_and_this_process() -> None:
