@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import gc
 import math
 import os
 import resource
@@ -14,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
@@ -37,6 +39,9 @@ from storage.errors import DatabaseUnavailableError
 log = structlog.get_logger()
 
 OK, FAILED, MISCONFIGURED = 0, 1, 2
+
+# What workers have in common, and what does not import grpc.
+_SHARED_MODULES = "server.tasks.filters", "server.tasks.validation", "storage.repository"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,7 +206,18 @@ def _serve_alone(settings: Settings, url: str) -> bool:
         )
 
 
+def share_memory() -> None:
+    """Import what workers share before they are forked, and exclude it from their collections.
+
+    A collection writes to each object that it looks at, and a page that is written to is copied.
+    """
+    for module in _SHARED_MODULES:
+        import_module(module)
+    gc.freeze()
+
+
 def _serve_supervised(settings: Settings, url: str) -> bool:
+    share_memory()
     with _reserved(settings) as ports, _metrics_folder(settings) as folder:
 
         def serve_worker(number: int, supervisor: int, report: Callable[[], object]) -> bool:

@@ -281,13 +281,17 @@ def test_command_line_does_not_import_grpc(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_supervisor_has_not_loaded_grpc(pair: ServiceProcess) -> None:
+def test_supervisor_loads_what_workers_share_but_not_grpc(pair: ServiceProcess) -> None:
+    """And it has one thread: a lock that another thread holds stays locked in a fork."""
     assert pair.port
 
-    def has_grpc(pid: int) -> bool:
-        return "cygrpc" in Path(f"/proc/{pid}/maps").read_text()
+    def loaded(pid: int) -> list[str]:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        return [library for library in ("_protovalidate", "cygrpc") if library in maps]
 
-    assert [has_grpc(pid) for pid in (pair.pid, *pair.workers())] == [False, True, True]
+    assert loaded(pair.pid) == ["_protovalidate"]
+    assert [loaded(pid) for pid in pair.workers()] == [["_protovalidate", "cygrpc"]] * 2
+    assert psutil.Process(pair.pid).num_threads() == 1
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
