@@ -52,10 +52,10 @@ from taskservice.v1 import task_service_pb2_grpc
 
 log = structlog.get_logger()
 
-# Threads on which one watch too many hears that it is one.
+# Threads that reject watches above the limit.
 _SPARE_STREAMS = 16
-# The longest that a statement of a call may read.
 _POOL_TIMEOUT_SECONDS = 2.0
+# The limit of a statement that reads, for a call.
 _READ_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
@@ -123,17 +123,14 @@ class Worker:
             connection_limit=lambda: pool().limit,
             connection_waiters=lambda: pool().waiting,
             watches=self._watches.counts,
-            events_lag=self._census.events_lag_seconds,
-            tasks=self._census.tasks,
-            overdue=self._census.overdue,
+            events_lag=lambda: self._census.latest.events_lag_seconds,
+            tasks=lambda: self._census.latest.tasks,
+            overdue=lambda: self._census.latest.overdue,
             ready=lambda: int(self._readiness.is_ready),
         )
 
     def start(self) -> Ports:
-        """Serves; returns the ports, which are others only for those that are 0.
-
-        Raises: AddressError.
-        """
+        """Serve; return the ports, each 0 replaced by a free port. Raises: AddressError."""
         ports = self._slot.ports
         credentials = connections.credentials(self._settings)
         ports = ports._replace(grpc=self._listen(self._server, ports.grpc, credentials))
@@ -164,10 +161,10 @@ class Worker:
             raise AddressError(f"cannot listen on {address}: {error}") from error
 
     def drain(self, signals: Signals) -> bool:
-        """Ends in order; at once after a second signal. Returns whether it ended in order.
+        """Drain; stop at once after a second signal. Return whether every call could finish.
 
-        Health says NOT_SERVING first and calls still get in, so that balancers can turn away;
-        then no new call gets in, and those that run may finish.
+        Health is NOT_SERVING first and calls are accepted, until balancers send no more of them;
+        then new calls are rejected, and those under way may finish.
         """
         log.info("draining")
         self._readiness.stop()
@@ -279,7 +276,7 @@ def serve(
         worker = Worker(settings, database_url, slot)
         worker.start()
         with _scraping(settings, slot):
-            gc.freeze()  # All that is there by now stays: no collection need look at it again.
+            gc.freeze()  # What is loaded by now stays: no collection needs to look at it.
             on_serving()
             _await_end(signals, slot.supervisor_fds)
             return worker.drain(signals)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from server.periodic import Periodic
 from server.telemetry.tracing import traced_operation
@@ -15,48 +16,44 @@ from taskservice.v1.task_pb2 import TaskStatus
 INTERVAL_SECONDS = 60.0
 
 
+class Counts(NamedTuple):
+    """The counts of the database; empty or None while they are unknown."""
+
+    tasks: Mapping[str, int]
+    """The number of tasks by status."""
+    overdue: int | None
+    events_lag_seconds: float | None
+
+
+UNKNOWN = Counts({}, None, None)
+
+
 class Census:
-    """Keep the latest counts; empty or None while there are none."""
+    """Keep the latest counts."""
 
     def __init__(self, database: Database, interval_seconds: float) -> None:
         self._repository = TaskRepository(database)
         self._events = EventLog(database)
         self._periodic = Periodic("census", self._run, interval_seconds)
         self.start, self.stop = self._periodic.start, self._periodic.stop
-        self._forget()
-
-    def tasks(self) -> Mapping[str, int]:
-        """Return the number of tasks by status."""
-        return self._tasks
-
-    def overdue(self) -> int | None:
-        return self._overdue
-
-    def events_lag_seconds(self) -> float | None:
-        return self._events_lag_seconds
-
-    def _forget(self) -> None:
-        self._tasks: dict[str, int] = {}
-        self._overdue: int | None = None
-        self._events_lag_seconds: float | None = None
+        self.latest = UNKNOWN
 
     def _run(self) -> None:
         try:
             with traced_operation("census"):
-                self._count()
+                self.latest = self._count()
         except Exception:
-            self._forget()  # An old number would look like a new one.
+            self.latest = UNKNOWN  # An old number would look like a new one.
             raise
 
-    def _count(self) -> None:
+    def _count(self) -> Counts:
         stats = self._repository.stats()
         totals = Counter[int]()
         for count in stats.counts:
             totals[count.status] += count.total
-        self._overdue = stats.overdue
-        self._tasks = {
+        tasks = {
             name.removeprefix("TASK_STATUS_"): totals[number]
             for name, number in TaskStatus.items()
             if number
         }
-        self._events_lag_seconds = self._events.lag_seconds()
+        return Counts(tasks, stats.overdue, self._events.lag_seconds())

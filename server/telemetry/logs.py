@@ -39,10 +39,9 @@ _STACKS = {"exception", "stack"}
 
 
 def configure(settings: Settings) -> None:
-    """Sends our log lines, and those of libraries, to standard output in one form.
+    """Write our log lines, and those of libraries, to standard output in one form.
 
-    Ours go there straight: by way of the standard library's logging a line costs three times as
-    much, and there is one for each call.
+    Ours do not pass the standard library's logging: a line would cost three times as much.
     """
     _set_level(logging.getLevelName(settings.level))
     prepare: list[Processor] = [
@@ -70,12 +69,12 @@ def configure(settings: Settings) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    # Statements, without their parameters: those are the callers' data.
+    # Statements, without their parameters: those are the clients' data.
     logging.getLogger("sqlalchemy.engine").setLevel(
         "INFO" if settings.level == "DEBUG" else "WARNING"
     )
     logging.getLogger("sqlalchemy.pool").setLevel("WARNING")
-    # It quotes what a caller writes as tracestate, where that is none.
+    # It quotes a malformed tracestate, which is the client's data.
     logging.getLogger("opentelemetry.trace").setLevel("ERROR")
 
 
@@ -128,9 +127,10 @@ def _add_trace(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 
 class LogThrottle:
-    """Log a repeated event at most once a second, so that logging does not add to an overload."""
+    """Log a repeated event once per interval, so that logging does not add to an overload."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 1) -> None:
+        self._seconds = seconds
         self._lock = threading.Lock()
         self._count = 0
         self._next = 0.0
@@ -142,32 +142,26 @@ class LogThrottle:
             now = time.monotonic()
             if now < self._next:
                 return 0
-            self._next = now + 1
+            self._next = now + self._seconds
             count, self._count = self._count, 0
             return count
 
 
 class _IntervalFilter(logging.Filter):
-    """Pass one record of a family of loggers per interval, to bound the log."""
+    """Pass one record of a family of loggers per interval."""
 
     def __init__(self, family: str, *, seconds: float) -> None:
         super().__init__(family)
-        self._seconds = seconds
-        self._next = 0.0
-        self._omitted = 0
+        self._throttle = LogThrottle(seconds)
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not super().filter(record):
             return True
-        if time.monotonic() < self._next:
-            self._omitted += 1
-            return False
-        self._next = time.monotonic() + self._seconds
-        if self._omitted:
-            record.msg = f"{record.getMessage()} ({self._omitted} such lines were omitted)"
+        count = self._throttle.count()
+        if count > 1:
+            record.msg = f"{record.getMessage()} ({count - 1} such lines were omitted)"
             record.args = ()
-        self._omitted = 0
-        return True
+        return count > 0
 
 
 class _Output:
@@ -231,7 +225,7 @@ def _chunks(lines: Iterable[str]) -> Iterator[str]:
 
 def _rendering(settings: Settings) -> list[Processor]:
     if settings.environment == "development":
-        # A plain traceback: a rich one shows local variables, and so the callers' data.
+        # A plain traceback: a rich one shows local variables, and so the clients' data.
         return [
             structlog.processors.format_exc_info,
             _escape,

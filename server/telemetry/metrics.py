@@ -131,7 +131,7 @@ _GAUGES = {
         "db_client_connection_max", "The most connections that the pool opens"
     ),
     "connection_waiters": _Gauge(
-        "db_client_connection_pending_requests", "Those who wait for a connection"
+        "db_client_connection_pending_requests", "Threads that wait for a connection"
     ),
     "watches": _Gauge("taskservice_watches", "Open watches", "state"),
     "events_lag": _Gauge(
@@ -173,7 +173,7 @@ class State(Collector):
 
 _build = Gauge(
     "taskservice_build_info",
-    "Always 1; what is running is in the labels",
+    "Always 1; the labels are the versions",
     ["version", "python_version", "grpc_version"],
 )
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from server.jobs.census import Census
+from server.jobs.census import UNKNOWN, Census
 from storage.database import Database
 from storage.repository import TaskRepository
 from tests.support.postgres import closed, execute
@@ -43,7 +43,7 @@ def awaited(condition: Callable[[], object]) -> None:
 
 def test_nothing_is_known_before_the_first_count(database: Database) -> None:
     census = Census(database, 60)
-    assert (census.tasks(), census.overdue(), census.events_lag_seconds()) == ({}, None, None)
+    assert census.latest == UNKNOWN
 
 
 def test_tasks_are_counted_by_status_and_deleted_ones_are_not(database: Database) -> None:
@@ -54,8 +54,13 @@ def test_tasks_are_counted_by_status_and_deleted_ones_are_not(database: Database
     update_by_hand(repository, IDS[1], status=IN_PROGRESS)
     delete_by_hand(repository, IDS[2])
     with running(database, interval_seconds=60) as census:
-        awaited(census.tasks)
-        assert census.tasks() == {"PENDING": 2, "IN_PROGRESS": 1, "COMPLETED": 1, "CANCELLED": 0}
+        awaited(lambda: census.latest.tasks)
+        assert census.latest.tasks == {
+            "PENDING": 2,
+            "IN_PROGRESS": 1,
+            "COMPLETED": 1,
+            "CANCELLED": 0,
+        }
 
 
 def test_open_tasks_past_their_due_date_are_overdue(
@@ -71,15 +76,15 @@ def test_open_tasks_past_their_due_date_are_overdue(
         "UPDATE tasks SET due_date = now() - interval '1 hour' WHERE due_date IS NULL",
     )
     with running(database, interval_seconds=60) as census:
-        awaited(lambda: census.overdue() is not None)
-        assert census.overdue() == 1
+        awaited(lambda: census.latest.overdue is not None)
+        assert census.latest.overdue == 1
 
 
 def test_counts_follow_what_happens(database: Database) -> None:
     with running(database) as census:
-        awaited(lambda: census.tasks().get("PENDING") == 0)
+        awaited(lambda: census.latest.tasks.get("PENDING") == 0)
         create_by_hand(TaskRepository(database), IDS[0])
-        awaited(lambda: census.tasks().get("PENDING") == 1)
+        awaited(lambda: census.latest.tasks.get("PENDING") == 1)
 
 
 def test_events_lag_while_a_transaction_is_open_that_began_before_them(
@@ -89,8 +94,8 @@ def test_events_lag_while_a_transaction_is_open_that_began_before_them(
         with create_engine(own_database_url, poolclass=NullPool).begin() as connection:
             connection.execute(text("SELECT pg_current_xact_id()"))
             create_by_hand(TaskRepository(database), IDS[0])
-            awaited(lambda: (census.events_lag_seconds() or 0) > 0)
-        awaited(lambda: census.events_lag_seconds() == 0)
+            awaited(lambda: (census.latest.events_lag_seconds or 0) > 0)
+        awaited(lambda: census.latest.events_lag_seconds == 0)
 
 
 def test_old_counts_are_forgotten_while_the_database_is_away(
@@ -98,8 +103,8 @@ def test_old_counts_are_forgotten_while_the_database_is_away(
 ) -> None:
     """An old number would look like a new one."""
     with running(database) as census:
-        awaited(census.tasks)
+        awaited(lambda: census.latest.tasks)
         with closed(own_database_url):
-            awaited(lambda: census.overdue() is None)
-            assert (census.tasks(), census.events_lag_seconds()) == ({}, None)
-        awaited(census.tasks)
+            awaited(lambda: census.latest.overdue is None)
+            assert census.latest == UNKNOWN
+        awaited(lambda: census.latest.tasks)
