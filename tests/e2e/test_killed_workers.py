@@ -80,13 +80,13 @@ def calling(stub: TaskServiceStub, call: Call) -> Iterator[Callers]:
 
 def called_worker(service: ServiceProcess) -> int:
     """A worker that a client is connected to."""
-    ours = {
-        connection.laddr.port
-        for connection in psutil.Process().net_connections("tcp")
-        if connection.raddr and connection.raddr.port == service.port
-    }
 
     def found() -> int:
+        ours = {
+            connection.laddr.port
+            for connection in psutil.Process().net_connections("tcp")
+            if connection.raddr and connection.raddr.port == service.port
+        }
         for worker in service.workers():
             connections = psutil.Process(worker).net_connections("tcp")
             if any(peer.raddr and peer.raddr.port in ours for peer in connections):
