@@ -29,7 +29,6 @@ from tests.support.databases import made_database
 from tests.support.postgres import await_waiting, execute, locked_task
 from tests.support.prometheus import Prometheus, running_prometheus
 from tests.support.service import ServiceProcess, await_ready, running_service, wait_until
-from tests.support.tuned import tuned
 from tests.support.watching import Watch
 
 WORKERS = 2
@@ -49,12 +48,11 @@ def service(tmp_path_factory: pytest.TempPathFactory, url: str) -> Iterator[Serv
     """A service that has little of everything, and every call of which is traced."""
     with running_service(
         tmp_path_factory.mktemp("service"),
-        tuned(
-            {
-                "server.tasks.watches.MAX_WATCHES": 1,
-                "server.jobs.census.INTERVAL_SECONDS": 1,
-            }
-        ),
+        (),
+        {
+            "server.tasks.watches.MAX_WATCHES": 1,
+            "server.jobs.census.INTERVAL_SECONDS": 1,
+        },
         ENVIRONMENT="staging",
         DATABASE_URL=url,
         WORKERS=str(WORKERS),

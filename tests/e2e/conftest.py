@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -18,10 +19,13 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., ServiceProcess]]:
     with ExitStack() as services:
 
         def start(
-            folder: Path | None = None, program: tuple[str, ...] = (), **settings: str
+            folder: Path | None = None,
+            program: Sequence[str] = (),
+            constants: Mapping[str, object] = MappingProxyType({}),
+            **settings: str,
         ) -> ServiceProcess:
             return services.enter_context(
-                running_service(folder or tmp_path / "service", program, **settings)
+                running_service(folder or tmp_path / "service", program, constants, **settings)
             )
 
         yield start

@@ -29,7 +29,6 @@ from tests.support.service import (
     running_service,
     wait_until,
 )
-from tests.support.tuned import tuned
 
 ENHANCE_YOUR_CALM = 0xB
 """HTTP/2's error code for excessive load by a client."""
@@ -46,13 +45,12 @@ def service(
     """One process that takes little of everything."""
     with running_service(
         tmp_path_factory.mktemp("service"),
-        tuned(
-            {
-                f"{CONNECTIONS}.MAX_STREAMS": 3,
-                f"{CONNECTIONS}.HANDSHAKE_SECONDS": 0.5,
-                f"{CONNECTIONS}.MAX_METADATA_BYTES": 8000,
-            }
-        ),
+        (),
+        {
+            f"{CONNECTIONS}.MAX_STREAMS": 3,
+            f"{CONNECTIONS}.HANDSHAKE_SECONDS": 0.5,
+            f"{CONNECTIONS}.MAX_METADATA_BYTES": 8000,
+        },
         ENVIRONMENT="staging",
         DATABASE_URL=shared_database_url,
         WORKERS="1",
@@ -67,7 +65,7 @@ def start(start_service: StartService, own_database_url: str) -> StartService:
 
     def start(**constants: float) -> ServiceProcess:
         return start_service(
-            program=tuned({f"{CONNECTIONS}.{name}": value for name, value in constants.items()}),
+            constants={f"{CONNECTIONS}.{name}": value for name, value in constants.items()},
             ENVIRONMENT="staging",
             DATABASE_URL=own_database_url,
             WORKERS="1",

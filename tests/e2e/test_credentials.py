@@ -36,7 +36,6 @@ from tests.support.credentials import (
     running_key_server,
 )
 from tests.support.service import ServiceProcess, await_ready, run_command, wait_until
-from tests.support.tuned import tuned
 
 StartService = Callable[..., ServiceProcess]
 
@@ -281,7 +280,7 @@ def test_keys_are_rotated_under_load_without_a_failed_call(
 
         publish(keys[0])
         service = start_service(
-            program=tuned({"server.access.jwks.REFRESH_SECONDS": 0.05}),
+            constants={"server.access.jwks.REFRESH_SECONDS": 0.05},
             ENVIRONMENT="staging",
             DATABASE_URL=own_database_url,
             WORKERS=str(_WORKERS),

@@ -28,7 +28,6 @@ from tests.support.service import (
     health_stub,
     wait_until,
 )
-from tests.support.tuned import tuned
 
 
 @pytest.fixture
@@ -124,7 +123,7 @@ def test_watches_are_so_many_at_once_on_each_port(
 ) -> None:
     """As many as connections; an ended Watch frees its place, and Check takes none."""
     service = start_service(
-        program=tuned({"server.network.connections.MAX_CONNECTIONS": 3}),
+        constants={"server.network.connections.MAX_CONNECTIONS": 3},
         ENVIRONMENT="staging",
         DATABASE_URL=own_database_url,
         WORKERS="1",

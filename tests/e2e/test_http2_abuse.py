@@ -54,7 +54,6 @@ from tests.support.service import (
     running_service,
     wait_until,
 )
-from tests.support.tuned import tuned
 
 MEGABYTE = 1024 * 1024
 MAY_REMAIN_BYTES = 100 * MEGABYTE
@@ -72,7 +71,8 @@ def service(
     """One process, with more to read than fits into its memory for unread answers."""
     with running_service(
         tmp_path_factory.mktemp("service"),
-        tuned({"server.calls.unread.MAX_BYTES": 16 * MEGABYTE}),
+        (),
+        {"server.calls.unread.MAX_BYTES": 16 * MEGABYTE},
         ENVIRONMENT="staging",
         DATABASE_URL=shared_database_url,
         WORKERS="1",

@@ -31,7 +31,6 @@ from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.support.postgres import await_waiting, closed, execute, locked_task
 from tests.support.scrape import await_scrape
 from tests.support.service import PATIENCE_SECONDS, ServiceProcess, environment, wait_until
-from tests.support.tuned import tuned
 
 StartService = Callable[..., ServiceProcess]
 
@@ -142,7 +141,7 @@ def test_a_slow_call_is_a_warning_that_says_where_its_time_went(
 ) -> None:
     """The first call waits in the database; the second one for a thread, of which there is one."""
     service = start_service(
-        program=tuned({"server.calls.accounting.SLOW_CALL_SECONDS": 0.001}),
+        constants={"server.calls.accounting.SLOW_CALL_SECONDS": 0.001},
         ENVIRONMENT="staging",
         DATABASE_URL=own_database_url,
         WORKERS="1",
@@ -177,7 +176,7 @@ def test_a_watch_is_not_slow_however_long_it_lasts(
     start_service: StartService, own_database_url: str
 ) -> None:
     service = start_service(
-        program=tuned({"server.calls.accounting.SLOW_CALL_SECONDS": 0.000001}),
+        constants={"server.calls.accounting.SLOW_CALL_SECONDS": 0.000001},
         ENVIRONMENT="staging",
         DATABASE_URL=own_database_url,
         WORKERS="1",

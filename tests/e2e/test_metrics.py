@@ -32,7 +32,6 @@ from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.support.postgres import await_waiting, execute, locked_task
 from tests.support.scrape import Scrape, await_scrape, fetch, scrape
 from tests.support.service import ServiceProcess, running_service, wait_until
-from tests.support.tuned import tuned
 
 SERVICE = "taskservice.v1.TaskService"
 CALLS = "grpc_server_call"
@@ -46,7 +45,8 @@ def pair(
     """A service of two workers that is scraped."""
     with running_service(
         tmp_path_factory.mktemp("pair"),
-        tuned({"server.jobs.census.INTERVAL_SECONDS": 1}),
+        (),
+        {"server.jobs.census.INTERVAL_SECONDS": 1},
         ENVIRONMENT="staging",
         DATABASE_URL=shared_database_url,
         WORKERS="2",

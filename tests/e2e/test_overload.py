@@ -39,7 +39,6 @@ from tests.support.service import (
     running_service,
     wait_until,
 )
-from tests.support.tuned import tuned
 
 THREADS = 4
 LIMIT = 16
@@ -59,7 +58,8 @@ def service(
     """A service with a small pool and a low limit of calls."""
     with running_service(
         tmp_path_factory.mktemp("service"),
-        tuned({"server.settings.Settings.pool_overflow": 0}),
+        (),
+        {"server.settings.Settings.pool_overflow": 0},
         ENVIRONMENT="staging",
         DATABASE_URL=shared_database_url,
         HEALTH_PORT="0",

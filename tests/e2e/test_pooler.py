@@ -38,7 +38,6 @@ from tests.support.service import (
     run_command,
     running_service,
 )
-from tests.support.tuned import tuned
 from tests.support.watching import ADDED, BOOKMARK, Watch
 
 SERVED = {"ENVIRONMENT": "staging", "AUTH_MODE": "none", "TLS_TERMINATED_UPSTREAM": "true"} | {
@@ -70,7 +69,8 @@ def service(
 ) -> Iterator[ServiceProcess]:
     with running_service(
         tmp_path_factory.mktemp("service"),
-        tuned({"server.tasks.watches.BOOKMARK_SECONDS": 3600}),
+        (),
+        {"server.tasks.watches.BOOKMARK_SECONDS": 3600},
         ENVIRONMENT="staging",
         DATABASE_URL=pooled_url,
         DATABASE_DIRECT_URL=direct_url,

@@ -137,7 +137,7 @@ def test_calls_do_not_wait_for_a_collector_that_hangs(
         for _ in range(100):
             call(stub)
         service.signal(signal.SIGTERM)
-        assert service.process.wait(ORCHESTRATORS_PATIENCE_SECONDS) == 0
+        assert service.wait(ORCHESTRATORS_PATIENCE_SECONDS) == 0
 
 
 def test_the_last_spans_are_exported_at_the_end(

@@ -37,7 +37,6 @@ from tests.support.service import (
     running_service,
     wait_until,
 )
-from tests.support.tuned import tuned
 
 StartService = Callable[..., ServiceProcess]
 Pair = trustme.LeafCert
@@ -132,7 +131,8 @@ def service(
     secret = Secret(tmp_path_factory.mktemp("secrets") / "tls", shared_pair)
     with running_service(
         tmp_path_factory.mktemp("service"),
-        tuned({"server.network.connections.HANDSHAKE_SECONDS": 3}),
+        (),
+        {"server.network.connections.HANDSHAKE_SECONDS": 3},
         ENVIRONMENT="production",
         DATABASE_URL=shared_database_url,
         WORKERS="1",

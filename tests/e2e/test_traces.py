@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -28,7 +29,6 @@ from tests.support.postgres import await_waiting, closed, execute, locked_task
 from tests.support.scrape import scrape
 from tests.support.service import SERVING, ServiceProcess, health_stub, running_service, wait_until
 from tests.support.traces import new_trace
-from tests.support.tuned import tuned
 
 SERVICE = "taskservice.v1.TaskService"
 NO_TASK = GetTaskRequest(id="0190a8d0-1e2b-7c3d-8e4f-5a6b7c8d9e0f")
@@ -54,7 +54,7 @@ def collector() -> Iterator[Collector]:
 def start(
     tmp_path_factory: pytest.TempPathFactory, shared_database_url: str, collector: Collector
 ) -> Callable[..., Any]:
-    def start(program: tuple[str, ...] = (), **settings: str) -> Any:
+    def start(constants: Mapping[str, object] = MappingProxyType({}), **settings: str) -> Any:
         defaults = {
             "ENVIRONMENT": "staging",
             "DATABASE_URL": shared_database_url,
@@ -62,7 +62,9 @@ def start(
             "OTEL_EXPORTER_ENDPOINT": collector.endpoint,
             "OTEL_BSP_SCHEDULE_DELAY": "50",
         }
-        return running_service(tmp_path_factory.mktemp("service"), program, **defaults | settings)
+        return running_service(
+            tmp_path_factory.mktemp("service"), (), constants, **defaults | settings
+        )
 
     return start
 
@@ -441,7 +443,7 @@ def test_what_is_no_trace_context_does_no_harm(
 def traced(start: Callable[..., Any]) -> Iterator[ServiceProcess]:
     """A service that traces every call, unless its client does not."""
     with start(
-        tuned({"server.jobs.readiness.INTERVAL_SECONDS": 0.1}),
+        constants={"server.jobs.readiness.INTERVAL_SECONDS": 0.1},
         OTEL_TRACES_SAMPLER="parentbased_always_on",
         OTEL_SERVICE_NAME="t",
     ) as service:

@@ -10,10 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, TextIO, TypeVar
 
 import grpc
 import psutil
@@ -23,6 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from server.network.health import LIVENESS, READINESS
 from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.support.forking import Command, fork
 
 PATIENCE_SECONDS = 60.0
 
@@ -58,24 +63,41 @@ def environment(folder: Path, settings: dict[str, str]) -> dict[str, str]:
 
 
 def run_command(
-    folder: Path, *arguments: str, program: tuple[str, ...] = (), **settings: str
+    folder: Path, *arguments: str, program: Sequence[str] = (), **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command of the service to its end."""
-    return subprocess.run(
-        [*(program or (sys.executable, "-m", "server")), *arguments],
-        env=environment(folder, settings),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=False,
-    )
+    """Run a command of the service to its end."""
+    pipes = [Pipe(duplex=False) for _ in range(2)]
+    command = Command(arguments, environment(folder, settings), folder, program)
+    process = fork(command, [writing for _, writing in pipes])
+    with ThreadPoolExecutor(2) as threads:
+        output, errors = threads.map(_text, [reading for reading, _ in pipes])
+    process.join(PATIENCE_SECONDS)
+    assert process.exitcode is not None, "the command does not end"
+    return subprocess.CompletedProcess(arguments, process.exitcode, output, errors)
+
+
+def _text(output: Connection) -> str:
+    with _opened(output) as text:
+        return text.read()
+
+
+def _opened(output: Connection) -> TextIO:
+    """Return the text of a pipe, which the text's end closes."""
+    with output:
+        return os.fdopen(os.dup(output.fileno()))
 
 
 class ServiceProcess:
-    """A running `task-service serve`; in a process group of its own, as a shell would have it."""
+    """A running `task-service serve`, in a process group of its own, as in a shell."""
 
-    def __init__(self, folder: Path, program: tuple[str, ...] = (), /, **settings: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        program: Sequence[str] = (),
+        constants: Mapping[str, object] = MappingProxyType({}),
+        /,
+        **settings: str,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.data_dir = folder / "data"
         defaults = {
@@ -85,32 +107,28 @@ class ServiceProcess:
             "SHUTDOWN_DELAY_SECONDS": "0",
             "TLS_TERMINATED_UPSTREAM": "true",
         }
-        self.process = subprocess.Popen(
-            [*program, sys.executable, "-m", "server", "serve"],
-            env=environment(folder, defaults | settings),
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            process_group=0,
-        )
+        given = environment(folder, defaults | settings)
+        if program:
+            program = [*program, sys.executable, "-m", "server"]
+        output, end = Pipe(duplex=False)
+        self._process = fork(Command(["serve"], given, folder, program, dict(constants)), [end])
         self.lines: list[str] = []
         self._channels: list[grpc.Channel] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader = threading.Thread(target=self._read, args=[_opened(output)], daemon=True)
         self._reader.start()
 
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        with self.process.stdout as output:
+    def _read(self, output: TextIO) -> None:
+        with output:
             self.lines.extend(iter(output.readline, ""))
 
     @property
     def pid(self) -> int:
-        return self.process.pid
+        assert self._process.pid is not None
+        return self._process.pid
 
     @property
     def ended(self) -> bool:
-        return self.process.poll() is not None
+        return self._process.exitcode is not None
 
     @property
     def log(self) -> str:
@@ -159,27 +177,31 @@ class ServiceProcess:
 
     def workers(self) -> set[int]:
         """The pids of the processes that it forked to serve."""
-        return {child.pid for child in self._children() if "serve" in _command(child)}
+        children = self._children()
+        return {child.pid for child in children if _command(child) == _command(self._own())}
 
     def family(self) -> list[psutil.Process]:
         """The process and all that came of it, PostgreSQL included."""
-        parent = psutil.Process(self.pid)
-        return [parent, *parent.children(recursive=True)]
+        return [self._own(), *self._own().children(recursive=True)]
+
+    def _own(self) -> psutil.Process:
+        return psutil.Process(self.pid)
 
     def _children(self) -> list[psutil.Process]:
         try:
-            return psutil.Process(self.pid).children()
+            return self._own().children()
         except psutil.NoSuchProcess:
             return []
 
     def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
+        os.kill(self.pid, number)
 
-    def wait(self) -> int:
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
         """The exit code, once it has ended."""
-        code = self.process.wait(PATIENCE_SECONDS)
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, f"it runs after {seconds} seconds"
         self._reader.join(PATIENCE_SECONDS)
-        return code
+        return self._process.exitcode
 
     def stop(self) -> int:
         if not self.ended:
@@ -191,7 +213,7 @@ class ServiceProcess:
         for channel in self._channels:
             channel.close()
         if not self.ended:
-            self.process.kill()
+            self._process.kill()
         self.wait()
 
 
@@ -219,10 +241,14 @@ def kill_all(processes: Iterable[psutil.Process]) -> None:
 
 @contextmanager
 def running_service(
-    folder: Path, program: tuple[str, ...] = (), /, **settings: str
+    folder: Path,
+    program: Sequence[str] = (),
+    constants: Mapping[str, object] = MappingProxyType({}),
+    /,
+    **settings: str,
 ) -> Iterator[ServiceProcess]:
-    """Run a service, by way of `program` if given; kill it at the end."""
-    service = ServiceProcess(folder, program, **settings)
+    """Run a service, by `program` if given, or with other constants; kill it at the end."""
+    service = ServiceProcess(folder, program, constants, **settings)
     try:
         yield service
     finally:
