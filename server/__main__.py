@@ -3,8 +3,6 @@
 Nothing here imports grpc: workers are forked from this process, and each imports it for itself.
 """
 
-from __future__ import annotations
-
 import argparse
 import datetime as dt
 import gc

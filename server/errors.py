@@ -1,7 +1,5 @@
 """Define the exceptions of calls; `server/calls/statuses.py` maps each to its status."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeAlias
 

@@ -1,7 +1,5 @@
 """Run a function again and again on a thread."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Run one serving process: start, wait for a signal, drain."""
 
-from __future__ import annotations
-
 import datetime as dt
 import gc
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ A counter is the sum of its slots. All changes add to it, so that a correction i
 written meanwhile.
 """
 
-from __future__ import annotations
-
 from sqlalchemy import text
 
 from storage.statement import Statement

@@ -1,7 +1,5 @@
 """Exceptions of storage, in terms of tasks; none is a driver's."""
 
-from __future__ import annotations
-
 
 class StorageError(Exception):
     """The base of the exceptions of storage."""

@@ -1,7 +1,5 @@
 """Statements on events: the stream, histories, the initial tasks of a watch, retention."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Sequence
 from functools import cache, lru_cache

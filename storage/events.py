@@ -13,8 +13,6 @@ restored backup, or a failover that lost writes, other events have the same xid 
 position of the lost timeline must not be resumed.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import logging
 import math

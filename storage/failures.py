@@ -1,7 +1,5 @@
 """Translation of the driver's errors to `storage.errors`."""
 
-from __future__ import annotations
-
 import psycopg2
 
 from storage.cancellation import Cancellation

@@ -4,8 +4,6 @@ Names and bounds are OpenTelemetry's semantic conventions for database clients, 
 them. A statement has a span of its own within a call that is sampled.
 """
 
-from __future__ import annotations
-
 import time
 from contextvars import ContextVar
 from functools import cache

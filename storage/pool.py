@@ -1,7 +1,5 @@
 """The pool of connections: the wait for one, its validation, its usage."""
 
-from __future__ import annotations
-
 import math
 import select
 import threading

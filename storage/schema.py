@@ -1,7 +1,5 @@
 """Check and migrate the schema; check that the service can work with the database."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache

@@ -9,8 +9,6 @@ encoding for each of its clients, statement_timeout it does not.
 docs/decisions/0017 has the reasons.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import os
 from functools import partial

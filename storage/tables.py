@@ -4,8 +4,6 @@ The constraints repeat the contract's rules (proto/taskservice/v1/task.proto), s
 breaks them cannot exist, whatever wrote it.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from typing import Any, NamedTuple, TypeAlias
 

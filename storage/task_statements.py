@@ -11,8 +11,6 @@ A write of any number of tasks is a chain of named parts that all take effect, o
     record    the request records, a JSON array, as rows of `requests`
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any

@@ -4,8 +4,6 @@ A wake-up is a hint that may be lost or late: readers also read at intervals.
 LISTEN needs a session of its own, which a pooler does not give: `Database.dedicated_connection`.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from contextlib import suppress

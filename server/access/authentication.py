@@ -4,8 +4,6 @@ One message for all failures, so that attackers learn nothing. The log has the r
 DEBUG, without the credential.
 """
 
-from __future__ import annotations
-
 import base64
 import time
 from abc import ABC, abstractmethod

@@ -13,8 +13,6 @@ tasks:admin purges deleted tasks, together with tasks:read, because the filter o
 count reveal the content of tasks.
 """
 
-from __future__ import annotations
-
 from typing import TypeAlias, get_args
 
 from server.access.principal import Principal, Scope

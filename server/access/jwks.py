@@ -4,8 +4,6 @@ A thread refreshes them; a call never does. PyJWT's client fetches when a token 
 key, so that a client could trigger requests.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import socket

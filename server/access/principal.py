@@ -1,7 +1,5 @@
 """Name the principal of a call, its scopes, and the origin of its writes."""
 
-from __future__ import annotations
-
 import math
 import re
 import unicodedata

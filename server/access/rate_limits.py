@@ -1,7 +1,5 @@
 """Limit the rate of calls."""
 
-from __future__ import annotations
-
 from throttled import RateLimiterType, Throttled, per_sec
 from throttled.store import MemoryStore
 

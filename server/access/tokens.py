@@ -1,7 +1,5 @@
 """Name the algorithms of tokens, and limit their lifetime."""
 
-from __future__ import annotations
-
 MAX_TOKEN_MINUTES = 24 * 60
 SYMMETRIC = "HS256"
 EDDSA, ED25519 = "EdDSA", "Ed25519"

@@ -1,7 +1,5 @@
 """Authenticate, rate-limit and authorise a call before its request is read (AIP-211)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import cast
 

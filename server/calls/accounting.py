@@ -1,7 +1,5 @@
 """Account for each call: one log line, and the metrics of gRFC A66."""
 
-from __future__ import annotations
-
 import random
 import re
 import time

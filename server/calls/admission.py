@@ -3,8 +3,6 @@
 A pool belongs to one server: its calls arrive on that server's polling thread, one after another.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -4,8 +4,6 @@ grpcio gives a call a thread as soon as its headers have arrived, and the thread
 request: clients that send only headers would occupy all threads.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 import weakref

@@ -1,7 +1,5 @@
 """Limit the calls in flight and the bytes of their requests, in all and for each client."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Hashable
 from typing import NamedTuple

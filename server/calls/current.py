@@ -3,8 +3,6 @@
 grpcio runs each call in a context (contextvars) of its own, from its arrival to its end.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextvars import ContextVar

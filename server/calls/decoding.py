@@ -4,8 +4,6 @@ grpcio would decode them on the polling thread, has one size limit for all metho
 malformed request with INTERNAL. A decoded request may be a hundred times as large as its bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import cast
 

@@ -1,7 +1,5 @@
 """Turn what a call raises into a status with details; what is unknown into INTERNAL."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import grpc

@@ -1,7 +1,5 @@
 """Queue items fairly: round-robin over clients, so that no client delays the others."""
 
-from __future__ import annotations
-
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar

@@ -1,7 +1,5 @@
 """The thread pools of TaskService: one for unary calls, one for streams."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import NamedTuple, TypeAlias

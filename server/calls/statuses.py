@@ -4,8 +4,6 @@ Every status has an ErrorInfo before its other details. The contract describes e
 enum ErrorReason. `ErrorInterceptor` applies the table.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Normalise the text of requests, and define blank text."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

@@ -4,8 +4,6 @@ The library's interceptor costs as much as all other telemetry of a call, even f
 not sampled. Such a call skips it and only propagates its trace context.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace

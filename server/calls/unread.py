@@ -4,8 +4,6 @@ HTTP/2 lets a client delay that without limit, and the answer stays in memory al
 no thread any more: 250 lists on one connection were 1 GB.
 """
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 

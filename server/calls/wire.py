@@ -4,8 +4,6 @@ An item of two bytes becomes an object of 200 when it is parsed, and 3 MiB of th
 to 3 KB, 160 MB. The scan of a large message stops at the first item too many.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache

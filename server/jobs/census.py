@@ -1,7 +1,5 @@
 """Count the tasks in the database at an interval, for dashboards; one worker of a service does."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Check readiness at an interval, and report it to the health service."""
 
-from __future__ import annotations
-
 import queue
 from collections.abc import Callable
 

@@ -3,8 +3,6 @@
 One process at a time does. Rows are removed in small batches, so that locks are short.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable
 from functools import partial

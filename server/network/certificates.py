@@ -4,8 +4,6 @@ The files are replaced while the service runs: one after the other, or all at on
 Kubernetes does for a secret. Until all of them are valid together, the ones before stay in use.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Limit the connections and their age, and encrypt them."""
 
-from __future__ import annotations
-
 import grpc
 
 from server.calls.wire import MAX_BATCH_REQUEST_BYTES

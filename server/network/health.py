@@ -8,8 +8,6 @@ The servicer of grpcio-health-checking sends while it holds a lock: one client t
 blocks all calls of health. Here no thread waits for a client.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from functools import partial

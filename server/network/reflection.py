@@ -1,7 +1,5 @@
 """Serve reflection, v1 and v1alpha: a client such as grpcurl needs no .proto files."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

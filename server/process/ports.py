@@ -1,7 +1,5 @@
 """The ports of the service, and the place of a worker among the others."""
 
-from __future__ import annotations
-
 import socket
 from contextlib import ExitStack
 from pathlib import Path

@@ -7,8 +7,6 @@ when its replacement serves, one worker at a time. A worker drains when the supe
 waits on a pipe that only the supervisor holds open.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

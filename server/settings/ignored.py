@@ -1,7 +1,5 @@
 """Report the variables that look like settings and have no effect."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from difflib import get_close_matches

@@ -1,7 +1,5 @@
 """The secret key of development: made once, and kept in a file."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import stat

@@ -1,7 +1,5 @@
 """Convert tasks, events and statistics between messages and rows."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Define the fields that filters may compare and lists may be ordered by."""
 
-from __future__ import annotations
-
 import datetime as dt
 import re
 from collections.abc import Callable, Sequence

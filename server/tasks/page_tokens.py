@@ -5,8 +5,6 @@ token's purpose, and bound to the request and the principal: with another filter
 principal it is invalid. SECRET_KEY_PREVIOUS still decrypts. A token grants no access.
 """
 
-from __future__ import annotations
-
 import base64
 import datetime as dt
 import hashlib

@@ -1,7 +1,5 @@
 """Check a write against the stored state of the task: its deletion, etag, status and due date."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Iterable, Mapping
 

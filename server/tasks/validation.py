@@ -3,8 +3,6 @@
 All checks add to one list, so that the client receives all violations at once.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice

@@ -1,7 +1,5 @@
 """Buffer the notices of an open watch, check its credentials, and end it."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque

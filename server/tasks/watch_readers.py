@@ -1,7 +1,5 @@
 """Read the events of watches: each by itself until it has caught up, then one reader for all."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence

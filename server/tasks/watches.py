@@ -5,8 +5,6 @@ resume_token. Once it has caught up it joins the shared reader, until its buffer
 reads for itself again.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator

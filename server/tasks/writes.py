@@ -4,8 +4,6 @@
 "requests[{}]." for a batch.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -4,8 +4,6 @@ Calls are measured as gRFC A66 says, by method and code; what is not a method of
 docs/observability.md lists all of them.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Mapping

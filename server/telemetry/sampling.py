@@ -4,8 +4,6 @@ An unknown value is ignored with a warning, as OpenTelemetry's specification req
 must not prevent a service from starting.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar

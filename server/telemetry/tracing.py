@@ -1,7 +1,5 @@
 """Set up tracing in a worker, and provide the helpers for spans."""
 
-from __future__ import annotations
-
 import os
 import platform
 import socket

@@ -8,8 +8,6 @@ tasks meanwhile. The indexes that the build before searched by are dropped: kept
 ones, they would have to be kept up to date by every write.
 """
 
-from __future__ import annotations
-
 from alembic import op
 
 revision = "0004"

@@ -6,8 +6,6 @@ Triggers keep the counts that statistics read: they cover every way to write tas
 before this one too. Tasks cannot be written while the migration counts those that exist.
 """
 
-from __future__ import annotations
-
 import sqlalchemy as sa
 from alembic import op
 
