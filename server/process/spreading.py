@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 from array import array
 from collections.abc import Iterator
@@ -81,13 +82,13 @@ def _attach(listener: socket.socket, program: array[int]) -> None:
 def _listeners(port: int) -> Iterator[socket.socket]:
     """Yield the sockets of this process that listen on a port: grpc does not expose its own."""
     for name in os.listdir("/proc/self/fd"):
-        with (
-            suppress(OSError),
-            socket.fromfd(int(name), socket.AF_INET, socket.SOCK_STREAM) as held,
-        ):
-            is_listening = held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-            if is_listening and held.getsockname()[1] == port:
-                yield held
+        with suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue  # Of others, socket.fromfd leaves a copy open.
+            with socket.fromfd(int(name), socket.AF_INET, socket.SOCK_STREAM) as held:
+                is_listening = held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if is_listening and held.getsockname()[1] == port:
+                    yield held
 
 
 def _listening(port: int) -> int:

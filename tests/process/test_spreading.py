@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import sys
@@ -83,6 +84,13 @@ def test_a_worker_that_ended_receives_no_connection() -> None:
         spread_connections(port_of(listeners[0]), 2)
         listeners.pop().close()
         assert {chosen(listeners, HOSTS[0], port) for port in range(20200, 20264)} <= {0, None}
+
+
+def test_no_file_stays_open() -> None:
+    with listening(2, HOSTS[0]) as listeners:
+        before = os.listdir("/proc/self/fd")
+        spread_connections(port_of(listeners[0]), 2)
+        assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.mark.parametrize(("listeners", "workers"), [(4, 2), (2, 1)])
