@@ -44,6 +44,14 @@ $(INSTALLED): pyproject.toml requirements-dev.lock
 run: $(INSTALLED) ## Start the service, with its own PostgreSQL unless the environment names another
 	@exec $(BIN)/python -m server serve
 
+.PHONY: up
+up: $(INSTALLED) ## Start the service and the REST gateway (http://127.0.0.1:8080)
+	@exec $(BIN)/python -m gateway up
+
+.PHONY: gateway
+gateway: $(INSTALLED) ## Start the REST gateway beside a running service
+	@exec $(BIN)/python -m gateway serve
+
 .PHONY: migrate
 migrate: $(INSTALLED) ## Bring the database's schema to the newest revision
 	@$(BIN)/python -m server migrate
@@ -82,6 +90,7 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 	@$(BIN)/python docs/check_text.py
 	@buf lint
 	@buf format --diff --exit-code proto
+	@$(BIN)/python -m gateway validate >/dev/null
 
 docs/architecture.svg: docs/architecture.dot
 	@dot -Tsvg $< -o $@
@@ -112,10 +121,12 @@ generate:
 		--python_out=$(INTO) --mypy_out=quiet:$(INTO) buf/validate/validate.proto $(PROTOS:proto/%=%)
 	@$(BIN)/python -m grpc_tools.protoc -I proto -I $(PROTO_DEPS) \
 		--grpc_python_out=$(INTO) --mypy_grpc_out=quiet:$(INTO) taskservice/v1/task_service.proto
+	@$(BIN)/python -m grpc_tools.protoc -I proto -I $(PROTO_DEPS) --include_imports \
+		--descriptor_set_out=$(INTO)/taskservice/task.binpb $(PROTOS:proto/%=%) google/rpc/error_details.proto
 
 # Google's protos lie in an installed wheel; protovalidate's only in a source distribution.
 $(PROTO_DEPS)/fetched: $(INSTALLED) proto/requirements.lock
-	@rm -rf $(PROTO_DEPS) && mkdir -p $(PROTO_DEPS)/google/api
+	@rm -rf $(PROTO_DEPS) && mkdir -p $(PROTO_DEPS)/google/api $(PROTO_DEPS)/google/rpc
 	@$(BIN)/python -m pip download --quiet --no-deps --no-build-isolation --no-binary :all: \
 		--require-hashes --requirement proto/requirements.lock --dest $(PROTO_DEPS)/sdist
 	@tar -xzf $(PROTO_DEPS)/sdist/*.tar.gz -C $(PROTO_DEPS) --strip-components=3 \
@@ -123,7 +134,8 @@ $(PROTO_DEPS)/fetched: $(INSTALLED) proto/requirements.lock
 	@rm -r $(PROTO_DEPS)/sdist
 	@api=$$($(BIN)/python -c 'from google.api import http_pb2; print(http_pb2.__file__.rsplit("/", 1)[0])') && \
 		for name in annotations client field_behavior http launch_stage resource; do \
-			cp $$api/$$name.proto $(PROTO_DEPS)/google/api/; done
+			cp $$api/$$name.proto $(PROTO_DEPS)/google/api/; done && \
+		cp $$api/../rpc/status.proto $$api/../rpc/error_details.proto $(PROTO_DEPS)/google/rpc/
 	@touch $@
 
 .PHONY: migration
@@ -139,5 +151,5 @@ lock: ## Write the locked requirements anew from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 		--no-strip-extras --no-emit-index-url pyproject.toml --output-file requirements.lock
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
-		--no-strip-extras --no-emit-index-url --extra embedded --extra dev --extra bench --constraint requirements.lock \
+		--no-strip-extras --no-emit-index-url --extra embedded --extra gateway --extra dev --extra bench --constraint requirements.lock \
 		pyproject.toml --output-file requirements-dev.lock

@@ -19,6 +19,9 @@ log = structlog.get_logger()
 # A call that takes longer is logged as a warning.
 SLOW_CALL_SECONDS = 1.0
 
+# The gateway sets it, and removes it from what clients send.
+REST_HEADER = "x-taskservice-rest"
+
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _UNKNOWN_METHOD_CHARACTERS = 100
 # A client starts its deadline before the server does, and so cancels shortly before it here.
@@ -36,7 +39,7 @@ class Accounting:
     def begin(self, call: Call, request: object, context: grpc.ServicerContext) -> None:
         """Note that the call has a thread."""
         call.began = time.perf_counter()
-        call.request_id = _request_id(context)
+        _read_metadata(call, context)
         call.peer = call.peer or context.peer()
         if isinstance(request, bytes):
             call.received_bytes = len(request)
@@ -123,9 +126,11 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def _request_id(context: grpc.ServicerContext) -> str:
-    """Return the client's x-request-id, or a new one."""
+def _read_metadata(call: Call, context: grpc.ServicerContext) -> None:
+    """Take the client's x-request-id, or make one; note whether the REST gateway calls."""
     for key, value in context.invocation_metadata():
         if key == "x-request-id" and _REQUEST_ID.fullmatch(str(value)):
-            return str(value)
-    return f"{random.getrandbits(128):032x}"
+            call.request_id = str(value)
+        elif key == REST_HEADER:
+            call.is_rest = True
+    call.request_id = call.request_id or f"{random.getrandbits(128):032x}"

@@ -16,7 +16,7 @@ class Call:
 
     __slots__ = (
         *("method", "is_stream", "arrived", "requested", "began", "seconds", "spent"),
-        *("peer", "request_id", "identity", "principal", "on_opened"),
+        *("peer", "request_id", "is_rest", "identity", "principal", "on_opened"),
         *("code", "reason", "received_bytes", "sent_bytes"),
     )
 
@@ -30,6 +30,8 @@ class Call:
         self.peer = ""
         """The address of the client, as grpcio spells it."""
         self.request_id = ""
+        self.is_rest = False
+        """Whether the REST gateway calls."""
         self.identity: Principal | Exception | None = None
         """The result of authentication; None before it."""
         self.principal: Principal = ANONYMOUS

@@ -23,6 +23,7 @@ from server.errors import RefusedError
 from storage.cancellation import Cancellation
 from storage.database import Database
 from storage.errors import StatementCancelledError
+from taskservice.v1.task_pb2 import Task
 
 Behavior: TypeAlias = Callable[[object, grpc.ServicerContext], object]
 StreamBehavior: TypeAlias = Callable[[object, grpc.ServicerContext], Iterator[object]]
@@ -97,6 +98,8 @@ class CallPath(grpc.ServerInterceptor):
                     if is_write:
                         answer = visible_to(call.principal, cast(WriteAnswer, answer))
                     data = encode(answer)
+                if call.is_rest and isinstance(answer, Task):
+                    context.send_initial_metadata((("task-id", answer.id), ("etag", answer.etag)))
             except Exception as error:
                 status = failures.note(call, error, context)
                 self._accounting.end(call, context)

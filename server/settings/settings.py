@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: float = Field(30, ge=0, le=3600)
     health_port: int | None = Field(None, ge=0, le=65535)
     reflection: Literal["on", "authenticated", "off"] | None = None
+    http_port: int = Field(8080, ge=0, le=65535)
     cors_origins: str = ""
 
     tls_terminated_upstream: bool = False

@@ -13,6 +13,7 @@ from grpc import ServicerContext as Context
 from server.access import principal as caller
 from server.access.authorization import ADMIN
 from server.calls.current import current_call
+from server.calls.statuses import internal_status, status_of
 from server.errors import InvalidRequestError, violation
 from server.tasks import validation, writes
 from server.tasks.conversions import (
@@ -193,10 +194,17 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         self, request: pb.WatchTasksRequest, context: Context
     ) -> Iterator[pb.WatchTasksResponse]:
         filter_, position = self._check_watch(request)
-        for notice in self._watches.follow(
-            filter_, position, initial=request.send_initial_tasks, context=context
-        ):
-            yield self._watch_response(notice, request)
+        try:
+            for notice in self._watches.follow(
+                filter_, position, initial=request.send_initial_tasks, context=context
+            ):
+                yield self._watch_response(notice, request)
+        except Exception as error:
+            call = current_call()
+            if call.is_rest and call.sent_bytes:
+                status = status_of(error) or internal_status(call.request_id)
+                yield pb.WatchTasksResponse(type=pb.WatchTasksResponse.TYPE_ENDED, status=status)
+            raise
 
     def PurgeTasks(self, request: pb.PurgeTasksRequest, context: Context) -> pb.PurgeTasksResponse:
         filter_ = validation.parsed(request, "filter", parse_filter)

@@ -37,6 +37,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 from taskservice.v1 import task_event_pb2 as _task_event_pb2
 from taskservice.v1 import task_pb2 as _task_pb2
 import builtins as _builtins
@@ -774,6 +775,10 @@ class WatchTasksResponse(_message.Message):
         """All changes so far have been sent. Sent after the initial tasks, after the changes that
         follow a resume_token, and periodically while there are no changes.
         """
+        TYPE_ENDED: WatchTasksResponse._Type.ValueType  # 5
+        """The watch has ended; `status` is the reason. The last response of a watch by REST, whose
+        clients receive no status after a body. Calls by gRPC end with the status alone.
+        """
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """The kinds of responses, named as in Kubernetes."""
@@ -790,10 +795,15 @@ class WatchTasksResponse(_message.Message):
     """All changes so far have been sent. Sent after the initial tasks, after the changes that
     follow a resume_token, and periodically while there are no changes.
     """
+    TYPE_ENDED: WatchTasksResponse.Type.ValueType  # 5
+    """The watch has ended; `status` is the reason. The last response of a watch by REST, whose
+    clients receive no status after a body. Calls by gRPC end with the status alone.
+    """
 
     TYPE_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
     type: Global___WatchTasksResponse.Type.ValueType
     """The kind of response."""
     resume_token: _builtins.str
@@ -804,16 +814,21 @@ class WatchTasksResponse(_message.Message):
     def task(self) -> _task_pb2.Task:
         """The task after the change. Absent in a BOOKMARK."""
 
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """Why the watch ended, and by RetryInfo or its code whether to resume it; set in TYPE_ENDED only."""
+
     def __init__(
         self,
         *,
         type: Global___WatchTasksResponse.Type.ValueType = ...,
         task: _task_pb2.Task | None = ...,
         resume_token: _builtins.str = ...,
+        status: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token", "task", b"task", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token", "status", b"status", "task", b"task", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

