@@ -56,9 +56,12 @@ gateway: $(INSTALLED) ## Start the REST gateway beside a running service
 migrate: $(INSTALLED) ## Bring the database's schema to the newest revision
 	@$(BIN)/python -m server migrate
 
+# Python 3.12 and newer count lines at no cost, which doubled the CPU of tests before.
+COVERAGE_CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
+
 .PHONY: test
-test: $(INSTALLED) ## Run every test, and fail below 90 % of branches covered
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+test: $(INSTALLED) ## Run every test, and fail below 90 % of lines covered
+	@COVERAGE_CORE=$(COVERAGE_CORE) $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 .PHONY: bench
 bench: $(INSTALLED) $(PROTO_DEPS)/fetched ## Measure all calls beside other services, with plots (half an hour)

@@ -23,7 +23,8 @@ SETTINGS = {
 
 def others(service: ServiceProcess) -> list[psutil.Process]:
     """The guard, PostgreSQL and what it forks."""
-    return [process for process in service.family()[1:] if "serve" not in process.cmdline()]
+    parent, *children = service.family()
+    return [child for child in children if child.cmdline() != parent.cmdline()]
 
 
 def test_postgresql_and_its_guard_get_no_settings(

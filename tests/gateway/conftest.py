@@ -1,0 +1,48 @@
+"""A gateway before a service, which the tests of a module share."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.support.databases import made_database
+from tests.support.rest import Gateway, running_gateway
+from tests.support.service import ServiceProcess, running_service
+
+ORIGIN = "https://app.example"
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, postgres_url: str
+) -> Iterator[ServiceProcess]:
+    with (
+        made_database(postgres_url) as url,
+        running_service(tmp_path_factory.mktemp("service"), DATABASE_URL=url) as service,
+    ):
+        yield service
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, service: ServiceProcess) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("gateway")
+    with running_gateway(folder, service, CORS_ORIGINS=f"{ORIGIN}, https://b.example") as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def grpc_stub(service: ServiceProcess) -> TaskServiceStub:
+    return service.stub()
+
+
+@pytest.fixture
+def task(gateway: Gateway) -> Callable[..., dict[str, str]]:
+    """Creates a task with these fields, by REST."""
+
+    def create(**fields: object) -> dict[str, str]:
+        answer = gateway.call("POST", "/tasks", {"title": "a task", **fields})
+        assert answer.status == 201, answer.body
+        created: dict[str, str] = answer.json
+        return created
+
+    return create
