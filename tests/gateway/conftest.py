@@ -40,7 +40,7 @@ def task(gateway: Gateway) -> Callable[..., dict[str, str]]:
     """Creates a task with these fields, by REST."""
 
     def create(**fields: object) -> dict[str, str]:
-        answer = gateway.call("POST", "/tasks", {"title": "a task", **fields})
+        answer = gateway.call("POST /tasks", {"title": "a task", **fields})
         assert answer.status == 201, answer.body
         created: dict[str, str] = answer.json
         return created

@@ -19,7 +19,7 @@ def test_a_created_task_has_its_location_and_its_etag(gateway: Gateway) -> None:
     assert answer.status == 201
     assert answer.headers["location"] == f"/tasks/{answer.json['id']}"
     assert answer.headers["etag"] == answer.json["etag"]
-    assert gateway.call("GET", answer.headers["location"]).json == answer.json
+    assert gateway.call(f"GET {answer.headers['location']}").json == answer.json
 
 
 def test_a_validated_request_creates_nothing(gateway: Gateway) -> None:
@@ -49,7 +49,7 @@ def test_patch_without_a_field_changes_nothing(gateway: Gateway, task: CreateTas
 def test_patch_takes_a_mask_from_the_query(gateway: Gateway, task: CreateTask) -> None:
     created = task(description="x")
     path = f"/tasks/{created['id']}?update_mask=description"
-    answer = gateway.call("PATCH", path, {"title": "other"})
+    answer = gateway.call(f"PATCH {path}", {"title": "other"})
     assert (answer.json["title"], answer.json["description"]) == ("a task", "")
 
 
@@ -88,7 +88,7 @@ def test_another_id_in_the_body_is_refused(
     """It must not write the other task."""
     one, other = task(), task()
     body = {"id": other["id"], "title": "mixed"}
-    answer = gateway.call(method, f"/tasks/{one['id']}", body)
+    answer = gateway.call(f"{method} /tasks/{one['id']}", body)
     assert (answer.status, answer.reason) == (400, "INVALID_REQUEST")
     for created in (one, other):
         assert grpc_stub.GetTask(GetTaskRequest(id=created["id"])).title == "a task"
@@ -109,7 +109,7 @@ def test_another_id_in_the_body_is_refused(
 def test_an_unknown_field_is_named(
     gateway: Gateway, task: CreateTask, call: str, body: object, field: str
 ) -> None:
-    answer = gateway.call(*call.format(id=task()["id"]).split(" "), body)
+    answer = gateway.call(call.format(id=task()["id"]), body)
     assert (answer.status, answer.reason) == (400, "INVALID_REQUEST")
     (violation,) = answer.json["details"][1]["field_violations"]
     assert (violation["field"], violation["reason"]) == (field, "UNKNOWN_FIELD")
@@ -131,20 +131,22 @@ def test_a_stale_etag_is_a_failed_precondition(
 ) -> None:
     created = task()
     path = f"/tasks/{created['id']}"
-    written = gateway.call("PATCH", path, {"title": "written"})
-    stale = gateway.call(method, path, body, JSON | {"if-match": created["etag"]})
+    written = gateway.call(f"PATCH {path}", {"title": "written"})
+    stale = gateway.call(f"{method} {path}", body, JSON | {"if-match": created["etag"]})
     assert (stale.status, stale.reason) == (412, "ETAG_MISMATCH")
-    weak = gateway.call(method, path, body, JSON | {"if-match": f"W/{written.headers['etag']}"})
+    weak = gateway.call(
+        f"{method} {path}", body, JSON | {"if-match": f"W/{written.headers['etag']}"}
+    )
     assert weak.status == 412
-    current = gateway.call(method, path, body, JSON | {"if-match": written.headers["etag"]})
+    current = gateway.call(f"{method} {path}", body, JSON | {"if-match": written.headers["etag"]})
     assert current.status in {200, 204}
 
 
 def test_a_stale_etag_of_the_body_is_a_conflict(gateway: Gateway, task: CreateTask) -> None:
     created = task()
     path = f"/tasks/{created['id']}"
-    gateway.call("PATCH", path, {"title": "written"})
-    answer = gateway.call("PATCH", path, {"title": "b", "etag": created["etag"]})
+    gateway.call(f"PATCH {path}", {"title": "written"})
+    answer = gateway.call(f"PATCH {path}", {"title": "b", "etag": created["etag"]})
     assert (answer.status, answer.reason) == (409, "ETAG_MISMATCH")
 
 
@@ -161,9 +163,9 @@ def test_a_known_task_is_not_sent_again(gateway: Gateway, task: CreateTask, cond
 
 def test_head_is_get_without_a_body(gateway: Gateway, task: CreateTask) -> None:
     created = task()
-    answer = gateway.call("HEAD", f"/tasks/{created['id']}")
+    answer = gateway.call(f"HEAD /tasks/{created['id']}")
     assert (answer.status, answer.headers["etag"], answer.body) == (200, created["etag"], b"")
-    assert gateway.call("HEAD", f"/tasks/{OTHER_ID}").status == 404
+    assert gateway.call(f"HEAD /tasks/{OTHER_ID}").status == 404
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ def test_head_is_get_without_a_body(gateway: Gateway, task: CreateTask) -> None:
 def test_every_error_is_a_status_in_json(
     gateway: Gateway, call: str, body: object, status: int, reason: str
 ) -> None:
-    answer = gateway.call(*call.split(" "), body)
+    answer = gateway.call(call, body)
     assert (answer.status, answer.reason) == (status, reason)
     assert answer.headers["content-type"] == "application/json"
     assert answer.json["details"][0]["domain"] == "taskservice"
@@ -224,7 +226,7 @@ def test_a_client_cannot_call_as_the_gateway(gateway: Gateway, task: CreateTask)
 
 def preflight(gateway: Gateway, origin: str) -> dict[str, str]:
     headers = {"origin": origin, "access-control-request-method": "PATCH"}
-    answer = gateway.call("OPTIONS", "/tasks", headers=headers)
+    answer = gateway.call("OPTIONS /tasks", headers=headers)
     return {name: value for name, value in answer.headers.items() if "access-control" in name}
 
 
@@ -242,12 +244,14 @@ def test_a_foreign_origin_fails_the_preflight(gateway: Gateway, origin: str) -> 
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_request_ids_are_passed_on(gateway: Gateway) -> None:
-    answer = gateway.call("GET /tasks", headers={"x-request-id": "an-id"})
-    assert answer.headers["x-request-id"]
-    assert '"trace_id":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"' not in (
-        gateway.log.read_text()
-    )
+def test_the_trace_and_the_request_id_are_passed_on(gateway: Gateway) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    sent = {"traceparent": f"00-{trace}-b7ad6b7169203331-01", "x-request-id": "an-id"}
+    answer = gateway.call("POST /tasks", {"title": "traced"}, JSON | sent)
+    assert answer.headers["x-request-id"] == "an-id"
+    events = gateway.call(f"GET {answer.headers['location']}/events").json["events"]
+    assert [event["trace_id"] for event in events] == [trace]
+    wait_until(lambda: f"00-{trace}" in gateway.log.read_text(), "the access log has the trace")
 
 
 def test_health_follows_the_service(gateway: Gateway, service: ServiceProcess) -> None:
@@ -256,5 +260,5 @@ def test_health_follows_the_service(gateway: Gateway, service: ServiceProcess) -
     service.stop()
     wait_until(lambda: not gateway.is_healthy(), "the gateway is not healthy")
     for path in ("/health", "/tasks"):
-        answer = gateway.call("GET", path)
+        answer = gateway.call(f"GET {path}")
         assert (answer.status, answer.reason) == (503, "SERVICE_UNAVAILABLE")

@@ -45,10 +45,9 @@ class Gateway:
         self.port = port
         self.log = log
 
-    def call(
-        self, method: str, path: str, body: object = None, headers: Mapping[str, str] = JSON
-    ) -> Answer:
-        """Send a request on a connection of its own; a body that is no text is sent as JSON."""
+    def call(self, request: str, body: object = None, headers: Mapping[str, str] = JSON) -> Answer:
+        """Send a request such as "GET /tasks"; a body that is no text is sent as JSON."""
+        method, path = request.split(" ")
         connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
         try:
             data = body if isinstance(body, (str, bytes, type(None))) else json.dumps(body)
@@ -61,7 +60,7 @@ class Gateway:
 
     def is_healthy(self) -> bool:
         try:
-            return self.call("GET", "/health").status == 200
+            return self.call("GET /health").status == 200
         except OSError:
             return False
 
