@@ -105,14 +105,17 @@ format: $(INSTALLED) ## Format the code and the contract
 	@buf format --write proto
 
 .PHONY: proto
-proto: $(PROTO_DEPS)/fetched ## Write generated/ from proto/
+proto: $(PROTO_DEPS)/fetched ## Write generated/, openapi.json and docs/api.md from proto/
 	@rm -rf generated && $(MAKE) --no-print-directory generate INTO=generated
+	@$(BIN)/python -m gateway.documents .
 
 .PHONY: proto-check
 proto-check: $(PROTO_DEPS)/fetched ## Fail if generated/ is not what proto/ gives, or clients would break
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
 		$(MAKE) --no-print-directory generate INTO="$$fresh/generated" && \
-		diff --recursive --brief --exclude=__pycache__ "$$fresh/generated" generated
+		diff --recursive --brief --exclude=__pycache__ "$$fresh/generated" generated && \
+		$(BIN)/python -m gateway.documents "$$fresh" && diff "$$fresh/docs/api.md" docs/api.md && \
+		diff "$$fresh/gateway/static/openapi.json" gateway/static/openapi.json
 	@before=$$(mktemp -d) && trap 'rm -rf "$$before"' EXIT && \
 		git archive $(AGAINST) proto buf.yaml | tar -x -C "$$before" && \
 		cp -r $(PROTO_DEPS) "$$before" && buf breaking --against "$$before"
@@ -124,7 +127,7 @@ generate:
 		--python_out=$(INTO) --mypy_out=quiet:$(INTO) buf/validate/validate.proto $(PROTOS:proto/%=%)
 	@$(BIN)/python -m grpc_tools.protoc -I proto -I $(PROTO_DEPS) \
 		--grpc_python_out=$(INTO) --mypy_grpc_out=quiet:$(INTO) taskservice/v1/task_service.proto
-	@$(BIN)/python -m grpc_tools.protoc -I proto -I $(PROTO_DEPS) --include_imports \
+	@$(BIN)/python -m grpc_tools.protoc -I proto -I $(PROTO_DEPS) --include_imports --include_source_info \
 		--descriptor_set_out=$(INTO)/taskservice/task.binpb $(PROTOS:proto/%=%) google/rpc/error_details.proto
 
 # Google's protos lie in an installed wheel; protovalidate's only in a source distribution.

@@ -176,7 +176,7 @@ def _method_routes() -> Iterator[Config]:
 
 def _page_routes(folder: Path) -> Iterator[Config]:
     """Yield a route for each file of a folder, and for the addresses of pages."""
-    files = {f"/{file.name}": file for file in sorted(folder.iterdir()) if file.is_file()}
+    files = {f"/{file.name}": file for file in sorted(folder.glob("[!.]*")) if file.is_file()}
     for path, name in _ADDRESSES_OF_PAGES.items():
         if f"/{name}" in files:
             files[path] = files[f"/{name}"]
