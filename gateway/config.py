@@ -23,6 +23,8 @@ _DESCRIPTORS = Path(pb.__file__).parents[1] / "task.binpb"
 _SERVICE = pb.DESCRIPTOR.services_by_name["TaskService"]
 _TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 
+_DISABLED = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+
 # A call by REST has no deadline of its own.
 _TIMEOUT = "35s"
 _READS = "GetTask", "ListTasks", "GetTaskStats", "BatchGetTasks", "ListTaskEvents"
@@ -189,6 +191,7 @@ def _page_routes(folder: Path) -> Iterator[Config]:
         yield {
             "match": {"path": path},
             "direct_response": {"status": 200, "body": {"filename": str(file)}},
+            "typed_per_filter_config": {_TRANSCODER: _DISABLED},
             "response_headers_to_add": [
                 {
                     "header": {"key": name, "value": value},
