@@ -17,8 +17,7 @@ class Principal(NamedTuple):
 
     name: str
     scopes: frozenset[Scope] = frozenset()
-    expires: float = math.inf
-    """The end of its credentials, in seconds since 1970."""
+    expires: float = math.inf  # The end of its credentials, in seconds since 1970.
 
 
 # A client that is not authenticated; it has no scope.

@@ -27,8 +27,7 @@ class Call:
         self.requested = 0.0
         self.seconds = 0.0
         self.spent = Spent()
-        self.peer = ""
-        """The address of the client, as grpcio spells it."""
+        self.peer = ""  # The address of the client, as grpcio spells it.
         self.request_id = ""
         self.is_rest = False
         """Whether the REST gateway calls."""
@@ -38,8 +37,7 @@ class Call:
         self.on_opened: Callable[[], None] = lambda: None
         """Called when a stream has only its answers left to send."""
         self.code = ""
-        self.reason = ""
-        """The reason in its ErrorInfo; empty for OK."""
+        self.reason = ""  # The reason in its ErrorInfo; empty for OK.
         self.received_bytes = 0
         self.sent_bytes = 0
 

@@ -50,8 +50,7 @@ class _Row(NamedTuple):
 
     code: int
     reason: str
-    message: str | None
-    """None: the text of the exception."""
+    message: str | None  # None: the text of the exception.
     details: Callable[[Exception], Sequence[Message]] = lambda _: ()
 
 

@@ -17,8 +17,7 @@ INTERVAL_SECONDS = 60.0
 class Counts(NamedTuple):
     """The counts of the database; empty or None while they are unknown."""
 
-    tasks: Mapping[str, int]
-    """The number of tasks by status."""
+    tasks: Mapping[str, int]  # The number of tasks by status.
     overdue: int | None
     events_lag_seconds: float | None
 

@@ -34,8 +34,7 @@ class WorkerSlot(NamedTuple):
     """A descriptor that becomes readable when the supervisor ends; empty for a single worker."""
 
 
-ALONE = WorkerSlot(Ports(grpc=0))
-"""A single worker on a free port."""
+ALONE = WorkerSlot(Ports(grpc=0))  # A single worker on a free port.
 
 
 def listen_address(host: str, port: int) -> str:

@@ -44,12 +44,10 @@ and a function to call once it serves; returns whether it drained completely."""
 class _Worker:
     pid: int
     number: int
-    status_fd: int
-    """Readable once the worker serves, or has ended; -1 once closed."""
+    status_fd: int  # Readable once the worker serves, or has ended; -1 once closed.
     started: float = field(default_factory=time.monotonic)
     serves: bool = False
-    is_replaced: bool = False
-    """It uses too much memory, and drains when its replacement serves."""
+    is_replaced: bool = False  # It uses too much memory, and drains when its replacement serves.
 
     def close(self) -> None:
         """Close the status pipe."""

@@ -19,8 +19,7 @@ from taskservice.v1.task_event_pb2 import TaskEvent
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import TaskStats
 
-Values: TypeAlias = dict[str, Any]
-"""The writable columns of a task."""
+Values: TypeAlias = dict[str, Any]  # The writable columns of a task.
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _LAST = dt.datetime.max.replace(tzinfo=dt.UTC)

@@ -200,8 +200,7 @@ class _ServerIPv6(_Server):
 
 
 class _SilentHandler(WSGIRequestHandler):
-    timeout = _TIMEOUT_SECONDS
-    """Limits the wait for the next bytes of a request."""
+    timeout = _TIMEOUT_SECONDS  # Limits the wait for the next bytes of a request.
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Do not log scrapes."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from sqlalchemy import make_url
 
@@ -261,6 +262,15 @@ def test_no_line_holds_what_callers_write_or_what_opens_the_database(
 # --- The level ------------------------------------------------------------------------------------
 
 
+def listening(service: ServiceProcess) -> set[int]:
+    """The workers that serve, and so receive signals."""
+    return {
+        pid
+        for pid in service.workers()
+        if any(socket.status == "LISTEN" for socket in psutil.Process(pid).net_connections("tcp"))
+    }
+
+
 def test_signals_change_the_level_of_all_processes(
     start_service: StartService, own_database_url: str
 ) -> None:
@@ -284,7 +294,7 @@ def test_signals_change_the_level_of_all_processes(
     before = service.workers()
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not service.workers() & before, "other workers")
+    wait_until(lambda: len(listening(service) - before) == len(before), "other workers")
     service.stub().GetTaskStats(GetTaskStatsRequest(), metadata=request_id("verbose-too"))
     wait_until(lambda: len(service.events("call began")) == 2, "others are verbose, too")
     send(signal.SIGUSR2, "INFO", 3)
