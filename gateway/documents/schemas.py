@@ -123,8 +123,9 @@ class Schemas:
         name = field.type_name.removeprefix(".")
         if field.type == Field.TYPE_ENUM:
             values = [value.name for value in self._contract.enums[name].value]
-            named = [value for value in values if not value.endswith("_UNSPECIFIED")]
-            return {"type": "string", "enum": named}
+            if direction != "response":  # An answer with ids alone has the zero value.
+                values = [value for value in values if not value.endswith("_UNSPECIFIED")]
+            return {"type": "string", "enum": values}
         if field.type == Field.TYPE_MESSAGE:
             return self.message(name, "request" if direction == "query" else direction)
         return dict(_SCALARS[field.type])
