@@ -3,6 +3,7 @@
 
 local REST = "x-taskservice-rest"
 local STATE = "taskservice.rest"
+local MAX_BODY = 4 * 1024 * 1024  -- Reading a body occupies the gateway: this one for a second at most.
 local NAMES = {  -- HTTP status: gRPC code and reason of an error that the gateway itself finds.
   [400] = {3, "INVALID_REQUEST"}, [404] = {5, "NO_SUCH_ROUTE"}, [412] = {10, "ETAG_MISMATCH"},
   [413] = {8, "REQUEST_TOO_LARGE"}, [415] = {3, "MEDIA_TYPE_NOT_SUPPORTED"},
@@ -16,21 +17,25 @@ local function quoted(text)
   end) .. '"'
 end
 
+local function status_text(status, message, details)
+  local code, reason = NAMES[status][1], NAMES[status][2]
+  return string.format(
+    '{"code":%d,"message":%s,"details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo",' ..
+    '"reason":"%s","domain":"taskservice","metadata":{}}%s]}', code, quoted(message), reason, details or "")
+end
+
 -- Respond with a google.rpc.Status, as the service does.
 local function refuse(handle, status, message, field)
-  local code, reason = NAMES[status][1], NAMES[status][2]
-  local details = string.format(
-    '{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"%s","domain":"taskservice","metadata":{}}',
-    reason)
+  local details
   if field then
-    details = details .. string.format(
+    details = string.format(
       ',{"@type":"type.googleapis.com/google.rpc.BadRequest","field_violations":[' ..
       '{"field":%s,"description":%s,"reason":"UNKNOWN_FIELD"}]}', quoted(field), quoted(message))
     message = field .. ": " .. message
   end
-  local body = string.format('{"code":%d,"message":%s,"details":[%s]}', code, quoted(message), details)
   handle:streamInfo():dynamicMetadata():set(STATE, "refused", true)  -- Its body is complete.
-  handle:respond({[":status"] = tostring(status), ["content-type"] = "application/json"}, body)
+  local headers = {[":status"] = tostring(status), ["content-type"] = "application/json"}
+  handle:respond(headers, status_text(status, message, details))
 end
 
 -- A strict reader of JSON objects (RFC 8259). The transcoder takes more, such as keys without quotes,
@@ -154,8 +159,14 @@ local function read_body(text, fields)
   return keys
 end
 
-local function query_has(path, name)
-  return ("&" .. (path:match("%?(.*)$") or "")):match("&" .. name .. "=([^&]*)")
+-- Return the mask in the query, by any spelling that the transcoder takes.
+local function query_mask(path)
+  local query = path:match("%?(.*)$") or ""
+  query = "&" .. query:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
+  for _, name in ipairs({"update_mask", "updateMask"}) do
+    local mask = query:match("&" .. name .. "[%w._]*=([^&]*)")
+    if mask then return mask end
+  end
 end
 
 local function add_query(headers, name, value)
@@ -189,9 +200,9 @@ end
 
 local function apply_mask(handle, method, keys)
   local headers = handle:headers()
-  local given = query_has(headers:get(":path"), "update_mask")
+  local given = query_mask(headers:get(":path"))
   if method == "PUT" then
-    if given and given ~= "*" and given ~= "%2A" and given ~= "%2a" then
+    if given and given ~= "*" then
       refuse(handle, 400, "PUT replaces the task: its update_mask is *")
     elseif not given then
       add_query(headers, "update_mask", "*")
@@ -226,6 +237,10 @@ function envoy_on_request(handle)
   local body = handle:body()
   local text = body and body:getBytes(0, body:length()) or ""
   local fields, prefix = body_fields(method, path)
+  if #text > MAX_BODY then
+    refuse(handle, 413, "the body is larger than " .. MAX_BODY .. " bytes")
+    return
+  end
   -- An action such as :undelete may have no body.
   if not fields or (text == "" and prefix == "") then return end
   local keys, problem = read_body(text, fields)
@@ -274,6 +289,9 @@ local function refine(handle, status, state)
   local headers = handle:headers()
   if reason == "REQUEST_TOO_LARGE" then headers:replace(":status", "413") end
   if reason == "ETAG_MISMATCH" and state.if_match == "yes" then headers:replace(":status", "412") end
+  if status == "429" and not reason then  -- gRPC's own limit of a message gives no reason.
+    replace_body(handle, status_text(413, "the request is too large")):replace(":status", "413")
+  end
 end
 
 -- Complete an answer that is a task: 201 for a new one, 204 for a deleted one, 304 for a known one.
