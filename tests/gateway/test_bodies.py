@@ -37,18 +37,17 @@ FRAGMENTS = [
 ]
 
 
-@given(changes=CHANGES, ascii_only=st.booleans(), indent=st.sampled_from([None, 1]))
+@given(changes=CHANGES, form=st.sampled_from([{}, {"indent": 1}, {"ensure_ascii": False}]))
 def test_a_patch_changes_what_the_same_mask_changes(
     gateway: Gateway,
     task: CreateTask,
     grpc_stub: TaskServiceStub,
     changes: dict[str, Any],
-    ascii_only: bool,
-    indent: int | None,
+    form: dict[str, Any],
 ) -> None:
     before = {"description": "d", "assigned_to": "bob", "tags": ["old"]}
     by_rest, by_grpc = task(**before), task(**before)
-    body = json.dumps(changes, ensure_ascii=ascii_only, indent=indent).encode()
+    body = json.dumps(changes, **form).encode()
     answer = gateway.call(f"PATCH /tasks/{by_rest['id']}", body)
     assert answer.status == 200, answer.body
     message = Task(id=by_grpc["id"])
