@@ -136,8 +136,9 @@ def _fields(message: Descriptor) -> str:
     entries = []
     for field in message.fields:
         nested = field.message_type
-        is_ours = nested is not None and nested.full_name.startswith("taskservice.")
-        fields = f",fields={_fields(nested)}" if is_ours else ""
+        fields = ""
+        if nested is not None and nested.full_name.startswith("taskservice."):
+            fields = f",fields={_fields(nested)}"
         for name in sorted({field.name, field.json_name}):
             entries.append(f'["{name}"]={{name="{field.name}"{fields}}}')
     return f"{{{','.join(entries)}}}"
