@@ -23,6 +23,8 @@ def main() -> None:
     match arguments.command:
         case "quick":
             _write(plans.quick(**pace, baseline=arguments.baseline), "quick")
+        case "rest":
+            _write(plans.by_rest(**pace), "rest")
         case "full":
             results = plans.full(**pace)
             _write(results, "full", draw_plots(results, FOLDER))
@@ -46,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     quick = commands.add_parser("quick", help="the cost of five calls, in under three minutes")
     quick.add_argument("--baseline", type=Path, help="another checkout, set up, to compare with")
+    commands.add_parser("rest", help="three calls by REST, by gRPC, and of the FastAPI service")
     commands.add_parser("full", help="all services and calls, by workers and rows; with plots")
     python = commands.add_parser("python", help="the same build on several versions of Python")
     python.add_argument("versions", nargs="+", help="as 3.13: see `make bench-python`")

@@ -1,7 +1,4 @@
-"""The calls that are measured, as requests. A call has the same name for every service.
-
-The calls over REST belong here as well, once a gateway is among the services under test.
-"""
+"""The calls that are measured, as requests. A call has the same name for every service."""
 
 from __future__ import annotations
 
@@ -125,6 +122,29 @@ def json_calls(ids: Sequence[str]) -> Calls:
                 "/tasks/stats", None, lambda data: int(_json(data, "total")) >= _FEWEST_ROWS
             )
         ],
+    }
+
+
+def rest_calls(ids: Sequence[str], bearer: str | None = None) -> Calls:
+    """Return the basic calls as the gateway has them."""
+    task = {"title": _NEW.title, "description": _NEW.description, "tags": list(_NEW.tags)}
+    body = json.dumps(task).encode()
+
+    def is_page(data: bytes) -> bool:
+        return len(json.loads(data)["tasks"]) == _PAGE
+
+    def has_counts(data: bytes) -> bool:
+        return int(_json(data, "total")) >= _FEWEST_ROWS
+
+    return {
+        GET: [
+            http_request(f"/tasks/{ids[0]}", None, lambda data: _json(data, "id") == ids[0], bearer)
+        ],
+        CREATE: [
+            http_request("/tasks", body, lambda data: _json(data, "title") == _NEW.title, bearer)
+        ],
+        LIST: [http_request(f"/tasks?page_size={_PAGE}", None, is_page, bearer)],
+        STATS: [http_request("/tasks/stats/summary", None, has_counts, bearer)],
     }
 
 

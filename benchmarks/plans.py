@@ -38,6 +38,7 @@ from benchmarks.subjects import (
     floor,
     node_grpc,
     running_subject,
+    service_by_rest,
     service_off,
     service_on,
 )
@@ -67,6 +68,17 @@ def quick(*, rounds: int, seconds: float, baseline: Path | None) -> Results:
     with filled(ROWS) as database:
         results.figures = measure(
             services, database, rows=ROWS, rounds=rounds, seconds=seconds, only=FIRST_TABLE
+        )
+    return results
+
+
+def by_rest(*, rounds: int, seconds: float) -> Results:
+    """Measure the calls by REST beside those by gRPC and those of the FastAPI service."""
+    results = Results("REST beside gRPC", this_machine())
+    services = [empty_method(), service_on(), service_by_rest(), fastapi_orm()]
+    with filled(ROWS) as database:
+        results.figures = measure(
+            services, database, rows=ROWS, rounds=rounds, seconds=seconds, only=(GET, LIST, STATS)
         )
     return results
 
@@ -105,7 +117,7 @@ def on_pythons(versions: Sequence[str], *, rounds: int, seconds: float) -> Resul
 
 def _all_services(results: Results) -> list[Subject]:
     """List the services by workers: one, two, and as many as there are cores."""
-    compared = [service_on, service_off, fastapi_orm, aio_asyncpg]
+    compared = [service_on, service_by_rest, service_off, fastapi_orm, aio_asyncpg]
     if reason := prepare_node():
         results.left_out.append(f"Left out: Node, since {reason}.")
     else:

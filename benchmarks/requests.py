@@ -63,7 +63,10 @@ def grpc_request(
     return Request(path, {**_GRPC_HEADERS, **access}, frame, is_right, is_grpc=True)
 
 
-def http_request(path: str, body: bytes | None, is_right: Callable[[bytes], bool]) -> Request:
+def http_request(
+    path: str, body: bytes | None, is_right: Callable[[bytes], bool], bearer: str | None = None
+) -> Request:
     """Make a request of HTTP/1.1: GET without a body, else POST."""
     headers = {"content-type": "application/json"} if body else {}
-    return Request(path, headers, body, is_right, is_grpc=False)
+    access = {"authorization": f"Bearer {bearer}"} if bearer else {}
+    return Request(path, {**headers, **access}, body, is_right, is_grpc=False)

@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,15 +19,18 @@ from benchmarks.calls import (
     empty_call,
     get_call,
     json_calls,
+    rest_calls,
     token,
 )
 from benchmarks.database import BenchDatabase
 from benchmarks.node import NODE_FOLDER
 from benchmarks.processes import LOG, ProcessTree, running
+from benchmarks.requests import Request
 
 ROOT = Path(__file__).resolve().parent.parent
 COLLECTOR_PORT = 50952
 ON, OFF = "Task Service, on", "Task Service, off"
+REST = "Task Service, on, by REST"
 FASTAPI, AIO, NODE = "FastAPI, ORM", "grpc.aio, asyncpg", "Node, grpc-js, pg"
 _START_SECONDS = 180
 
@@ -87,6 +90,14 @@ def service_on(
     return Subject(name, command, calls, _ON, workers, folder=folder)
 
 
+def service_by_rest(workers: int = 1) -> Subject:
+    """Return the service as in staging with its gateway, whose CPU is counted too."""
+    command = (sys.executable, "-m", "gateway", "up")
+    calls = partial(rest_calls, bearer=token())
+    environment = {**_ON, "GRPC_PORT": str(free_port())}
+    return Subject(REST, command, calls, environment, workers)
+
+
 def service_off(workers: int = 1) -> Subject:
     """Return the service without authentication, rate limit, log lines and traces."""
     command = (sys.executable, "-m", "server", "serve")
@@ -133,6 +144,7 @@ def running_subject(subject: Subject, database: BenchDatabase) -> Iterator[Runni
     environment = {
         "PORT": str(port),
         "GRPC_PORT": str(port),
+        "HTTP_PORT": str(port),
         "WORKERS": str(subject.workers),
         "PYTHONPATH": f"{subject.folder}:{subject.folder / 'generated'}",
         **database.environment,
@@ -142,9 +154,20 @@ def running_subject(subject: Subject, database: BenchDatabase) -> Iterator[Runni
         subject.command, environment, copies=subject.copies, folder=subject.folder
     ) as processes:
         _await_port(port)
+        _await_answer(next(iter(calls.values()))[0], address)
         _check_answers(calls, address)
         yield RunningSubject(subject, address, processes, calls, processes.largest_megabytes())
         _check_answers(calls, address)
+
+
+def _await_answer(request: Request, address: str) -> None:
+    """Wait until what listens answers: a gateway listens before its service does."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(ValueError):
+            request.send(address)
+            return
+        time.sleep(0.05)
 
 
 def _check_answers(calls: Calls, address: str) -> None:

@@ -69,19 +69,22 @@ def _envoy(config: Path) -> list[str]:
 
 
 def _run(programs: Sequence[list[str]]) -> int:
-    """Run programs until a signal, or until one of them ends; then end all of them."""
+    """Run programs until a signal, or until one of them ends; then end all of them.
+
+    Only the first gets the signal: the gateway ends when the service has drained.
+    """
     children = [subprocess.Popen(program, process_group=0) for program in programs]
-
-    def forward(number: int, _frame: object) -> None:
-        for child in children:
-            child.send_signal(number)
-
+    first, *others = children
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, forward)
+        signal.signal(number, lambda number, _: first.send_signal(number))
     os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
-    for child in reversed(children):
-        child.terminate()
-    return max(child.wait() for child in children)
+    if any(other.poll() is not None for other in others):
+        first.terminate()
+    codes = [first.wait()]
+    for other in others:
+        other.terminate()
+        codes.append(other.wait())
+    return max(map(abs, codes))
 
 
 if __name__ == "__main__":

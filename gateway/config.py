@@ -138,11 +138,11 @@ def _fields(message: Descriptor) -> str:
     entries = []
     for field in message.fields:
         nested = field.message_type
+        fields = ""
         if nested is not None and nested.full_name.startswith("taskservice."):
-            value = _fields(nested)
-        else:
-            value = f'{{name="{field.name}"}}'
-        entries += [f'["{name}"]={value}' for name in sorted({field.name, field.json_name})]
+            fields = f",fields={_fields(nested)}"
+        for name in sorted({field.name, field.json_name}):
+            entries.append(f'["{name}"]={{name="{field.name}"{fields}}}')
     return f"{{{','.join(entries)}}}"
 
 

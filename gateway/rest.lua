@@ -3,6 +3,7 @@
 
 local REST = "x-taskservice-rest"
 local STATE = "taskservice.rest"
+local MAX_BODY = 4 * 1024 * 1024  -- Reading a body occupies the gateway: this one for a second at most.
 local NAMES = {  -- HTTP status: gRPC code and reason of an error that the gateway itself finds.
   [400] = {3, "INVALID_REQUEST"}, [404] = {5, "NO_SUCH_ROUTE"}, [412] = {10, "ETAG_MISMATCH"},
   [413] = {8, "REQUEST_TOO_LARGE"}, [415] = {3, "MEDIA_TYPE_NOT_SUPPORTED"},
@@ -16,103 +17,156 @@ local function quoted(text)
   end) .. '"'
 end
 
+local function status_text(status, message, details)
+  local code, reason = NAMES[status][1], NAMES[status][2]
+  return string.format(
+    '{"code":%d,"message":%s,"details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo",' ..
+    '"reason":"%s","domain":"taskservice","metadata":{}}%s]}', code, quoted(message), reason, details or "")
+end
+
 -- Respond with a google.rpc.Status, as the service does.
 local function refuse(handle, status, message, field)
-  local code, reason = NAMES[status][1], NAMES[status][2]
-  local details = string.format(
-    '{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"%s","domain":"taskservice","metadata":{}}',
-    reason)
+  local details
   if field then
-    details = details .. string.format(
+    details = string.format(
       ',{"@type":"type.googleapis.com/google.rpc.BadRequest","field_violations":[' ..
       '{"field":%s,"description":%s,"reason":"UNKNOWN_FIELD"}]}', quoted(field), quoted(message))
     message = field .. ": " .. message
   end
-  local body = string.format('{"code":%d,"message":%s,"details":[%s]}', code, quoted(message), details)
   handle:streamInfo():dynamicMetadata():set(STATE, "refused", true)  -- Its body is complete.
-  handle:respond({[":status"] = tostring(status), ["content-type"] = "application/json"}, body)
+  local headers = {[":status"] = tostring(status), ["content-type"] = "application/json"}
+  handle:respond(headers, status_text(status, message, details))
 end
 
+-- A strict reader of JSON objects (RFC 8259). The transcoder takes more, such as keys without quotes,
+-- which would hide fields from the mask. A reader returns the position behind what it reads; or nil
+-- and what is wrong: the path of an unknown field, or the position of a syntax error.
+local MAX_DEPTH = 32
+local MAX_NAME = 200
 local ESCAPES = {b = "\b", f = "\f", n = "\n", r = "\r", t = "\t"}
+local UTF8 = {  -- The well-formed sequences of several bytes.
+  "[\194-\223][\128-\191]", "\224[\160-\191][\128-\191]", "[\225-\236\238\239][\128-\191][\128-\191]",
+  "\237[\128-\159][\128-\191]", "\240[\144-\191][\128-\191][\128-\191]",
+  "[\241-\243][\128-\191][\128-\191][\128-\191]", "\244[\128-\143][\128-\191][\128-\191]",
+}
+local read_value
 
--- Read the JSON string that begins at `at`; return it and the position behind it, or nil.
+local function is_utf8(text)
+  for _, sequence in ipairs(UTF8) do text = text:gsub(sequence, " ") end
+  return not text:find("[\128-\255]")
+end
+
+local function skip_space(text, at)
+  return text:match("^[ \t\r\n]*()", at)
+end
+
 local function read_string(text, at)
-  local parts, from = {}, at + 1
+  local from = at + 1
   while true do
-    local stop = text:find('["\\]', from)
-    if not stop then return nil end
-    parts[#parts + 1] = text:sub(from, stop - 1)
-    if text:sub(stop, stop) == '"' then return table.concat(parts), stop + 1 end
-    local letter = text:sub(stop + 1, stop + 1)
-    local hex = letter == "u" and text:match("^%x%x%x%x", stop + 2)
-    if hex and tonumber(hex, 16) < 128 then
-      parts[#parts + 1] = string.char(tonumber(hex, 16))
-    elseif hex then
-      parts[#parts + 1] = "\\u" .. hex
-    else
-      parts[#parts + 1] = ESCAPES[letter] or letter
-    end
-    from = stop + (hex and 6 or 2)
+    local stop = text:find('[%z\1-\31"\\]', from)
+    local c = stop and text:sub(stop, stop)
+    if c == '"' then return stop + 1 end
+    if c ~= "\\" then return nil, at end
+    from = stop + 2
   end
 end
 
--- Return the first unknown field of the body, by its path, and the keys of its top level. Both are
--- nil if the body is no JSON object: the transcoder describes what is wrong.
-local function examine(text, known)
-  local objects, depth, keys, at = {}, 0, nil, 1
-  local pending = known  -- The fields of the next object: of the value that follows.
-  local path, expects_key = "", false
-  while true do
-    at = text:find("[^%s,]", at)
-    if not at then return nil, depth == 0 and keys or nil end
-    local c = text:sub(at, at)
-    if c == "{" or c == "[" then
-      if depth == 0 and c == "[" then return nil, nil end
-      depth = depth + 1
-      objects[depth] = {fields = pending, is_object = c == "{", path = path}
-      keys = keys or {}
-      expects_key = c == "{"
-      at = at + 1
-    elseif c == "}" or c == "]" then
-      if depth == 0 then return nil, nil end
-      depth = depth - 1
-      local outer = objects[depth]
-      if outer then
-        pending, path = outer.fields, outer.path
-        expects_key = outer.is_object
-      end
-      at = at + 1
-    elseif c == '"' then
-      local name, behind = read_string(text, at)
-      if not name then return nil, nil end
-      at = behind
-      local object = objects[depth]
-      if object and object.is_object and expects_key then
-        path = object.path == "" and name or (object.path .. "." .. name)
-        if type(object.fields) == "table" then
-          local field = object.fields[name]
-          if field == nil then return path, nil end
-          pending = field
-          if depth == 1 then keys[#keys + 1] = field.name or name end
-        else
-          pending = nil
-        end
-        at = (text:match("^%s*:()", at)) or at
-        expects_key = false
-      else
-        expects_key = object and object.is_object or false
-      end
-    else
-      if depth == 0 then return nil, nil end
-      at = text:find("[%s,%]}]", at) or #text + 1
-      expects_key = objects[depth] and objects[depth].is_object or false
-    end
-    if depth == 0 and text:find("^%s*$", at) then return nil, keys end
-  end
+-- Escaped characters beyond ASCII stay as they are: no field has them.
+local function unescape(name)
+  return (name:gsub("\\(.)(%x?%x?%x?%x?)", function(letter, hex)
+    if letter ~= "u" then return (ESCAPES[letter] or letter) .. hex end
+    local code = #hex == 4 and tonumber(hex, 16)
+    return code and code < 128 and string.char(code) or nil
+  end))
 end
 
-local function query_has(path, name)
-  return ("&" .. (path:match("%?(.*)$") or "")):match("&" .. name .. "=([^&]*)")
+-- Read a key and its colon; return its name and the position of its value.
+local function read_key(text, at)
+  local behind = text:sub(at, at) == '"' and read_string(text, at)
+  local value = behind and text:match("^[ \t\r\n]*:[ \t\r\n]*()", behind)
+  if not value then return nil, at end
+  return unescape(text:sub(at + 1, behind - 2)), value
+end
+
+-- Read what follows an item: return the position of the next, or that behind the end and true.
+local function read_separator(text, at, close)
+  at = skip_space(text, at)
+  local c = text:sub(at, at)
+  if c == close then return at + 1, true end
+  if c ~= "," then return nil, at end
+  return skip_space(text, at + 1), false
+end
+
+local function read_array(text, at, fields, depth)
+  at = skip_space(text, at + 1)
+  if text:sub(at, at) == "]" then return at + 1 end
+  local index, problem, ended = 0, nil, nil
+  repeat
+    at, problem = read_value(text, at, fields, depth)
+    if not at then
+      return nil, type(problem) == "string" and "[" .. index .. "]." .. problem or problem
+    end
+    at, ended = read_separator(text, at, "]")
+    if not at then return nil, ended end
+    index = index + 1
+  until ended
+  return at
+end
+
+-- Read an object of known fields, or of any if they are nil. Notes the names of its fields in `keys`.
+local function read_object(text, at, fields, depth, keys)
+  at = skip_space(text, at + 1)
+  if text:sub(at, at) == "}" then return at + 1 end
+  repeat
+    local name, value = read_key(text, at)
+    if not name then return nil, value end
+    local field = fields and fields[name]
+    if fields and not field then
+      return nil, #name <= MAX_NAME and is_utf8(name) and name or at
+    end
+    if keys then keys[#keys + 1] = field.name end
+    local problem, ended
+    at, problem = read_value(text, value, field and field.fields, depth)
+    if not at then
+      if type(problem) == "string" then problem = (name .. "." .. problem):gsub("%.%[", "[") end
+      return nil, problem
+    end
+    at, ended = read_separator(text, at, "}")
+    if not at then return nil, ended end
+  until ended
+  return at
+end
+
+function read_value(text, at, fields, depth)
+  local c = text:sub(at, at)
+  if c == '"' then return read_string(text, at) end
+  if (c == "{" or c == "[") and depth == MAX_DEPTH then return nil, at end
+  if c == "{" then return read_object(text, at, fields, depth + 1) end
+  if c == "[" then return read_array(text, at, fields, depth + 1) end
+  local word, behind = text:match("^([%w.+-]+)()", at)
+  if word == "true" or word == "false" or word == "null" or tonumber(word or "") then return behind end
+  return nil, at
+end
+
+-- Read the object that is the whole body; return the names of its fields, or nil and the problem.
+local function read_body(text, fields)
+  local at, keys = skip_space(text, 1), {}
+  if text:sub(at, at) ~= "{" then return nil, at end
+  local behind, problem = read_object(text, at, fields, 1, keys)
+  if not behind then return nil, problem end
+  behind = skip_space(text, behind)
+  if behind <= #text then return nil, behind end
+  return keys
+end
+
+-- Return the mask in the query, by any spelling that the transcoder takes.
+local function query_mask(path)
+  local query = path:match("%?(.*)$") or ""
+  query = "&" .. query:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
+  for _, name in ipairs({"update_mask", "updateMask"}) do
+    local mask = query:match("&" .. name .. "[%w._]*=([^&]*)")
+    if mask then return mask end
+  end
 end
 
 local function add_query(headers, name, value)
@@ -146,9 +200,9 @@ end
 
 local function apply_mask(handle, method, keys)
   local headers = handle:headers()
-  local given = query_has(headers:get(":path"), "update_mask")
+  local given = query_mask(headers:get(":path"))
   if method == "PUT" then
-    if given and given ~= "*" and given ~= "%2A" and given ~= "%2a" then
+    if given and given ~= "*" then
       refuse(handle, 400, "PUT replaces the task: its update_mask is *")
     elseif not given then
       add_query(headers, "update_mask", "*")
@@ -182,12 +236,19 @@ function envoy_on_request(handle)
   end
   local body = handle:body()
   local text = body and body:getBytes(0, body:length()) or ""
-  local known, prefix = body_fields(method, path)
-  if not known then return end
-  local unknown, keys = examine(text, known)
-  if unknown then
-    refuse(handle, 400, "there is no such field", prefix .. unknown)
-  elseif keys and method ~= "POST" then
+  local fields, prefix = body_fields(method, path)
+  if #text > MAX_BODY then
+    refuse(handle, 413, "the body is larger than " .. MAX_BODY .. " bytes")
+    return
+  end
+  -- An action such as :undelete may have no body.
+  if not fields or (text == "" and prefix == "") then return end
+  local keys, problem = read_body(text, fields)
+  if type(problem) == "string" then
+    refuse(handle, 400, "there is no such field", prefix .. problem)
+  elseif problem then
+    refuse(handle, 400, "the body must be a JSON object; it is none from byte " .. problem .. " on")
+  elseif method ~= "POST" then
     apply_mask(handle, method, keys)
   end
 end
@@ -228,6 +289,9 @@ local function refine(handle, status, state)
   local headers = handle:headers()
   if reason == "REQUEST_TOO_LARGE" then headers:replace(":status", "413") end
   if reason == "ETAG_MISMATCH" and state.if_match == "yes" then headers:replace(":status", "412") end
+  if status == "429" and not reason then  -- gRPC's own limit of a message gives no reason.
+    replace_body(handle, status_text(413, "the request is too large")):replace(":status", "413")
+  end
 end
 
 -- Complete an answer that is a task: 201 for a new one, 204 for a deleted one, 304 for a known one.

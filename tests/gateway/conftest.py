@@ -10,6 +10,7 @@ from tests.support.rest import Gateway, running_gateway
 from tests.support.service import ServiceProcess, running_service
 
 ORIGIN = "https://app.example"
+CreateTask = Callable[..., dict[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,14 @@ def grpc_stub(service: ServiceProcess) -> TaskServiceStub:
     return service.stub()
 
 
-@pytest.fixture
-def task(gateway: Gateway) -> Callable[..., dict[str, str]]:
+@pytest.fixture(scope="module")
+def kept(gateway: Gateway) -> str:
+    """The id of a task that a module shares."""
+    return str(gateway.call("POST /tasks", {"title": "a task"}).json["id"])
+
+
+@pytest.fixture(scope="module")
+def task(gateway: Gateway) -> CreateTask:
     """Creates a task with these fields, by REST."""
 
     def create(**fields: object) -> dict[str, str]:

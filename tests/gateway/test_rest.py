@@ -1,17 +1,14 @@
 """Verbs, masks, entity tags, errors and origins of the REST surface."""
 
-from collections.abc import Callable
-
 import pytest
 
 from taskservice.v1.task_service_pb2 import GetTaskRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
-from tests.gateway.conftest import ORIGIN
+from tests.gateway.conftest import ORIGIN, CreateTask
 from tests.support.rest import JSON, Gateway
 from tests.support.service import ServiceProcess, wait_until
 
 OTHER_ID = "0198c5c0-0000-7000-8000-000000000000"
-CreateTask = Callable[..., dict[str, str]]
 
 
 def test_a_created_task_has_its_location_and_its_etag(gateway: Gateway) -> None:
@@ -100,7 +97,7 @@ def test_another_id_in_the_body_is_refused(
         ("POST /tasks", {"titel": "x"}, "task.titel"),
         ("PATCH /tasks/{id}", {"title": "x", "extra": {"a": [1]}}, "task.extra"),
         ("PUT /tasks/{id}", {"title": "x", "\\": 1}, "task.\\"),
-        ("POST /tasks:batchCreate", {"requests": [{}, {"task": {"no": 1}}]}, "requests.task.no"),
+        ("POST /tasks:batchCreate", {"requests": [{}, {"task": {"no": 1}}]}, "requests[1].task.no"),
         ("POST /tasks:batchDelete", {"ids": []}, "ids"),
         ("POST /tasks/{id}:undelete", {"etags": ""}, "etags"),
         ("POST /tasks:purge", {"forced": True}, "forced"),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,14 +42,15 @@ class Answer(NamedTuple):
 class Gateway:
     """A running gateway."""
 
-    def __init__(self, port: int, log: Path) -> None:
+    def __init__(self, port: int, log: Path, tls: ssl.SSLContext | None = None) -> None:
         self.port = port
         self.log = log
+        self._tls = tls
 
     def call(self, request: str, body: object = None, headers: Mapping[str, str] = JSON) -> Answer:
         """Send a request such as "GET /tasks"; a body that is no text is sent as JSON."""
         method, path = request.split(" ")
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
+        connection = self._connection()
         try:
             data = body if isinstance(body, (str, bytes, type(None))) else json.dumps(body)
             connection.request(method, path, data, dict(headers))
@@ -58,6 +60,12 @@ class Gateway:
         finally:
             connection.close()
 
+    def _connection(self) -> HTTPConnection:
+        address = "127.0.0.1", self.port
+        if self._tls:
+            return HTTPSConnection(*address, timeout=PATIENCE_SECONDS, context=self._tls)
+        return HTTPConnection(*address, timeout=PATIENCE_SECONDS)
+
     def is_healthy(self) -> bool:
         try:
             return self.call("GET /health").status == 200
@@ -65,13 +73,21 @@ class Gateway:
             return False
 
 
+def has_envoy() -> None:
+    """Skip the test where the extra `gateway` is not installed; CI must have it."""
+    if ENVOY.exists():
+        return
+    if os.environ.get("CI"):
+        pytest.fail("Envoy is not installed")
+    pytest.skip("needs the extra `gateway`")
+
+
 @contextmanager
-def running_gateway(folder: Path, service: ServiceProcess, **settings: str) -> Iterator[Gateway]:
+def running_gateway(
+    folder: Path, service: ServiceProcess, /, tls: ssl.SSLContext | None = None, **settings: str
+) -> Iterator[Gateway]:
     """Run a gateway beside a service, ready."""
-    if not ENVOY.exists():
-        if os.environ.get("CI"):
-            pytest.fail("Envoy is not installed")
-        pytest.skip("needs the extra `gateway`")
+    has_envoy()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -86,7 +102,7 @@ def running_gateway(folder: Path, service: ServiceProcess, **settings: str) -> I
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    gateway = Gateway(port, log)
+    gateway = Gateway(port, log, tls)
     try:
         wait_until(gateway.is_healthy, f"the gateway is healthy: {log.read_text()}")
         yield gateway

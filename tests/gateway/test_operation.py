@@ -1,0 +1,171 @@
+"""The gateway as a process: its settings, TLS, limits, log and end."""
+
+import gzip
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+
+from tests.gateway.conftest import CreateTask
+from tests.gateway.test_streams import Watch
+from tests.support.credentials import Certificate
+from tests.support.databases import made_database
+from tests.support.rest import JSON, Gateway, has_envoy, running_gateway
+from tests.support.service import PATIENCE_SECONDS, environment, running_service, wait_until
+
+
+def run_gateway(folder: Path, command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the gateway to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", command],
+        env=environment(folder, settings),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+
+
+def test_envoy_takes_the_configuration(tmp_path: Path) -> None:
+    has_envoy()
+    assert run_gateway(tmp_path, "validate", CORS_ORIGINS="https://a.example").returncode == 0
+
+
+def test_the_configuration_has_the_settings_and_no_secret(tmp_path: Path) -> None:
+    secret = "a secret that only the service has"  # noqa: S105
+    result = run_gateway(
+        tmp_path, "config", HTTP_PORT="12345", GRPC_PORT="23456", SECRET_KEY=secret
+    )
+    assert result.returncode == 0, result.stderr
+    config = yaml.safe_load(result.stdout)
+    assert config["admin"]["address"]["socket_address"]["address"] == "127.0.0.1"
+    assert {"12345", "23456"} <= set(result.stdout.replace("}", " ").replace(",", " ").split())
+    assert secret not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("HTTP_PORT", "99999"), ("TLS_CLIENT_CA_FILE", "ca.pem")]
+)
+def test_a_mistaken_setting_is_named(tmp_path: Path, setting: str, value: str) -> None:
+    result = run_gateway(tmp_path, "config", **{setting: value})
+    assert result.returncode == 2
+    assert setting in result.stderr
+
+
+def test_a_call_without_a_token_is_challenged(tmp_path: Path, postgres_url: str) -> None:
+    settings = {"AUTH_MODE": "jwt"}
+    with (
+        made_database(postgres_url) as url,
+        running_service(tmp_path / "service", DATABASE_URL=url, **settings) as service,
+        running_gateway(tmp_path / "gateway", service) as gateway,
+    ):
+        for headers in ({}, {"authorization": "Bearer nonsense"}):
+            answer = gateway.call("GET /tasks", headers=headers)
+            assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+            assert answer.json["code"] == 16
+        assert "nonsense" not in gateway.log.read_text()
+
+
+def test_a_limited_client_learns_when_to_come_back(tmp_path: Path, postgres_url: str) -> None:
+    with (
+        made_database(postgres_url) as url,
+        running_service(
+            tmp_path / "service", DATABASE_URL=url, RATE_LIMIT_PER_SECOND="1", WORKERS="1"
+        ) as service,
+        running_gateway(tmp_path / "gateway", service) as gateway,
+    ):
+        answers = wait_until(
+            lambda: [a for a in [gateway.call("GET /tasks")] if a.status == 429],
+            "the rate is exceeded",
+        )
+        assert answers[0].reason == "RATE_LIMIT_EXCEEDED"
+        assert int(answers[0].headers["retry-after"]) >= 1
+
+
+def test_rest_is_served_over_tls(tmp_path: Path, postgres_url: str) -> None:
+    certificate = Certificate("localhost", x509.IPAddress(ip_address("127.0.0.1")))
+    (tmp_path / "cert.pem").write_bytes(certificate.pem)
+    (tmp_path / "key.pem").write_bytes(certificate.key_pem)
+    tls = {
+        "TLS_CERT_FILE": str(tmp_path / "cert.pem"),
+        "TLS_KEY_FILE": str(tmp_path / "key.pem"),
+        "TLS_TERMINATED_UPSTREAM": "false",
+    }
+    context = ssl.create_default_context(cadata=certificate.pem.decode())
+    with (
+        made_database(postgres_url) as url,
+        running_service(tmp_path / "service", DATABASE_URL=url, **tls) as service,
+        running_gateway(tmp_path / "gateway", service, tls=context, **tls) as gateway,
+    ):
+        assert gateway.call("POST /tasks", {"title": "secret"}).status == 201
+
+
+def test_a_long_answer_is_compressed(gateway: Gateway, task: CreateTask) -> None:
+    for _ in range(5):
+        task(description="x" * 500)
+    answer = gateway.call("GET /tasks", headers={"accept-encoding": "gzip"})
+    assert answer.headers["content-encoding"] == "gzip"
+    assert len(json.loads(gzip.decompress(answer.body))["tasks"]) >= 5
+
+
+def test_the_access_log_is_json_without_queries_of_secrets(gateway: Gateway) -> None:
+    headers = JSON | {"authorization": "Bearer hidden", "x-request-id": "logged"}
+    gateway.call("GET /tasks?page_size=3", headers=headers)
+    wait_until(lambda: '"logged"' in gateway.log.read_text(), "the call is logged")
+    (line,) = [line for line in gateway.log.read_text().splitlines() if '"logged"' in line]
+    entry = json.loads(line)
+    assert (entry["method"], entry["status"]) == ("GET", 200)
+    assert "hidden" not in line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_service_and_gateway_start_and_end_together(
+    tmp_path: Path, postgres_url: str, number: signal.Signals
+) -> None:
+    has_envoy()
+    ports = [_free_port(), _free_port()]
+    settings = {
+        "GRPC_PORT": str(ports[0]),
+        "HTTP_PORT": str(ports[1]),
+        "AUTH_MODE": "none",
+        "SHUTDOWN_DELAY_SECONDS": "0",
+        "TLS_TERMINATED_UPSTREAM": "true",
+    }
+    with made_database(postgres_url) as url, (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "up"],
+            env=environment(tmp_path, settings | {"DATABASE_URL": url}),
+            cwd=tmp_path,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            gateway = Gateway(ports[1], tmp_path / "log")
+            wait_until(gateway.is_healthy, "both are ready")
+            with Watch(gateway) as watch:
+                os.kill(process.pid, number)
+                types = [message["type"] for message in watch.messages()]
+        finally:
+            process.terminate()
+            code = process.wait(PATIENCE_SECONDS)
+    assert types == ["TYPE_ENDED"]
+    assert code == 0
+    for port in ports:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
