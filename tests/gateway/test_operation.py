@@ -155,9 +155,9 @@ def test_service_and_gateway_start_and_end_together(
             with Watch(gateway) as watch:
                 os.kill(process.pid, number)
                 types = [message["type"] for message in watch.messages()]
-        finally:
-            process.terminate()
             code = process.wait(PATIENCE_SECONDS)
+        finally:
+            process.kill()
     assert types == ["TYPE_ENDED"]
     assert code == 0
     for port in ports:
