@@ -1,10 +1,11 @@
 // The dashboard: numbers, the newest changes, and a table of the tasks.
 
 import { get, requestId, send, serverSentEvents, useToken, write } from "/api.js";
+import { chart } from "/chart.js";
 
 const PAGE_SIZE = 25;
 const DAYS = 14;
-const NEWEST = 9;
+const NEWEST = 13;
 const REFRESH_MS = 1000; // The shortest time between two refreshes that changes cause.
 const STATUSES = ["PENDING", "IN_PROGRESS", "COMPLETED", "CANCELLED"];
 const PRIORITIES = ["URGENT", "HIGH", "MEDIUM", "LOW"];
@@ -73,7 +74,7 @@ function showCounts(list, field, values, counts) {
   if (!list.children.length) list.append(...values.map((value) => countRow(field, value)));
   const largest = Math.max(1, ...Object.values(counts));
   values.forEach((value, index) => {
-    const [, count, bar] = list.children[index].firstChild.children;
+    const [, count, bar] = list.children[index].firstElementChild.children;
     count.textContent = number.format(counts[value]);
     bar.style.setProperty("--part", counts[value] / largest);
   });
@@ -123,35 +124,6 @@ function dayRow([day, created, completed]) {
   const row = element("tr");
   row.append(element("th", day, { scope: "row" }), element("td", created), element("td", completed));
   return row;
-}
-
-function svg(name, attributes, content = "") {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(content);
-  return made;
-}
-
-function chart(rows) {
-  const [width, height, step] = [DAYS * 40, 170, 40];
-  const largest = Math.max(4, ...rows.flatMap(([, created, completed]) => [created, completed]));
-  const drawing = svg("svg", { viewBox: `0 0 ${width} ${height + 24}`, "aria-hidden": "true" });
-  for (const part of [0, 0.5, 1]) {
-    const y = height - part * (height - 20);
-    drawing.append(svg("line", { x1: 0, x2: width, y1: y, y2: y }));
-    if (part) drawing.append(svg("text", { x: 0, y: y - 5, class: "scale" }, number.format(largest * part)));
-  }
-  rows.forEach(([day, ...counts], index) => {
-    const middle = index * step + step / 2;
-    counts.forEach((count, which) => drawing.append(column(middle, which, (count / largest) * (height - 20), height)));
-    if ((DAYS - 1 - index) % 2 === 0) drawing.append(svg("text", { x: middle, y: height + 18, class: "day" }, day));
-  });
-  return drawing;
-}
-
-function column(middle, which, size, floor) {
-  const place = { x: middle - 12 + which * 13, y: floor - size, width: 11, height: size, rx: 2.5 };
-  return svg("rect", { ...place, class: which ? "done" : "created" });
 }
 
 // --- Newest changes ---
