@@ -163,14 +163,23 @@ function relative(time) {
 
 // --- The table ---
 
-async function listTasks(page_token = "") {
+async function listTasks(page_token) {
   const order_by = order.field + (order.descending ? " desc" : "");
   const page_size = page_token ? PAGE_SIZE : Math.max(PAGE_SIZE, Math.min(shown.tasks.length, 200));
   const page = await get("/tasks", { filter: $("filter").value, order_by, page_size, page_token });
   shown = { tasks: page_token ? [...shown.tasks, ...page.tasks] : page.tasks, next: page.next_page_token };
 }
 
-async function showTasks(page_token) {
+// One after the other, so that the answer to an older filter or order never replaces a newer one.
+let listing = Promise.resolve();
+
+function showTasks({ more = false } = {}) {
+  const listed = listing.then(() => listAndShow(more ? shown.next : ""));
+  listing = listed.catch(() => {});
+  return listed;
+}
+
+async function listAndShow(page_token) {
   try {
     await listTasks(page_token);
   } catch (error) {
@@ -374,7 +383,7 @@ function onSubmit(form, work) {
 document.addEventListener("click", onClick);
 $("open-new").addEventListener("click", () => $("new").showModal());
 $("open-token").addEventListener("click", () => $("token").showModal());
-$("more").addEventListener("click", () => attempt(() => showTasks(shown.next)));
+$("more").addEventListener("click", () => attempt(() => showTasks({ more: true })));
 onSubmit($("search"), () => attempt(showTasks));
 onSubmit($("new-form"), create);
 onSubmit($("token-form"), (form) => {
