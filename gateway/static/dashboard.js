@@ -321,6 +321,11 @@ function showChange(event) {
   refreshSoon();
 }
 
+// The error of a stream's last message, with the HTTP status that it would have had as an answer.
+function ended({ code, message }) {
+  return Object.assign(new Error(message), { status: { 3: 400, 11: 400, 16: 401 }[code] });
+}
+
 // Follow the changes until the stream ends. What came before it is read once it is open.
 async function follow(position) {
   const query = new URLSearchParams({ resume_token: position.token });
@@ -328,6 +333,7 @@ async function follow(position) {
   showLive(true);
   if (!position.token) await attempt(() => Promise.all([refresh(), showNewest()]));
   for await (const event of serverSentEvents(response.body)) {
+    if (event.status) throw ended(event.status);
     if (event.task) showChange(event);
     position.token = event.resume_token || position.token;
   }
