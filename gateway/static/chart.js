@@ -1,13 +1,8 @@
 // A chart of counts per day, as SVG.
 
-const number = new Intl.NumberFormat();
+import { svg } from "/elements.js";
 
-function svg(name, attributes, content = "") {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(content);
-  return made;
-}
+const number = new Intl.NumberFormat();
 
 // Draw two columns per row: [name, created, completed].
 export function chart(rows) {

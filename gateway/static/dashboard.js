@@ -2,6 +2,7 @@
 
 import { get, requestId, send, serverSentEvents, useToken, write } from "/api.js";
 import { chart } from "/chart.js";
+import { ago, element, updateAges } from "/elements.js";
 
 const PAGE_SIZE = 25;
 const DAYS = 14;
@@ -19,13 +20,6 @@ const $ = (id) => document.getElementById(id);
 const short = (value) => value.replace(/^TASK_(STATUS|PRIORITY)_/, "");
 const words = (value) => short(value)[0] + short(value).slice(1).toLowerCase().replace("_", " ");
 const number = new Intl.NumberFormat();
-
-function element(name, content = "", attributes = {}) {
-  const made = document.createElement(name);
-  made.append(content);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-}
 
 // --- What went wrong, and what happened ---
 
@@ -145,20 +139,6 @@ function change(event) {
 async function showNewest() {
   const { tasks } = await get("/tasks", { order_by: "updated_at desc", page_size: NEWEST });
   $("newest").replaceChildren(...tasks.map((task) => change({ task })));
-}
-
-function ago(time) {
-  const made = element("time", "", { datetime: time, title: new Date(time).toLocaleString() });
-  made.textContent = relative(new Date(time));
-  return made;
-}
-
-function relative(time) {
-  const seconds = (time - Date.now()) / 1000;
-  if (Math.abs(seconds) < 60) return "just now";
-  const units = [["day", 86400], ["hour", 3600], ["minute", 60]];
-  const [unit, size] = units.find(([, size]) => Math.abs(seconds) >= size);
-  return new Intl.RelativeTimeFormat(undefined, { style: "short" }).format(Math.trunc(seconds / size), unit);
 }
 
 // --- The table ---
@@ -306,6 +286,7 @@ async function refreshWhileStale() {
   while (isStale) {
     isStale = false;
     await attempt(refresh);
+    updateAges();
     await pause(REFRESH_MS);
   }
 }
@@ -398,5 +379,7 @@ onSubmit($("token-form"), (form) => {
   $("token").close();
   begin();
 });
+// A task becomes overdue, and a day ends, without a change.
+setInterval(() => document.hidden || refreshSoon(), 60_000);
 showOrder();
 begin();

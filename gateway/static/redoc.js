@@ -1,7 +1,8 @@
-// Redoc's logo is the one image that it would load from outside, so such an address is not set.
+// Redoc's logo is the one file that it would load from outside. Redoc hides an image that is none.
 const { setAttribute } = Element.prototype;
 HTMLImageElement.prototype.setAttribute = function (name, value) {
-  if (name !== "src" || !/^https?:/.test(value)) setAttribute.call(this, name, value);
+  const isOutside = name === "src" && /^https?:/.test(value);
+  setAttribute.call(this, name, isOutside ? "data:," : value);
 };
 Object.defineProperty(HTMLImageElement.prototype, "src", {
   get() { return this.getAttribute("src") ?? ""; },
