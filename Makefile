@@ -88,12 +88,21 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
-	@$(BIN)/mypy docs/check_text.py docs/examples
+	@$(BIN)/mypy docs/check_text.py docs/check_site.py docs/examples
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python docs/check_text.py
 	@buf lint
 	@buf format --diff --exit-code proto
 	@$(BIN)/python -m gateway validate >/dev/null
+
+# The pages keep their folders, so that their links lead to the same files as in the repository.
+.PHONY: site
+site: $(INSTALLED) ## Build the documentation as a site, .site/public; fails for a broken link
+	@rm -rf .site && mkdir -p .site/source
+	@git ls-files README.md CONTRIBUTING.md SECURITY.md LICENSE docs deploy proto benchmarks/results | \
+		xargs cp --parents --target-directory .site/source
+	@zensical build --clean --strict
+	@$(BIN)/python docs/check_site.py .site/public
 
 docs/architecture.svg: docs/architecture.dot
 	@dot -Tsvg $< -o $@

@@ -164,7 +164,7 @@ def _await_answer(request: Request, address: str) -> None:
     """Wait until what listens answers: a gateway listens before its service does."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        with suppress(ValueError):
+        with suppress(ValueError, LookupError):
             request.send(address)
             return
         time.sleep(0.05)

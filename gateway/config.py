@@ -4,6 +4,7 @@ import copy
 import hashlib
 import mimetypes
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +23,6 @@ _HERE = Path(__file__).parent
 _DESCRIPTORS = Path(pb.__file__).parents[1] / "task.binpb"
 _SERVICE = pb.DESCRIPTOR.services_by_name["TaskService"]
 _TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
-
 _DISABLED = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
 
 # A call by REST has no deadline of its own.
@@ -32,10 +32,21 @@ _READS = "GetTask", "ListTasks", "GetTaskStats", "BatchGetTasks", "ListTaskEvent
 _UNSEEN = "connect-failure,refused-stream"
 
 _ADDRESSES_OF_PAGES = {"/": "index.html", "/docs": "docs.html", "/redoc": "redoc.html"}
+_SIDECAR = "drf_spectacular_sidecar"
+_ASSETS = (
+    "swagger-ui-dist/swagger-ui.css",
+    "swagger-ui-dist/swagger-ui-bundle.js",
+    "swagger-ui-dist/swagger-ui-bundle.js.LICENSE.txt",
+    "redoc/bundles/redoc.standalone.js",
+    "redoc/bundles/redoc.standalone.js.LICENSE.txt",
+)
+_POLICY = "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+# Swagger UI and Redoc write style elements; Swagger UI's icons are data, Redoc's search is a blob.
+_MORE_POLICY = {
+    "docs.html": "; style-src 'self' 'unsafe-inline'; img-src 'self' data:",
+    "redoc.html": "; style-src 'self' 'unsafe-inline'; img-src 'self' data:; worker-src blob:",
+}
 _PAGE_HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' data:; "
-    "style-src 'self' 'unsafe-inline'; worker-src blob:; object-src 'none'; base-uri 'none'; "
-    "frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cache-control": "max-age=60",
@@ -177,14 +188,16 @@ def _method_routes() -> Iterator[Config]:
 
 
 def _page_routes(folder: Path) -> Iterator[Config]:
-    """Yield a route for each file of a folder, and for the addresses of pages."""
-    files = {f"/{file.name}": file for file in sorted(folder.glob("[!.]*")) if file.is_file()}
+    """Yield a route for each file of a folder and of the assets, and for the addresses of pages."""
+    found = sorted(file for file in folder.glob("[!.]*") if file.is_file())
+    files = {f"/{file.name}": file for file in [*found, *_assets()]}
     for path, name in _ADDRESSES_OF_PAGES.items():
         if f"/{name}" in files:
             files[path] = files[f"/{name}"]
     for path, file in files.items():
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         headers = _PAGE_HEADERS | {
+            "content-security-policy": _POLICY + _MORE_POLICY.get(file.name, ""),
             "content-type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
             "etag": f'"{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"',
         }
@@ -200,6 +213,13 @@ def _page_routes(folder: Path) -> Iterator[Config]:
                 for name, value in headers.items()
             ],
         }
+
+
+def _assets() -> Iterator[Path]:
+    """Yield the files of Swagger UI and Redoc, if they are installed."""
+    package = find_spec(_SIDECAR)  # Importing it would need Django.
+    if package and package.origin:
+        yield from (Path(package.origin).parent / "static" / _SIDECAR / name for name in _ASSETS)
 
 
 def _served_tls(settings: Settings) -> Config:

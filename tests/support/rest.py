@@ -47,6 +47,10 @@ class Gateway:
         self.log = log
         self._tls = tls
 
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def call(self, request: str, body: object = None, headers: Mapping[str, str] = JSON) -> Answer:
         """Send a request such as "GET /tasks"; a body that is no text is sent as JSON."""
         method, path = request.split(" ")
