@@ -182,8 +182,7 @@ local function body_fields(method, path)
 end
 
 -- Turn If-Match into the etag of the request; return whether the request goes on.
-local function apply_if_match(handle, headers, method, path)
-  local given = headers:get("if-match")
+local function apply_if_match(handle, headers, method, path, given)
   if not given or given == "*" or method == "GET" then return true end
   if given:sub(1, 2) == "W/" then
     refuse(handle, 412, "If-Match compares strong entity tags only")
@@ -215,19 +214,19 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  headers:remove(REST)
   local kind = headers:get("content-type") or ""
-  if kind:sub(1, 16) == "application/grpc" then return end
+  if kind:sub(1, 16) == "application/grpc" then
+    headers:remove(REST)
+    return
+  end
+  headers:replace(REST, "1")
   local method, path = headers:get(":method"), headers:get(":path"):match("^[^?]*")
-  local state = handle:streamInfo():dynamicMetadata()
-  state:set(STATE, "method", method)
-  state:set(STATE, "route", path)
-  state:set(STATE, "is_watch", path == "/tasks:watch")
-  state:set(STATE, "if_match", headers:get("if-match") and "yes" or "no")
-  state:set(STATE, "if_none_match", headers:get("if-none-match") or "")
-  headers:add(REST, "1")
+  local if_match = headers:get("if-match")
+  -- One text, as each entry costs as much as the rest of this function.
+  local state = {method, path, if_match and "1" or "0", headers:get("if-none-match") or ""}
+  handle:streamInfo():dynamicMetadata():set(STATE, "call", table.concat(state, "\n"))
   if method == "HEAD" then headers:replace(":method", "GET") end
-  if not apply_if_match(handle, headers, method, path) then return end
+  if not apply_if_match(handle, headers, method, path, if_match) then return end
   if method ~= "POST" and method ~= "PUT" and method ~= "PATCH" then return end
   local media = kind:lower():match("^%s*([^;%s]+)") or ""
   if media ~= "application/json" and not (method == "PATCH" and media == "application/merge-patch+json") then
@@ -253,10 +252,8 @@ function envoy_on_request(handle)
   end
 end
 
-local HIDDEN = {
-  "grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-accept-encoding",
-  "grpc-encoding", "grpc-retry-pushback-ms", "task-id", "trailer",
-}
+local HIDDEN = {"grpc-status", "grpc-message", "grpc-accept-encoding", "task-id", "trailer"}
+local HIDDEN_OF_ERRORS = {"grpc-status-details-bin", "grpc-retry-pushback-ms"}
 
 local function matches(condition, etag)
   if condition == "*" then return true end
@@ -281,14 +278,19 @@ local function empty(handle, status)
 end
 
 -- Refine the status of an error by its reason, which is that of the first detail.
-local function refine(handle, status, state)
-  if status == "401" then handle:headers():replace("www-authenticate", "Bearer") end
+local function refine(handle, headers, status, state)
+  local pushback = tonumber(headers:get("grpc-retry-pushback-ms") or "")
+  if pushback and pushback >= 0 then
+    headers:replace("retry-after", tostring(math.max(1, math.ceil(pushback / 1000))))
+  end
+  for _, name in ipairs(HIDDEN_OF_ERRORS) do headers:remove(name) end
+  if status == "401" then headers:replace("www-authenticate", "Bearer") end
   if status ~= "409" and status ~= "429" then return end
   local body = handle:body(true)
   local reason = body:getBytes(0, math.min(body:length(), 4096)):match('"reason":"([A-Z_]+)"')
-  local headers = handle:headers()
+  headers = handle:headers()  -- Those from before the body are no longer valid.
   if reason == "REQUEST_TOO_LARGE" then headers:replace(":status", "413") end
-  if reason == "ETAG_MISMATCH" and state.if_match == "yes" then headers:replace(":status", "412") end
+  if reason == "ETAG_MISMATCH" and state.has_if_match == "1" then headers:replace(":status", "412") end
   if status == "429" and not reason then  -- gRPC's own limit of a message gives no reason.
     replace_body(handle, status_text(413, "the request is too large")):replace(":status", "413")
   end
@@ -308,25 +310,24 @@ local function complete(handle, headers, state, id, etag)
 end
 
 function envoy_on_response(handle)
-  local state = handle:streamInfo():dynamicMetadata():get(STATE)
+  local entries = handle:streamInfo():dynamicMetadata():get(STATE)
   local headers = handle:headers()
-  if not state or headers:get("x-static") then
+  if not (entries and entries.call) or headers:get("x-static") then
     headers:remove("x-static")
     return
   end
+  local state = {}
+  state.method, state.route, state.has_if_match, state.if_none_match =
+    entries.call:match("^(.-)\n(.-)\n(.-)\n(.*)$")
   local status, id, etag = headers:get(":status"), headers:get("task-id"), headers:get("etag")
-  local pushback = tonumber(headers:get("grpc-retry-pushback-ms") or "")
   for _, name in ipairs(HIDDEN) do headers:remove(name) end
   headers:replace("x-content-type-options", "nosniff")
   headers:replace("cache-control", "no-cache")
-  if pushback and pushback >= 0 then
-    headers:replace("retry-after", tostring(math.max(1, math.ceil(pushback / 1000))))
-  end
   if status ~= "200" then
-    refine(handle, status, state)
+    refine(handle, headers, status, state)
   elseif id then
     complete(handle, headers, state, id, etag)
-  elseif state.is_watch then
+  elseif state.route == "/tasks:watch" then
     local is_sse = (headers:get("content-type") or ""):find("event%-stream")
     headers:replace("content-type", is_sse and "text/event-stream" or "application/x-ndjson")
   elseif state.route == "/health" then
