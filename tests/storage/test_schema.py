@@ -224,7 +224,7 @@ def counted_tables() -> Iterator[Callable[[], int]]:
     made: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement.strip().startswith("CREATE TABLE tasks"):
+        if "CREATE TABLE tasks" in statement:
             made.append(statement)
 
     event.listen(Engine, "before_cursor_execute", note)
