@@ -64,12 +64,12 @@ class Cancellation:
         self.ended = False
 
     def __enter__(self) -> Cancellation:
-        self._token = _current.set(self)
+        self._token = current_call.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.ended = True
-        _current.reset(self._token)
+        current_call.reset(self._token)
 
     @property
     def seconds_left(self) -> float:
@@ -80,23 +80,19 @@ class Cancellation:
         with self._changed:
             self.cancelled = True
             if self._running is not None:
-                self._end(self._running)
+                self.end(self._running)
 
     def end(self, statement: RunningStatement) -> None:
-        """Cancel this statement if it still runs; later ones are allowed. May block."""
-        with self._changed:
-            self._end(statement)
-
-    def _end(self, statement: RunningStatement) -> None:
-        """Send cancel requests until the statement has ended.
+        """Send cancel requests until this statement has ended; later ones may run. May block.
 
         PostgreSQL ignores a request that arrives before its statement.
         """
-        for pause_seconds in _PAUSES_SECONDS:
-            if self._running is not statement:
-                return
-            statement.cancel_request.send()
-            self._changed.wait(pause_seconds)
+        with self._changed:
+            for pause_seconds in _PAUSES_SECONDS:
+                if self._running is not statement:
+                    return
+                statement.cancel_request.send()
+                self._changed.wait(pause_seconds)
 
     def set_running(self, statement: RunningStatement | None) -> None:
         """Note the statement that begins, or None at its end. Raises: StatementCancelledError."""
@@ -107,12 +103,7 @@ class Cancellation:
             self._changed.notify()
 
 
-_current: ContextVar[Cancellation | None] = ContextVar("cancellation", default=None)
-
-
-def current_call() -> Cancellation | None:
-    """Return the cancellation of the call on this thread."""
-    return _current.get()
+current_call: ContextVar[Cancellation | None] = ContextVar("current_call", default=None)
 
 
 class RunningStatement:

@@ -89,11 +89,10 @@ class Database:
         """Run a statement that changes nothing; repeat it once if the connection was lost.
 
         A call's read ends after `seconds` or the read timeout, whichever is less.
-
         Raises: DatabaseUnavailableError, StatementTimeoutError, StatementCancelledError,
             TransactionConflictError.
         """
-        if current_call() is not None:
+        if current_call.get() is not None:
             seconds = min(seconds, self._read_timeout_seconds)
         try:
             return self._run(query, parameters, seconds=seconds)
@@ -107,9 +106,8 @@ class Database:
     ) -> Rows:
         """Run a statement that changes data, wholly or not at all.
 
-        Without `commit` it runs, returns its rows, and is rolled back. It is not repeated when the
-        connection was lost: it may have been committed.
-
+        Without `commit` it is rolled back. It is not repeated when the connection was lost: it may
+        have been committed.
         Raises: as `read`, ConstraintError.
         """
         return self._run(query, parameters, commit=commit)
@@ -129,7 +127,9 @@ class Database:
                     with self.transaction(commits=False) as transaction:
                         return transaction.read(query, parameters)
                 with self._pool.connect() as session:
-                    return session.run(current_call() or Cancellation(), query, parameters, seconds)
+                    return session.run(
+                        current_call.get() or Cancellation(), query, parameters, seconds
+                    )
             except TransactionConflictError:
                 if attempt == _CONFLICT_ATTEMPTS - 1:
                     raise
@@ -139,10 +139,7 @@ class Database:
 
     @contextmanager
     def transaction(self, *, commits: bool = True) -> Iterator[Transaction]:
-        """Open a transaction that is committed at the end of the block.
-
-        Raises: as `write`; any of these ends the transaction.
-        """
+        """Open a transaction, committed at the end of the block. Raises: as `write`."""
         with self._pool.connect() as session, session.transaction():
             transaction = Transaction(session, commits=commits)
             yield transaction
@@ -156,10 +153,7 @@ class Database:
             yield bool(transaction.read(_LOCK_ALONE, {"key": key})[0][0])
 
     def dedicated_connection(self, statement: str) -> DriverConnection:
-        """Open a connection outside the pool, by the direct URL, and run a statement on it.
-
-        Raises: DatabaseUnavailableError.
-        """
+        """Open a connection past pool and pooler, and run a statement on it. Raises: as `write`."""
         pooled = open_connection(self._direct)
         connection = pooled.driver_connection
         assert isinstance(connection, DriverConnection)  # noqa: S101 - by the URL's driver
@@ -170,10 +164,7 @@ class Database:
     def now(self) -> dt.datetime:
         """Return the time by PostgreSQL's clock, which stamps the rows, to some milliseconds.
 
-        The clock is read once a minute and advanced by the monotonic clock: no round trip for each
-        call, and no dependence on the clock of this machine.
-
-        Raises: as `read`.
+        It is read once a minute and advanced by the monotonic clock. Raises: as `read`.
         """
         database_time, read_at = self._clock
         if time.monotonic() - read_at > _CLOCK_TRUSTED_SECONDS:
@@ -190,7 +181,7 @@ class Transaction:
 
     def __init__(self, session: Session, *, commits: bool) -> None:
         self._session = session
-        self._call = current_call() or Cancellation()
+        self._call = current_call.get() or Cancellation()
         self.commits = commits
 
     def read(self, query: Query, parameters: Parameters | None = None) -> Rows:

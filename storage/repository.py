@@ -113,10 +113,7 @@ class PurgePreview(NamedTuple):
 
 
 class TaskRepository:
-    """The tasks of one database; ids are in lower case.
-
-    `on_write` is called after each write that left events.
-    """
+    """The tasks of one database, by ids in lower case; calls `on_write` after writes."""
 
     def __init__(
         self, database: Database | Transaction, on_write: Callable[[], None] = lambda: None
@@ -239,28 +236,12 @@ class TaskRepository:
         self._on_write()
 
     def delete(self, items: Sequence[Target], origin: Origin) -> list[TaskRow]:
-        """Delete tasks softly.
-
-        Raises: TaskNotFoundError (also when one is deleted already), VersionMismatchError.
-        """
-
-        def check(row: TaskRow) -> None:
-            if row.deleted_at is not None:
-                raise TaskNotFoundError(row.id)
-
-        return self._change(statements.DELETE, items, origin, check)
+        """Delete tasks softly. Raises: TaskNotFoundError, VersionMismatchError."""
+        return self._change(statements.DELETE, items, origin)
 
     def undelete(self, items: Sequence[Target], origin: Origin) -> list[TaskRow]:
-        """Undelete tasks.
-
-        Raises: TaskNotFoundError, TaskNotDeletedError, VersionMismatchError.
-        """
-
-        def check(row: TaskRow) -> None:
-            if row.deleted_at is None:
-                raise TaskNotDeletedError(row.id)
-
-        return self._change(statements.UNDELETE, items, origin, check)
+        """Undelete tasks. Raises: TaskNotFoundError, TaskNotDeletedError, VersionMismatchError."""
+        return self._change(statements.UNDELETE, items, origin)
 
     def purge(self, filter_: Filter, *, limit: int = 1000) -> int:
         """Remove up to `limit` deleted tasks that match; safe to run in several processes."""
@@ -279,19 +260,14 @@ class TaskRepository:
 
     def stats(self, filter_: Filter | None = None) -> Stats:
         """Count the tasks that match by status and priority; zero counts are omitted."""
-        if filter_ is None:
-            rows = self._database.read(counters.STATS)
-        else:
-            form = form_of(filter_)
-            rows = self._database.read(statements.stats(form.filter_), form.values)
+        form = form_of(filter_)
+        statement = counters.STATS if form.filter_ is None else statements.stats(form.filter_)
+        rows = self._database.read(statement, form.values)
         counts = [StatusPriorityCount._make(row[2:]) for row in rows if row[2] is not None]
         return Stats(rows[0][0], rows[0][1], counts)
 
     def repair_counters(self) -> int:
-        """Compare the counters with the tasks; return how many were wrong and are repaired.
-
-        Two processes that repair at once would do so twice.
-        """
+        """Correct the counters, and return how many were wrong; for one process at a time."""
         self._database.write(counters.FOLD)
         return int(self._database.write(counters.REPAIR)[0][0])
 
@@ -324,11 +300,7 @@ class TaskRepository:
         return next((task_id for task_id in task_ids if task_id in found), task_ids[0])
 
     def _change(
-        self,
-        statement: Statement,
-        items: Sequence[Target],
-        origin: Origin,
-        check: Callable[[TaskRow], None],
+        self, statement: Statement, items: Sequence[Target], origin: Origin
     ) -> list[TaskRow]:
         """Write all tasks, or raise for the first that cannot be written."""
         if not items:
@@ -340,12 +312,7 @@ class TaskRepository:
                 return [written[item.task_id] for item in items]
             found = self.find([item.task_id for item in items])
             for item in items:
-                row = found.get(item.task_id)
-                if row is None:
-                    raise TaskNotFoundError(item.task_id)
-                check(row)
-                if item.version not in {None, row.version}:
-                    raise VersionMismatchError(item.task_id)
+                _check_target(item, found.get(item.task_id), statement)
         raise TransactionConflictError("other calls keep writing the tasks")
 
     def _write(
@@ -379,6 +346,16 @@ class TaskRepository:
         if written and commit:
             self._on_write()
         return {row.id: row for row in map(TaskRow._make, written)}
+
+
+def _check_target(item: Target, row: TaskRow | None, statement: Statement) -> None:
+    is_undelete = statement is statements.UNDELETE
+    if row is None or (row.deleted_at is not None and not is_undelete):
+        raise TaskNotFoundError(item.task_id)
+    if row.deleted_at is None and is_undelete:
+        raise TaskNotDeletedError(item.task_id)
+    if item.version not in {None, row.version}:
+        raise VersionMismatchError(item.task_id)
 
 
 def _replayed(request: RequestRecord | None, found: Mapping[str, Row]) -> TaskRow | None:

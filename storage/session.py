@@ -14,15 +14,7 @@ import os
 from functools import partial
 from typing import Any
 
-from psycopg2 import ProgrammingError
-from psycopg2.extensions import (
-    INTEGER,
-    make_dsn,
-    new_array_type,
-    new_type,
-    parse_dsn,
-    register_type,
-)
+from psycopg2 import ProgrammingError, extensions
 from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - used as a type
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
@@ -64,9 +56,11 @@ def parse_url(text: str) -> URL | None:
         return None
     try:
         if "," in rest.partition("?")[0].rpartition("@")[2]:
-            return _with_many_hosts(parse_dsn(f"postgresql://{rest}"))
+            return _with_many_hosts(extensions.parse_dsn(f"postgresql://{rest}"))
         url = make_url(text)
-        make_dsn(**dict.fromkeys(url.query, ""))  # Raises for an option that libpq does not know.
+        extensions.make_dsn(
+            **dict.fromkeys(url.query, "")
+        )  # Raises for an option that libpq does not know.
     except (ArgumentError, ValueError, ProgrammingError):
         return None
     if not (url.port is None or 0 < url.port <= _MAX_PORT):
@@ -112,12 +106,12 @@ def parse_time(text: str) -> dt.datetime:
 
 
 # A UUID object for each row, only to be written as text again, costs as much as the row.
-_UUID_AS_TEXT = new_type((2950,), "UUID", lambda text, _cursor: text)
+_UUID_AS_TEXT = extensions.new_type((2950,), "UUID", lambda text, _cursor: text)
 _TYPES = (
-    new_type((1184,), "TIME", lambda text, _cursor: text and parse_time(str(text))),
+    extensions.new_type((1184,), "TIME", lambda text, _cursor: text and parse_time(str(text))),
     _UUID_AS_TEXT,
-    new_array_type((2951,), "UUID[]", _UUID_AS_TEXT),
-    new_type((5069,), "XID8", INTEGER),
+    extensions.new_array_type((2951,), "UUID[]", _UUID_AS_TEXT),
+    extensions.new_type((5069,), "XID8", extensions.INTEGER),
 )
 
 
@@ -131,7 +125,7 @@ def _arguments(url: str, application_name: str) -> dict[str, str | int]:
 
 def _begin(milliseconds: int, connection: DriverConnection, record: ConnectionPoolEntry) -> None:
     for type_ in _TYPES:
-        register_type(type_, connection)
+        extensions.register_type(type_, connection)
     with connection.cursor() as cursor:
         pid = connection.info.backend_pid
         cursor.execute(_BEGIN, {"milliseconds": milliseconds, "pid": pid})
