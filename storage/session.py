@@ -1,11 +1,7 @@
 """How a connection to PostgreSQL is opened, and what the service sets in its session.
 
-The pool, the listener and the migrations all connect by `make_engine`. What the URL and libpq's
-environment (PGOPTIONS, PGAPPNAME …) say holds, but for the encoding and the time zone.
-
-No startup `options` are sent: a pooler such as PgBouncer refuses them. And nothing is set that a
-pooler would leave on a connection that others use after us: PgBouncer keeps the time zone and the
-encoding for each of its clients, statement_timeout it does not.
+What the URL and libpq's environment (PGOPTIONS, PGAPPNAME …) say holds, but for the encoding and
+the time zone. Nothing is set that a pooler refuses, or would leave on a connection for others:
 docs/decisions/0017 has the reasons.
 """
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import TypeEngine
 
 from storage.query import Cursor, Filter, Sort, after, condition, ordering
 from storage.statement import Statement
@@ -41,7 +40,7 @@ _KEPT_STATEMENTS = 128
 _KEYS = sa.any_(sa.cast(sa.bindparam("keys", type_=ARRAY(sa.Text)), ARRAY(sa.Uuid(as_uuid=False))))
 
 
-def _any_of(parameter: str, type_: type[TypeEngine[Any]]) -> AnyColumn:
+def _any_of(parameter: str, type_: type[sa.types.TypeEngine[Any]]) -> AnyColumn:
     return sa.any_(sa.cast(sa.bindparam(parameter), ARRAY(type_)))
 
 
@@ -75,17 +74,14 @@ _write_time = sa.func.greatest(tasks.c.updated_at, sa.func.now())
 _CONTENT = ("title", "description", "status", "priority", "assigned_to", "due_date", "tags")
 
 
-def _locked(may_be_written: sa.ColumnElement[bool]) -> sa.CTE:
-    rows = sa.select(*WRITTEN_COLUMNS).where(tasks.c.id == _KEYS, may_be_written)
-    return rows.order_by(tasks.c.id).with_for_update().cte("locked")
-
-
 def _updated(
     kind: str,
-    locked: sa.CTE,
+    may_be_written: sa.ColumnElement[bool],
     values: dict[str, AnyColumn],
     *where: sa.ColumnElement[bool],
 ) -> Statement:
+    current = sa.select(*WRITTEN_COLUMNS).where(tasks.c.id == _KEYS, may_be_written)
+    locked = current.order_by(tasks.c.id).with_for_update().cte("locked")
     right = sa.or_(_given.c.version.is_(None), _given.c.version == locked.c.version)
     all_locked = sa.select(sa.func.count()).select_from(
         locked.join(_given, sa.and_(_given.c.id == locked.c.id, right))
@@ -173,10 +169,10 @@ def _content(values: Mapping[str, AnyColumn]) -> dict[str, AnyColumn]:
     return {**values, "completed_at": sa.case((values["status"] == COMPLETED, completed_at))}
 
 
-_is_not_deleted = tasks.c.deleted_at.is_(None)
+_is_deleted = tasks.c.deleted_at.is_not(None)
 UPDATE = _updated(
     "updated",
-    _locked(_is_not_deleted),
+    ~_is_deleted,
     _content({name: _given.c[name] for name in _CONTENT}),
     tasks.c.id == _given.c.id,
 )
@@ -202,18 +198,13 @@ _may_be_patched = sa.exists().where(
 )
 PATCH = _updated(
     "updated",
-    _locked(sa.and_(_is_not_deleted, _may_be_patched)),
+    sa.and_(~_is_deleted, _may_be_patched),
     _content(_patched),
     tasks.c.id == _given.c.id,
 )
 
-DELETE = _updated("deleted", _locked(_is_not_deleted), {"deleted_at": _write_time})
-
-UNDELETE = _updated(
-    "undeleted", _locked(tasks.c.deleted_at.is_not(None)), {"deleted_at": sa.null()}
-)
-
-_is_deleted = tasks.c.deleted_at.is_not(None)
+DELETE = _updated("deleted", ~_is_deleted, {"deleted_at": _write_time})
+UNDELETE = _updated("undeleted", _is_deleted, {"deleted_at": sa.null()})
 
 LOCK = Statement(
     "lock",
