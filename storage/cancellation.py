@@ -50,10 +50,9 @@ class CancelRequest:
 class Cancellation:
     """Cancel the statements of one call.
 
-    As a context manager it covers the statements of its thread. `cancel` may be called from any
-    thread, before, during or after a statement. It never hits a statement of another call: the
-    connection is not returned to the pool while a cancel request is under way.
-    `seconds` bounds the wait for a connection.
+    As a context manager it covers the statements of its thread; `seconds` bounds the wait for a
+    connection. `cancel` may be called from any thread at any time. It never hits another call: no
+    connection is returned to the pool while a cancel request is under way.
     """
 
     def __init__(self, seconds: float = math.inf) -> None:
@@ -83,11 +82,8 @@ class Cancellation:
                 self.end(self._running)
 
     def end(self, statement: RunningStatement) -> None:
-        """Send cancel requests until this statement has ended; later ones may run. May block.
-
-        PostgreSQL ignores a request that arrives before its statement.
-        """
-        with self._changed:
+        """Send cancel requests until this statement has ended; later ones may run. May block."""
+        with self._changed:  # PostgreSQL ignores a request that arrives before its statement.
             for pause_seconds in _PAUSES_SECONDS:
                 if self._running is not statement:
                     return
@@ -136,8 +132,7 @@ class RunningStatement:
 class StatementTimer:
     """Cancel statements from threads of its own: at their deadline, or at the end of their call.
 
-    PostgreSQL's statement_timeout is only a second line: behind a pooler that assigns sessions per
-    transaction it is not set. It ends the statements of a killed process.
+    PostgreSQL's statement_timeout is not set behind a pooler (docs/decisions/0017).
     """
 
     def __init__(self, seconds: float) -> None:

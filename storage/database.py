@@ -162,10 +162,7 @@ class Database:
         return connection
 
     def now(self) -> dt.datetime:
-        """Return the time by PostgreSQL's clock, which stamps the rows, to some milliseconds.
-
-        It is read once a minute and advanced by the monotonic clock. Raises: as `read`.
-        """
+        """Return PostgreSQL's time, read once a minute and advanced by the monotonic clock."""
         database_time, read_at = self._clock
         if time.monotonic() - read_at > _CLOCK_TRUSTED_SECONDS:
             self._clock = database_time, read_at = self.read(_CLOCK)[0][0], time.monotonic()

@@ -93,10 +93,7 @@ class StatementFailedError(StorageError):
 
 
 def translated(error: Exception, *, is_cancelled: bool = False) -> StorageError:
-    """Return the StorageError for an error of the driver, or one that SQLAlchemy wraps.
-
-    The error itself must not become its cause: its text may quote the row.
-    """
+    """Return the StorageError to raise `from None`: the driver's text may quote the row."""
     error = getattr(error, "orig", error)
     if not isinstance(error, psycopg2.Error):
         return StatementFailedError(None, type(error).__name__)

@@ -29,8 +29,6 @@ _LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
 class EventRow(NamedTuple):
-    """A row of `task_events`."""
-
     xid: int
     id: int
     aggregateid: str
@@ -105,10 +103,7 @@ LAG = Statement(
 
 @lru_cache(maxsize=_CACHED_STATEMENTS)
 def stream(filters: tuple[Filter, ...]) -> Statement:
-    """Select the next settled events, and evaluate filters on each.
-
-    Without an event there is one row with NULLs: it says how far the stream is settled.
-    """
+    """Select the next settled events, with filters; without any, one row with NULLs."""
     event = (
         sa.select(*_EVENT)
         .where(_is_behind, _is_settled)

@@ -29,10 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Position(NamedTuple):
-    """A place in the stream of events: behind the event with this xid and id.
-
-    `version` is the one that the event gave to its task; 0 for the beginning of the stream.
-    """
+    """The place behind an event, with the version that it left; 0 at the stream's beginning."""
 
     xid: int
     id: int

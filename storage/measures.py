@@ -1,7 +1,6 @@
 """Metrics and spans of storage: statements by operation, and the wait for connections.
 
-Names and bounds are OpenTelemetry's semantic conventions for database clients, as Prometheus spells
-them. A statement has a span of its own within a call that is sampled.
+Names and bounds are OpenTelemetry's semantic conventions for database clients.
 """
 
 import time

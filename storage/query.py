@@ -1,7 +1,6 @@
 """Build the SQL of lists: filters, which are typed trees, orders and cursors.
 
-Values are bound parameters and names come from the tables: no text of a client becomes SQL. Which
-filters clients may write is defined in `server/tasks/filters.py`.
+Values are bound parameters and names come from the tables: no text of a client becomes SQL.
 """
 
 from __future__ import annotations
@@ -171,10 +170,7 @@ def _bound(value: Value, type_: TypeEngine[Any]) -> AnyColumn:
 
 
 def condition(term: Filter, task: sa.FromClause = tasks) -> sa.ColumnElement[bool]:
-    """Build the condition of a filter, on a row with the columns of `tasks`.
-
-    It is never NULL, so that NOT is its complement.
-    """
+    """Build the condition of a filter; it is never NULL, so that NOT is its complement."""
     match term:
         case Comparison():
             return _comparison(term, task)

@@ -45,8 +45,6 @@ class RequestRecord(NamedTuple):
 
 
 class Creation(NamedTuple):
-    """A task to create."""
-
     values: Parameters
     request: RequestRecord | None = None
 
@@ -90,8 +88,6 @@ class Target(NamedTuple):
 
 
 class StatusPriorityCount(NamedTuple):
-    """The number of tasks with a status and a priority."""
-
     status: int
     priority: int
     total: int
@@ -208,9 +204,8 @@ class TaskRepository:
     def patch(self, item: Patch, origin: Origin, *, commit: bool = True) -> TaskRow | None:
         """Update some columns of a task in one statement.
 
-        Return None, and write nothing, if that cannot be decided here: the task is not there, is
-        deleted, or has another version or status; a new due date has passed; no value is new; or
-        the request was carried out before.
+        Return None, and write nothing, if the task is absent, deleted, or of another version or
+        status; a new due date has passed; no value is new; or the request was carried out before.
         """
         row = item.values | {"id": item.task_id, "version": item.version}
         requested = [(item.task_id, item.request)] if item.request else []
@@ -274,7 +269,7 @@ class TaskRepository:
     def find_replays(
         self, requests: Sequence[RequestRecord | None], origin: Origin
     ) -> list[TaskRow | None]:
-        """Return, for each request that was carried out before, the task in its current state.
+        """Return for each request its task as it is now, or None if it was not carried out.
 
         Raises: RequestIdReusedError; TaskNotFoundError, when such a task was purged.
         """

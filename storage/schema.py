@@ -60,10 +60,7 @@ def head_revision() -> str:
 
 
 def upgrade(url: str) -> None:
-    """Migrate to the head, one process at a time; adopt the events of a restored dump.
-
-    Raises: DatabaseUnavailableError, SchemaError.
-    """
+    """Migrate to the head, one process at a time. Raises: DatabaseUnavailableError, SchemaError."""
     with _connection(url) as connection:
         check_fit(connection, needs_direct=True)
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})

@@ -1,8 +1,7 @@
 """How statements are compiled, prepared and run.
 
 SQLAlchemy builds a statement; `Statement` compiles it once, and `Session` runs its text on the
-driver's cursor. A statement of the frequent calls is prepared by each session at its first use
-there: PostgreSQL then parses and plans it once, and not for each call.
+driver's cursor. A frequent one is prepared by each session at its first use (docs/decisions/0020).
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Define the tables, as `alembic check` compares them with the migrations.
-
-The constraints repeat the contract's rules (proto/taskservice/v1/task.proto), so that a row that
-breaks them cannot exist, whatever wrote it.
-"""
+"""Define the tables, with the contract's rules (task.proto) as constraints."""
 
 import datetime as dt
 from functools import partial
@@ -77,8 +73,7 @@ tasks = sa.Table(
 
 WRITTEN_COLUMNS = tuple(column for column in tasks.c if column.computed is None)
 
-PENDING, IN_PROGRESS, COMPLETED = 1, 2, 3
-"""Statuses that statements depend on."""
+IN_PROGRESS, COMPLETED = 2, 3
 
 TIMES = ("due_date", "created_at", "updated_at", "completed_at", "deleted_at")
 

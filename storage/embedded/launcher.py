@@ -182,12 +182,10 @@ class EmbeddedPostgres:
 
 
 def _account() -> _Account:
-    """Choose the user of PostgreSQL, which refuses to run as root.
-
-    In a user namespace root is another user and still owns the files. Some containers forbid that.
-    """
+    """Choose the user of PostgreSQL, which refuses to run as root."""
     if os.geteuid() != 0:
         return _Account((), os.geteuid())
+    # In a user namespace root is another user that owns the files. Some containers forbid that.
     probe = subprocess.run([*_IN_USER_NAMESPACE, "true"], check=False, capture_output=True)  # noqa: S603
     if probe.returncode == 0:
         return _Account(_IN_USER_NAMESPACE, 0)

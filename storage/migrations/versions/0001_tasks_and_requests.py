@@ -76,5 +76,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("tasks")
-    op.drop_table("requests")
+    op.execute("DROP TABLE tasks, requests")

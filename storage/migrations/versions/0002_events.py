@@ -46,7 +46,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_index("idx_task_deleted_at", "tasks")
-    op.drop_column("tasks", "xid")
-    op.drop_table("task_events")
-    op.drop_table("event_horizon")
+    op.execute("DROP INDEX idx_task_deleted_at")
+    op.execute("ALTER TABLE tasks DROP xid")
+    op.execute("DROP TABLE task_events, event_horizon")

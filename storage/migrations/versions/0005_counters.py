@@ -101,6 +101,5 @@ def downgrade() -> None:
     for event in (*_EVENTS, "truncate"):
         op.execute(f"DROP TRIGGER count_tasks_on_{event} ON tasks")
         op.execute(f"DROP FUNCTION count_tasks_on_{event}")
-    op.drop_index("idx_task_open_due_date", "tasks")
-    op.drop_table("due_counters")
-    op.drop_table("task_counters")
+    op.execute("DROP INDEX idx_task_open_due_date")
+    op.execute("DROP TABLE due_counters, task_counters")
