@@ -1,9 +1,8 @@
 """Cancel running statements: when their call ends, or when they take too long.
 
-psycopg2's public `connection.cancel()` holds the interpreter's lock until the server answers, so a
-server that does not would stop every thread of the process (docs/decisions/0003). ctypes releases
-the lock. This relies on `psycopg2._psycopg` being the extension module that libpq is linked to;
-`pgconn_ptr` is documented. `pyproject.toml` bounds the version of psycopg2.
+psycopg2's `connection.cancel()` holds the interpreter's lock until the server answers; ctypes
+releases it (docs/decisions/0003). This relies on `psycopg2._psycopg` being the extension module
+that libpq is linked to: `pyproject.toml` bounds the version of psycopg2.
 """
 
 from __future__ import annotations

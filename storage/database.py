@@ -21,7 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from storage.cancellation import Cancellation, StatementTimer, current_call
 from storage.errors import DatabaseUnavailableError, TransactionConflictError
 from storage.pool import Pool, open_connection
-from storage.session import APPLICATION_NAME, is_direct, make_engine
+from storage.session import APPLICATION_NAME, make_engine
 from storage.statement import Parameters, Query, Rows, Session, Statement
 
 _RECYCLE_SECONDS = 3600
@@ -80,7 +80,7 @@ class Database:
         self.replace_connections, self.usage = self._pool.replace_connections, self._pool.usage
 
     def _session(self, connection: DriverConnection, record: ConnectionPoolEntry) -> Session:
-        prepares = self._prepared_statements and is_direct(record.info)
+        prepares = self._prepared_statements and record.info["is_direct"]
         return Session(connection, self._timer, prepares=prepares)
 
     def read(

@@ -49,10 +49,8 @@ class Event(NamedTuple):
     occurred_at: dt.datetime
     before: TaskRow | None
     after: TaskRow
-    matched: tuple[bool, ...] = ()
-    """For each filter of the read, whether the task matched before the write."""
-    matches: tuple[bool, ...] = ()
-    """For each filter of the read, whether the task matches after the write."""
+    matched: tuple[bool, ...] = ()  # Whether each filter of the read matched before the write,
+    matches: tuple[bool, ...] = ()  # and whether it matches after it.
 
 
 class Batch(NamedTuple):
@@ -60,10 +58,8 @@ class Batch(NamedTuple):
 
     events: list[Event]
     position: Position
-    at_head: bool
-    """Whether no further event is settled."""
-    settled: int
-    """The transaction id below which no transaction was running."""
+    at_head: bool  # No further event is settled.
+    settled: int  # The transaction id below which no transaction was running.
 
 
 class Snapshot:

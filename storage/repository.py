@@ -11,18 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from storage import counters
+from storage import counters, errors
 from storage import task_statements as statements
 from storage.database import Database, Transaction
-from storage.errors import (
-    ConstraintError,
-    RequestIdReusedError,
-    TaskExistsError,
-    TaskNotDeletedError,
-    TaskNotFoundError,
-    TransactionConflictError,
-    VersionMismatchError,
-)
 from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, condition, form_of
 from storage.statement import Parameters, Row, Statement
 from storage.tables import TaskRow, absent_last, long_ago, requests, tasks
@@ -128,15 +119,17 @@ class TaskRepository:
         if not items:
             return []
         rows = [item.values for item in items]
-        requested = [(item.values["id"], item.request) for item in items if item.request]
+        requested = [(item.values["id"], item.request) for item in items]
         try:
             written = self._write(statements.CREATE, rows, requested, origin, commit=commit)
-        except ConstraintError as error:
+        except errors.ConstraintError as error:
             replays = self.find_replays([item.request for item in items], origin)
             if not any(replays):
                 if error.constraint != tasks.primary_key.name:
                     raise
-                raise TaskExistsError(self._taken([row["id"] for row in rows])) from error
+                found = self.find([row["id"] for row in rows])
+                taken = next((row["id"] for row in rows if row["id"] in found), rows[0]["id"])
+                raise errors.TaskExistsError(taken) from error
             left = [item for item, row in zip(items, replays, strict=True) if row is None]
             created = iter(self.create(left, origin, commit=commit))
             return [row or next(created) for row in replays]
@@ -146,7 +139,7 @@ class TaskRepository:
         """Return a task, deleted or not. Raises: TaskNotFoundError."""
         rows = self._database.read(statements.BY_ID, {"key": task_id})
         if not rows:
-            raise TaskNotFoundError(task_id)
+            raise errors.TaskNotFoundError(task_id)
         return TaskRow._make(rows[0])
 
     def find(self, task_ids: Sequence[str]) -> dict[str, TaskRow]:
@@ -188,17 +181,17 @@ class TaskRepository:
             for item in items
             if item.alters_row
         ]
-        requested = [(item.row.id, item.request) for item in items if item.request]
-        if not rows and not requested:
+        requested = [(item.row.id, item.request) for item in items]
+        if not rows and not any(item.request for item in items):
             return [item.row for item in items]
         try:
             written = self._write(statements.UPDATE, rows, requested, origin, commit=commit)
-        except ConstraintError as error:
+        except errors.ConstraintError as error:
             if error.constraint != requests.primary_key.name:
                 raise
-            raise VersionMismatchError(items[0].row.id) from error
+            raise errors.VersionMismatchError(items[0].row.id) from error
         if len(written) < len(rows):
-            raise VersionMismatchError(rows[0]["id"])
+            raise errors.VersionMismatchError(rows[0]["id"])
         return [written.get(item.row.id, item.row) for item in items]
 
     def patch(self, item: Patch, origin: Origin, *, commit: bool = True) -> TaskRow | None:
@@ -208,13 +201,11 @@ class TaskRepository:
         status; a new due date has passed; no value is new; or the request was carried out before.
         """
         row = item.values | {"id": item.task_id, "version": item.version}
-        requested = [(item.task_id, item.request)] if item.request else []
+        requested = [(item.task_id, item.request)]
         limits = {"fields": list(item.values), "statuses": item.statuses}
         try:
-            written = self._write(
-                statements.PATCH, [row], requested, origin, commit=commit, others=limits
-            )
-        except ConstraintError as error:
+            written = self._write(statements.PATCH, [row], requested, origin, limits, commit=commit)
+        except errors.ConstraintError as error:
             if error.constraint != requests.primary_key.name:
                 raise
             return None
@@ -290,10 +281,6 @@ class TaskRepository:
         """Return the time by the clock that stamps the rows."""
         return self._database.now()
 
-    def _taken(self, task_ids: Sequence[str]) -> str:
-        found = self.find(task_ids)
-        return next((task_id for task_id in task_ids if task_id in found), task_ids[0])
-
     def _change(
         self, statement: Statement, items: Sequence[Target], origin: Origin
     ) -> list[TaskRow]:
@@ -308,17 +295,17 @@ class TaskRepository:
             found = self.find([item.task_id for item in items])
             for item in items:
                 _check_target(item, found.get(item.task_id), statement)
-        raise TransactionConflictError("other calls keep writing the tasks")
+        raise errors.TransactionConflictError("other calls keep writing the tasks")
 
     def _write(
         self,
         statement: Statement,
         rows: Sequence[Parameters],
-        requests: Sequence[tuple[str, RequestRecord]],
+        requests: Sequence[tuple[str, RequestRecord | None]],
         origin: Origin,
+        others: Parameters | None = None,
         *,
         commit: bool = True,
-        others: Parameters | None = None,
     ) -> dict[str, TaskRow]:
         """Run a write statement; return the rows that it wrote, by id: all, or none."""
         records = [
@@ -328,6 +315,7 @@ class TaskRepository:
                 "fingerprint": f"\\x{request.fingerprint.hex()}",
             }
             for task_id, request in requests
+            if request
         ]
         parameters = origin._asdict() | {
             "rows": _to_json(rows),
@@ -346,11 +334,11 @@ class TaskRepository:
 def _check_target(item: Target, row: TaskRow | None, statement: Statement) -> None:
     is_undelete = statement is statements.UNDELETE
     if row is None or (row.deleted_at is not None and not is_undelete):
-        raise TaskNotFoundError(item.task_id)
+        raise errors.TaskNotFoundError(item.task_id)
     if row.deleted_at is None and is_undelete:
-        raise TaskNotDeletedError(item.task_id)
+        raise errors.TaskNotDeletedError(item.task_id)
     if item.version not in {None, row.version}:
-        raise VersionMismatchError(item.task_id)
+        raise errors.VersionMismatchError(item.task_id)
 
 
 def _replayed(request: RequestRecord | None, found: Mapping[str, Row]) -> TaskRow | None:
@@ -358,9 +346,9 @@ def _replayed(request: RequestRecord | None, found: Mapping[str, Row]) -> TaskRo
         return None
     _, fingerprint, task_id, *row = found[request.request_id]
     if bytes(fingerprint) != request.fingerprint:
-        raise RequestIdReusedError(request.request_id)
+        raise errors.RequestIdReusedError(request.request_id)
     if row[0] is None:
-        raise TaskNotFoundError(task_id, request.request_id)
+        raise errors.TaskNotFoundError(task_id, request.request_id)
     return TaskRow._make(row)
 
 

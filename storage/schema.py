@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from storage.errors import DatabaseUnavailableError
 from storage.event_statements import adopt_restored
-from storage.session import is_direct, make_engine
+from storage.session import make_engine
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -109,7 +109,7 @@ def check_fit(connection: Connection, *, needs_direct: bool) -> None:
             f"the database's encoding is {encoding} and must be UTF8: make it with "
             "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         )
-    if needs_direct and not is_direct(connection.info):
+    if needs_direct and not connection.info["is_direct"]:
         raise SchemaError(
             "a pooler stands before the database: set DATABASE_DIRECT_URL to PostgreSQL itself, "
             "where LISTEN and migrations have sessions of their own"

@@ -82,17 +82,12 @@ def make_engine(
 ) -> Engine:
     """Make an engine whose connections have the session that the service needs.
 
-    PostgreSQL's own statement_timeout is set where no pooler is between; 0 leaves it as it is.
+    Without a pooler `info["is_direct"]` is true and statement_timeout is set; 0 leaves it as it is.
     """
     engine = create_engine(url, connect_args=_arguments(url, application_name), **options)
     milliseconds = int(statement_timeout_seconds * 1000)
     event.listen(engine, "connect", partial(_begin, milliseconds))
     return engine
-
-
-def is_direct(connection_info: dict[object, object]) -> bool:
-    """Return whether a connection, by SQLAlchemy's `info` of it, leads past any pooler."""
-    return bool(connection_info["is_direct"])
 
 
 def parse_time(text: str) -> dt.datetime:

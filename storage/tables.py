@@ -62,8 +62,7 @@ tasks = sa.Table(
     sa.CheckConstraint(
         "(status = 3) = (completed_at IS NOT NULL)", name="completed_at_follows_status"
     ),
-    # Computed by PostgreSQL with functions of a migration, for filters. Stored, as a search without
-    # an index would compute each task's vector (docs/decisions/0016).
+    # Computed by PostgreSQL with functions of a migration, for filters (docs/decisions/0016).
     _required("search", TSVECTOR, sa.Computed("task_search(title, description)", persisted=True)),
     _required("tag_keys", ARRAY(sa.Text), sa.Computed("task_tag_keys(tags)", persisted=True)),
     sa.CheckConstraint("version >= 1", name="version_positive"),
@@ -111,9 +110,8 @@ requests = sa.Table(
     comment="Writes that were asked with a request id and took place",
 )
 
-# Every write inserts an event. Events are ordered by (xid, id), as the numbers of a sequence become
-# visible in another order than they are assigned (docs/decisions/0007). `id` to `payload` have the
-# names that Debezium's event router expects of a transactional outbox.
+# Events are ordered by (xid, id), see docs/decisions/0007. `id` to `payload` have the names that
+# Debezium's event router expects of a transactional outbox.
 task_events = sa.Table(
     "task_events",
     metadata,

@@ -59,9 +59,7 @@ _requests = _rows_of(requests, "requests", "given_requests")
 _principal = sa.bindparam("principal", type_=sa.Text)
 _transaction = sa.func.pg_current_xact_id(type_=Xid8())
 
-# A version is random: a counter restored from a backup, lost in a failover or restarted after a
-# purge would give another state of the task a version that clients still hold.
-# 59 random bits: a positive bigint, and an etag of 15 hexadecimal digits.
+# 59 random bits (docs/decisions/0015): a positive bigint, and an etag of 15 hexadecimal digits.
 _new_version = (
     sa.func.hashtextextended(sa.cast(sa.func.gen_random_uuid(), sa.Text), 0)
     .bitwise_and(sa.literal_column("1152921504606846975"))
