@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from opentelemetry.trace import get_current_span
 from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - used as a type
@@ -49,29 +50,21 @@ class Database:
         direct_url: str | None = None,
         prepared_statements: bool = True,
     ) -> None:
-        self.engine = make_engine(
+        engine = partial(
+            make_engine, application_name=application_name, isolation_level="AUTOCOMMIT"
+        )
+        self._direct = engine(direct_url or url, poolclass=NullPool)
+        self.engine = engine(
             url,
-            application_name=application_name,
             statement_timeout_seconds=statement_timeout_seconds,
-            isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
             pool_size=pool_size,
             max_overflow=max_overflow,
             pool_recycle=_RECYCLE_SECONDS,
             pool_use_lifo=True,
         )
-        self._pool = Pool(
-            self.engine,
-            self._session,
-            limit=pool_size + max_overflow,
-            timeout_seconds=pool_timeout_seconds,
-        )
-        self._direct = make_engine(
-            direct_url or url,
-            application_name=application_name,
-            isolation_level="AUTOCOMMIT",
-            poolclass=NullPool,
-        )
+        limit = pool_size + max_overflow
+        self._pool = Pool(self.engine, self._session, limit, pool_timeout_seconds)
         self._timer = StatementTimer(statement_timeout_seconds)
         self._read_timeout_seconds = read_timeout_seconds
         self._prepared_statements = prepared_statements

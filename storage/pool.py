@@ -41,7 +41,6 @@ class Pool:
         self,
         engine: Engine,
         new_session: Callable[[DriverConnection, ConnectionPoolEntry], Session],
-        *,
         limit: int,
         timeout_seconds: float,
     ) -> None:
@@ -52,7 +51,7 @@ class Pool:
         self._new_session = new_session
         self._limit = limit
         self._timeout_seconds = timeout_seconds
-        self._free = threading.BoundedSemaphore(self._limit)
+        self._free = threading.BoundedSemaphore(limit)
         self._waiting: set[int] = set()
         self._replaced_at = -math.inf
 

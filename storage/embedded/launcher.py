@@ -42,7 +42,7 @@ class _Account(NamedTuple):
     uid: int
 
     def let_into(self, data_dir: Path) -> None:
-        """Let the unprivileged account pass through DATA_DIR to its own folder."""
+        """Let an unprivileged account pass through DATA_DIR to its own folder."""
         if self.prefix == _WITHOUT_PRIVILEGES:
             os.chown(data_dir, -1, _UNPRIVILEGED)
             data_dir.chmod(stat.S_IMODE(data_dir.stat().st_mode) | stat.S_IXGRP)
@@ -96,10 +96,7 @@ class EmbeddedPostgres:
             self._guard = None
 
     def _acquire(self, lock: BinaryIO) -> None:
-        """Lock DATA_DIR; wait for the end of a PostgreSQL whose service has ended.
-
-        Every process started here inherits the lock: it is free when all of them have ended.
-        """
+        """Lock DATA_DIR. All processes started here inherit the lock: it is free when all end."""
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             with contextlib.suppress(BlockingIOError):
