@@ -48,10 +48,6 @@ class Change(NamedTuple):
     request: RequestRecord | None = None
 
     @property
-    def alters_row(self) -> bool:
-        return any(getattr(self.row, name) != value for name, value in self.values.items())
-
-    @property
     def sets_due_date(self) -> bool:
         return bool(self.values["due_date"] != self.row.due_date)
 
@@ -179,7 +175,7 @@ class TaskRepository:
         rows = [
             item.values | {"id": item.row.id, "version": item.row.version}
             for item in items
-            if item.alters_row
+            if item.result != item.row
         ]
         requested = [(item.row.id, item.request) for item in items]
         if not rows and not any(item.request for item in items):
