@@ -1,7 +1,6 @@
 """Statements on PostgreSQL: run and repeat them.
 
-A read is one statement in AUTOCOMMIT, and so is a write: what must happen together stands in one
-statement (WITH …), which is atomic and costs one round trip.
+Reads and writes are single statements in AUTOCOMMIT: what must happen together stands in one.
 """
 
 from __future__ import annotations

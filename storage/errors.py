@@ -106,7 +106,7 @@ def translated(error: Exception, *, is_cancelled: bool = False) -> StorageError:
         return DatabaseUnavailableError(details.message_primary or str(error).strip())
     if details.constraint_name:
         return ConstraintError(details.constraint_name)
-    # Any other message may quote a value; these name nothing but the schema.
+    # The messages of this class name only parts of the schema; others may quote a value.
     names_schema = (sqlstate or "").startswith(_SYNTAX_OR_ACCESS_CLASS)
     return StatementFailedError(sqlstate, details.message_primary if names_schema else None)
 

@@ -162,18 +162,20 @@ def _with_event(
 CREATE = _created()
 
 
-def _content(values: Mapping[str, AnyColumn]) -> dict[str, AnyColumn]:
-    completed_at = sa.func.coalesce(tasks.c.completed_at, _write_time)
-    return {**values, "completed_at": sa.case((values["status"] == COMPLETED, completed_at))}
-
-
 _is_deleted = tasks.c.deleted_at.is_not(None)
-UPDATE = _updated(
-    "updated",
-    ~_is_deleted,
-    _content({name: _given.c[name] for name in _CONTENT}),
-    tasks.c.id == _given.c.id,
-)
+
+
+def _content_updated(
+    values: Mapping[str, AnyColumn], *conditions: sa.ColumnElement[bool]
+) -> Statement:
+    first_completed_at = sa.func.coalesce(tasks.c.completed_at, _write_time)
+    completed_at = sa.case((values["status"] == COMPLETED, first_completed_at))
+    may_be_written = sa.and_(~_is_deleted, *conditions)
+    written = {**values, "completed_at": completed_at}
+    return _updated("updated", may_be_written, written, tasks.c.id == _given.c.id)
+
+
+UPDATE = _content_updated({name: _given.c[name] for name in _CONTENT})
 
 # Some columns of a task, merged and checked in the statement.
 _patched = {
@@ -194,12 +196,7 @@ _may_be_patched = sa.exists().where(
     ),
     sa.or_(*(value.is_distinct_from(tasks.c[name]) for name, value in _patched.items())),
 )
-PATCH = _updated(
-    "updated",
-    sa.and_(~_is_deleted, _may_be_patched),
-    _content(_patched),
-    tasks.c.id == _given.c.id,
-)
+PATCH = _content_updated(_patched, _may_be_patched)
 
 DELETE = _updated("deleted", ~_is_deleted, {"deleted_at": _write_time})
 UNDELETE = _updated("undeleted", _is_deleted, {"deleted_at": sa.null()})

@@ -48,9 +48,8 @@ _EVENTS = {
 def _add(rows: str, slot: str) -> str:
     """Return the statement that adds rows with a `change` to the counters.
 
-    What is due in a past hour is counted as due long ago: hours that have passed need no counter.
-    The order of the rows is one for all writers, so that they cannot wait for each other in a
-    circle.
+    What is due in a past hour is counted as due long ago. All writers have one order of rows, so
+    that they cannot wait for each other in a circle.
     """
     return f"""
         WITH changed AS MATERIALIZED ({rows}),
