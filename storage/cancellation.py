@@ -1,9 +1,8 @@
 """Cancel running statements: when their call ends, or when they take too long.
 
-psycopg2's public `connection.cancel()` holds the interpreter's lock until the server answers, so a
-server that does not would stop every thread of the process (docs/decisions/0003). ctypes releases
-the lock. This relies on `psycopg2._psycopg` being the extension module that libpq is linked to;
-`pgconn_ptr` is documented. `pyproject.toml` bounds the version of psycopg2.
+psycopg2's `connection.cancel()` holds the interpreter's lock until the server answers; ctypes
+releases it (docs/decisions/0003). This relies on `psycopg2._psycopg` being the extension module
+that libpq is linked to: `pyproject.toml` bounds the version of psycopg2.
 """
 
 from __future__ import annotations
@@ -50,10 +49,9 @@ class CancelRequest:
 class Cancellation:
     """Cancel the statements of one call.
 
-    As a context manager it covers the statements of its thread. `cancel` may be called from any
-    thread, before, during or after a statement. It never hits a statement of another call: the
-    connection is not returned to the pool while a cancel request is under way.
-    `seconds` bounds the wait for a connection.
+    As a context manager it covers the statements of its thread; `seconds` bounds the wait for a
+    connection. `cancel` may be called from any thread at any time. It never hits another call: no
+    connection is returned to the pool while a cancel request is under way.
     """
 
     def __init__(self, seconds: float = math.inf) -> None:
@@ -64,12 +62,12 @@ class Cancellation:
         self.ended = False
 
     def __enter__(self) -> Cancellation:
-        self._token = _current.set(self)
+        self._token = current_call.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.ended = True
-        _current.reset(self._token)
+        current_call.reset(self._token)
 
     @property
     def seconds_left(self) -> float:
@@ -80,23 +78,16 @@ class Cancellation:
         with self._changed:
             self.cancelled = True
             if self._running is not None:
-                self._end(self._running)
+                self.end(self._running)
 
     def end(self, statement: RunningStatement) -> None:
-        """Cancel this statement if it still runs; later ones are allowed. May block."""
-        with self._changed:
-            self._end(statement)
-
-    def _end(self, statement: RunningStatement) -> None:
-        """Send cancel requests until the statement has ended.
-
-        PostgreSQL ignores a request that arrives before its statement.
-        """
-        for pause_seconds in _PAUSES_SECONDS:
-            if self._running is not statement:
-                return
-            statement.cancel_request.send()
-            self._changed.wait(pause_seconds)
+        """Send cancel requests until this statement has ended; later ones may run. May block."""
+        with self._changed:  # PostgreSQL ignores a request that arrives before its statement.
+            for pause_seconds in _PAUSES_SECONDS:
+                if self._running is not statement:
+                    return
+                statement.cancel_request.send()
+                self._changed.wait(pause_seconds)
 
     def set_running(self, statement: RunningStatement | None) -> None:
         """Note the statement that begins, or None at its end. Raises: StatementCancelledError."""
@@ -107,12 +98,7 @@ class Cancellation:
             self._changed.notify()
 
 
-_current: ContextVar[Cancellation | None] = ContextVar("cancellation", default=None)
-
-
-def current_call() -> Cancellation | None:
-    """Return the cancellation of the call on this thread."""
-    return _current.get()
+current_call: ContextVar[Cancellation | None] = ContextVar("current_call", default=None)
 
 
 class RunningStatement:
@@ -145,8 +131,7 @@ class RunningStatement:
 class StatementTimer:
     """Cancel statements from threads of its own: at their deadline, or at the end of their call.
 
-    PostgreSQL's statement_timeout is only a second line: behind a pooler that assigns sessions per
-    transaction it is not set. It ends the statements of a killed process.
+    PostgreSQL's statement_timeout is not set behind a pooler (docs/decisions/0017).
     """
 
     def __init__(self, seconds: float) -> None:

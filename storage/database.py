@@ -1,7 +1,6 @@
 """Statements on PostgreSQL: run and repeat them.
 
-A read is one statement in AUTOCOMMIT, and so is a write: what must happen together stands in one
-statement (WITH …), which is atomic and costs one round trip.
+Reads and writes are single statements in AUTOCOMMIT: what must happen together stands in one.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from opentelemetry.trace import get_current_span
 from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - used as a type
@@ -21,7 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from storage.cancellation import Cancellation, StatementTimer, current_call
 from storage.errors import DatabaseUnavailableError, TransactionConflictError
 from storage.pool import Pool, open_connection
-from storage.session import APPLICATION_NAME, is_direct, make_engine
+from storage.session import APPLICATION_NAME, make_engine
 from storage.statement import Parameters, Query, Rows, Session, Statement
 
 _RECYCLE_SECONDS = 3600
@@ -49,29 +49,21 @@ class Database:
         direct_url: str | None = None,
         prepared_statements: bool = True,
     ) -> None:
-        self.engine = make_engine(
+        engine = partial(
+            make_engine, application_name=application_name, isolation_level="AUTOCOMMIT"
+        )
+        self._direct = engine(direct_url or url, poolclass=NullPool)
+        self.engine = engine(
             url,
-            application_name=application_name,
             statement_timeout_seconds=statement_timeout_seconds,
-            isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
             pool_size=pool_size,
             max_overflow=max_overflow,
             pool_recycle=_RECYCLE_SECONDS,
             pool_use_lifo=True,
         )
-        self._pool = Pool(
-            self.engine,
-            self._session,
-            limit=pool_size + max_overflow,
-            timeout_seconds=pool_timeout_seconds,
-        )
-        self._direct = make_engine(
-            direct_url or url,
-            application_name=application_name,
-            isolation_level="AUTOCOMMIT",
-            poolclass=NullPool,
-        )
+        limit = pool_size + max_overflow
+        self._pool = Pool(self.engine, self._session, limit, pool_timeout_seconds)
         self._timer = StatementTimer(statement_timeout_seconds)
         self._read_timeout_seconds = read_timeout_seconds
         self._prepared_statements = prepared_statements
@@ -80,7 +72,7 @@ class Database:
         self.replace_connections, self.usage = self._pool.replace_connections, self._pool.usage
 
     def _session(self, connection: DriverConnection, record: ConnectionPoolEntry) -> Session:
-        prepares = self._prepared_statements and is_direct(record.info)
+        prepares = self._prepared_statements and record.info["is_direct"]
         return Session(connection, self._timer, prepares=prepares)
 
     def read(
@@ -89,11 +81,10 @@ class Database:
         """Run a statement that changes nothing; repeat it once if the connection was lost.
 
         A call's read ends after `seconds` or the read timeout, whichever is less.
-
         Raises: DatabaseUnavailableError, StatementTimeoutError, StatementCancelledError,
             TransactionConflictError.
         """
-        if current_call() is not None:
+        if current_call.get() is not None:
             seconds = min(seconds, self._read_timeout_seconds)
         try:
             return self._run(query, parameters, seconds=seconds)
@@ -107,9 +98,8 @@ class Database:
     ) -> Rows:
         """Run a statement that changes data, wholly or not at all.
 
-        Without `commit` it runs, returns its rows, and is rolled back. It is not repeated when the
-        connection was lost: it may have been committed.
-
+        Without `commit` it is rolled back. It is not repeated when the connection was lost: it may
+        have been committed.
         Raises: as `read`, ConstraintError.
         """
         return self._run(query, parameters, commit=commit)
@@ -129,7 +119,9 @@ class Database:
                     with self.transaction(commits=False) as transaction:
                         return transaction.read(query, parameters)
                 with self._pool.connect() as session:
-                    return session.run(current_call() or Cancellation(), query, parameters, seconds)
+                    return session.run(
+                        current_call.get() or Cancellation(), query, parameters, seconds
+                    )
             except TransactionConflictError:
                 if attempt == _CONFLICT_ATTEMPTS - 1:
                     raise
@@ -139,10 +131,7 @@ class Database:
 
     @contextmanager
     def transaction(self, *, commits: bool = True) -> Iterator[Transaction]:
-        """Open a transaction that is committed at the end of the block.
-
-        Raises: as `write`; any of these ends the transaction.
-        """
+        """Open a transaction, committed at the end of the block. Raises: as `write`."""
         with self._pool.connect() as session, session.transaction():
             transaction = Transaction(session, commits=commits)
             yield transaction
@@ -156,10 +145,7 @@ class Database:
             yield bool(transaction.read(_LOCK_ALONE, {"key": key})[0][0])
 
     def dedicated_connection(self, statement: str) -> DriverConnection:
-        """Open a connection outside the pool, by the direct URL, and run a statement on it.
-
-        Raises: DatabaseUnavailableError.
-        """
+        """Open a connection past pool and pooler, and run a statement on it. Raises: as `write`."""
         pooled = open_connection(self._direct)
         connection = pooled.driver_connection
         assert isinstance(connection, DriverConnection)  # noqa: S101 - by the URL's driver
@@ -168,13 +154,7 @@ class Database:
         return connection
 
     def now(self) -> dt.datetime:
-        """Return the time by PostgreSQL's clock, which stamps the rows, to some milliseconds.
-
-        The clock is read once a minute and advanced by the monotonic clock: no round trip for each
-        call, and no dependence on the clock of this machine.
-
-        Raises: as `read`.
-        """
+        """Return PostgreSQL's time, read once a minute and advanced by the monotonic clock."""
         database_time, read_at = self._clock
         if time.monotonic() - read_at > _CLOCK_TRUSTED_SECONDS:
             self._clock = database_time, read_at = self.read(_CLOCK)[0][0], time.monotonic()
@@ -190,7 +170,7 @@ class Transaction:
 
     def __init__(self, session: Session, *, commits: bool) -> None:
         self._session = session
-        self._call = current_call() or Cancellation()
+        self._call = current_call.get() or Cancellation()
         self.commits = commits
 
     def read(self, query: Query, parameters: Parameters | None = None) -> Rows:

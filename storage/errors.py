@@ -1,4 +1,15 @@
-"""Exceptions of storage, in terms of tasks; none is a driver's."""
+"""Exceptions of storage, in terms of tasks, and the translation of the driver's errors to them."""
+
+import psycopg2
+
+# SQLSTATE: a primary that became a replica; shutdown, crash, start-up, dropped database and idle
+# timeouts; too few connections or too little memory. Class 08 is "connection exception".
+_UNAVAILABLE = {"25006", "57P01", "57P02", "57P03", "57P04", "57P05"}
+_UNAVAILABLE_CLASSES = {"08", "53"}
+_SHORT_OF_RESOURCES = {"53000", "53100", "53200", "53400"}
+_CONFLICT = {"40001", "40P01"}
+_QUERY_CANCELED = "57014"
+_SYNTAX_OR_ACCESS_CLASS = "42"
 
 
 class StorageError(Exception):
@@ -6,7 +17,7 @@ class StorageError(Exception):
 
 
 class TaskError(StorageError):
-    """An error about one task; it may be known by the request that wrote it."""
+    """An error about one task, or about the request that wrote it."""
 
     def __init__(self, task_id: str, request_id: str = "") -> None:
         super().__init__(task_id)
@@ -79,3 +90,34 @@ class StatementFailedError(StorageError):
 
     def __init__(self, sqlstate: str | None, message: str | None) -> None:
         super().__init__(f"{sqlstate}: {message}")
+
+
+def translated(error: Exception, *, is_cancelled: bool = False) -> StorageError:
+    """Return the StorageError to raise `from None`: the driver's text may quote the row."""
+    error = getattr(error, "orig", error)
+    if not isinstance(error, psycopg2.Error):
+        return StatementFailedError(None, type(error).__name__)
+    sqlstate, details = error.pgcode, error.diag
+    if sqlstate == _QUERY_CANCELED:
+        return StatementCancelledError() if is_cancelled else StatementTimeoutError()
+    if sqlstate in _CONFLICT:
+        return TransactionConflictError(details.message_primary)
+    if _is_unavailable(error):
+        return DatabaseUnavailableError(details.message_primary or str(error).strip())
+    if details.constraint_name:
+        return ConstraintError(details.constraint_name)
+    # The messages of this class name only parts of the schema; others may quote a value.
+    names_schema = (sqlstate or "").startswith(_SYNTAX_OR_ACCESS_CLASS)
+    return StatementFailedError(sqlstate, details.message_primary if names_schema else None)
+
+
+def ends_connection(error: BaseException) -> bool:
+    """Return whether the connections to the server must be replaced after this error."""
+    return getattr(error, "pgcode", None) not in _SHORT_OF_RESOURCES and _is_unavailable(error)
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    sqlstate = getattr(error, "pgcode", None)
+    if sqlstate is None:  # No answer of the server: the socket is closed, or was never opened.
+        return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return sqlstate in _UNAVAILABLE or sqlstate[:2] in _UNAVAILABLE_CLASSES

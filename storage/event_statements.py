@@ -6,7 +6,6 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy import column
 from sqlalchemy.dialects.postgresql import array
 
 from storage.query import Filter, condition
@@ -30,8 +29,6 @@ _LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 
 
 class EventRow(NamedTuple):
-    """A row of `task_events`."""
-
     xid: int
     id: int
     aggregateid: str
@@ -58,9 +55,8 @@ _written = sa.func.jsonb_extract_path_text(task_events.c.payload, "after", "vers
 _version = sa.func.coalesce(sa.cast(_written, sa.BigInteger), 0)
 _horizon_place = sa.tuple_(event_horizon.c.xid, event_horizon.c.id)
 
-_snapshot = sa.select(
-    sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot(), type_=Xid8()).label("xmin"),
-).subquery("snapshot")
+_xmin = sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot(), type_=Xid8())
+_snapshot = sa.select(_xmin.label("xmin")).subquery("snapshot")
 _is_settled = task_events.c.xid < _snapshot.c.xmin
 
 
@@ -101,18 +97,13 @@ _is_known = sa.or_(
 _age = sa.func.extract("epoch", sa.func.clock_timestamp() - sa.func.min(task_events.c.occurred_at))
 LAG = Statement(
     "stream lag",
-    sa.select(sa.func.coalesce(_age, 0)).where(
-        task_events.c.xid >= sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot(), type_=Xid8())
-    ),
+    sa.select(sa.func.coalesce(_age, 0)).where(task_events.c.xid >= _xmin),
 )
 
 
 @lru_cache(maxsize=_CACHED_STATEMENTS)
 def stream(filters: tuple[Filter, ...]) -> Statement:
-    """Select the next settled events, and evaluate filters on each.
-
-    Without an event there is one row with NULLs: it says how far the stream is settled.
-    """
+    """Select the next settled events, with filters; without any, one row with NULLs."""
     event = (
         sa.select(*_EVENT)
         .where(_is_behind, _is_settled)
@@ -140,26 +131,18 @@ def _with_matches(
     event: sa.FromClause,
     filters: tuple[Filter, ...],
 ) -> AnySelect:
-    matches = []
     for side, name in (("before", "matched"), ("after", "matches")) if filters else ():
         # The conditions of lists, on the row in the event's payload.
         state = sa.func.jsonb_populate_record(
             sa.literal_column("NULL::tasks"), event.c.payload[side]
-        ).table_valued(*(column(c.name, c.type) for c in WRITTEN_COLUMNS), name=side)
+        ).table_valued(*(sa.column(c.name, c.type) for c in WRITTEN_COLUMNS), name=side)
         source = source.join(state, sa.true())
-        matches.append(_matches(filters, state).label(name))
-    return sa.select(*columns, *matches).select_from(source).order_by(event.c.xid, event.c.id)
-
-
-def _matches(filters: Sequence[Filter], state: sa.FromClause) -> AnyColumn:
-    present = sa.and_(state.c.id.is_not(None), state.c.deleted_at.is_(None))
-    return array(
-        [
-            sa.case((sa.and_(present, condition(filter_, state)), True), else_=False)
-            for filter_ in filters
-        ],
-        type_=sa.Boolean,
-    )
+        exists = sa.and_(state.c.id.is_not(None), state.c.deleted_at.is_(None))
+        conditions = [sa.and_(exists, condition(filter_, state)) for filter_ in filters]
+        cases = [sa.case((matches, True), else_=False) for matches in conditions]
+        answers: AnyColumn = array(cases, type_=sa.Boolean)
+        columns = [*columns, answers.label(name)]
+    return sa.select(*columns).select_from(source).order_by(event.c.xid, event.c.id)
 
 
 @lru_cache(maxsize=_CACHED_STATEMENTS)
@@ -192,14 +175,10 @@ def _undeleted(filter_: Filter | None, *, is_first: bool) -> AnySelect:
 def _with_snapshot(page: AnySelect) -> AnySelect:
     """Add the snapshot to each row; without a task there is one row with NULLs."""
     rows = page.lateral("page")
-    snapshot = sa.select(sa.func.pg_current_snapshot().cast(sa.Text).label("seen")).subquery(
-        "snapshot"
-    )
-    return (
-        sa.select(snapshot.c.seen, *rows.c)
-        .select_from(snapshot.outerjoin(rows, sa.true()))
-        .order_by(rows.c.id)
-    )
+    seen = sa.func.pg_current_snapshot().cast(sa.Text).label("seen")
+    snapshot = sa.select(seen).subquery("snapshot")
+    joined = snapshot.outerjoin(rows, sa.true())
+    return sa.select(snapshot.c.seen, *rows.c).select_from(joined).order_by(rows.c.id)
 
 
 # The first events, up to one that is not old: the events that are kept have no gap.
@@ -238,8 +217,7 @@ TRIM = Statement(
 def adopt_restored(connection: sa.Connection) -> bool:
     """Move events of another server's dump into the past, if its transaction ids are ahead.
 
-    Each task's history keeps the order of `id`; streams cannot be resumed in it. Returns whether
-    anything was moved.
+    Each task's history keeps the order of `id`; streams cannot be resumed in it.
     """
     future = sa.func.pg_snapshot_xmax(sa.func.pg_current_snapshot(), type_=Xid8())
 
@@ -249,10 +227,8 @@ def adopt_restored(connection: sa.Connection) -> bool:
     if not connection.scalar(sa.select(sa.or_(*map(ahead, (task_events, event_horizon, tasks))))):
         return False
     connection.execute(sa.update(task_events).values(xid=sa.literal_column("'1'")))
-    connection.execute(
-        sa.update(tasks).where(tasks.c.xid >= future).values(xid=sa.literal_column("'0'"))
-    )
-    connection.execute(
-        sa.update(event_horizon).values(xid=sa.func.pg_current_xact_id(), id=0, version=0)
-    )
+    settled = sa.update(tasks).where(tasks.c.xid >= future)
+    connection.execute(settled.values(xid=sa.literal_column("'0'")))
+    now = sa.func.pg_current_xact_id()
+    connection.execute(sa.update(event_horizon).values(xid=now, id=0, version=0))
     return True

@@ -1,16 +1,11 @@
 """The events that writes leave: the history of a task, and the stream that watches follow.
 
-Events are ordered by (xid, id), where xid is a transaction id. Transactions commit in another order
-than they take their ids; but once no transaction below an id runs any more, no event can appear
-below it. A stream is read up to there (`pg_snapshot_xmin`), so each event is read exactly once.
+Events are ordered by (xid, id), where xid is a transaction id. A stream is read up to the oldest
+running transaction (`pg_snapshot_xmin`), below which no event can appear any more.
 
-The events of one task are in the order of its writes: each has the xid of its own transaction or of
-the event before it, whichever is greater. docs/decisions/0007 has the reasons.
-
-A position is that of an event that was read, so its transaction is on disk; PostgreSQL reuses the
-ids of others after a crash. A position contains the random version that the event left: after a
-restored backup, or a failover that lost writes, other events have the same xid and id, and a
-position of the lost timeline must not be resumed.
+A position contains the random version that its event left: after a restored backup, or a failover
+that lost writes, other events have the same xid and id, and such a position must not be resumed.
+docs/decisions/0007 has the reasons.
 """
 
 import datetime as dt
@@ -34,10 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Position(NamedTuple):
-    """A place in the stream of events: behind the event with this xid and id.
-
-    `version` is the one that the event gave to its task; 0 for the beginning of the stream.
-    """
+    """The place behind an event, with the version that it left; 0 at the stream's beginning."""
 
     xid: int
     id: int
@@ -57,10 +49,8 @@ class Event(NamedTuple):
     occurred_at: dt.datetime
     before: TaskRow | None
     after: TaskRow
-    matched: tuple[bool, ...] = ()
-    """For each filter of the read, whether the task matched before the write."""
-    matches: tuple[bool, ...] = ()
-    """For each filter of the read, whether the task matches after the write."""
+    matched: tuple[bool, ...] = ()  # Whether each filter of the read matched before the write,
+    matches: tuple[bool, ...] = ()  # and whether it matches after it.
 
 
 class Batch(NamedTuple):
@@ -68,10 +58,8 @@ class Batch(NamedTuple):
 
     events: list[Event]
     position: Position
-    at_head: bool
-    """Whether no further event is settled."""
-    settled: int
-    """The transaction id below which no transaction was running."""
+    at_head: bool  # No further event is settled.
+    settled: int  # The transaction id below which no transaction was running.
 
 
 class Snapshot:
@@ -163,11 +151,9 @@ class EventLog:
     def read(
         self, position: Position, *, limit: int, filters: tuple[Filter | None, ...] = ()
     ) -> Batch:
-        """Return the events behind a position, and whether each filter matches them.
+        """Return the readable events behind a position, and whether each filter matches them.
 
-        Unreadable events are omitted.
-        Raises: EventsRemovedError, when events behind the position were removed, or when the
-            position is not of this database's timeline.
+        Raises: EventsRemovedError, also when the position is not of this database's timeline.
         """
         try:
             return self._read(position, limit, filters)
@@ -214,10 +200,7 @@ class EventLog:
         limit: int,
         seconds: float = math.inf,
     ) -> InitialPage:
-        """Return the next tasks that match, in the order of their ids.
-
-        Raises: StatementTimeoutError, when they are not found within `seconds`.
-        """
+        """Return the next tasks that match, by their ids. Raises: StatementTimeoutError."""
         form = form_of(filter_)
         statement = statements.initial_page(form.filter_, is_first=after is None)
         parameters = form.values | {"after": after, "limit": limit}
@@ -235,10 +218,7 @@ class EventLog:
         return InitialPage(found, rows[0][-1], Snapshot(rows[0][0]))
 
     def lag_seconds(self) -> float:
-        """Return the age of the oldest event that is not settled; 0 without one.
-
-        It waits for a transaction that began before it, in any database of the server.
-        """
+        """Return the age of the oldest event that is not settled; 0 without one."""
         return float(self._database.read(statements.LAG)[0][0])
 
     def trim(self, *, older_than: dt.timedelta, limit: int = 1000) -> int:
@@ -272,8 +252,7 @@ def _report_unreadable(position: Position, error_type: type[Exception]) -> None:
 
 
 def _event(row: EventRow, filters: Sequence[Filter | None], matches: _Matches) -> Event:
-    before = row.payload.get("before")
-    before = None if before is None else _task_row(before)
+    before = _task_row(row.payload["before"]) if row.payload.get("before") is not None else None
     after = _task_row(row.payload["after"])
     return Event(
         position=_position(row),

@@ -1,11 +1,11 @@
 """Metrics and spans of storage: statements by operation, and the wait for connections.
 
-Names and bounds are OpenTelemetry's semantic conventions for database clients, as Prometheus spells
-them. A statement has a span of its own within a call that is sampled.
+Names and bounds are OpenTelemetry's semantic conventions for database clients.
 """
 
 import time
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import cache
 
 from opentelemetry.trace import Span, SpanKind, StatusCode, get_current_span, get_tracer
@@ -35,14 +35,12 @@ unreadable_events = Counter(
 _tracer = get_tracer("storage")
 
 
+@dataclass(slots=True)
 class Spent:
     """The seconds that a call has spent in the database, and in waiting for a connection."""
 
-    __slots__ = ("in_database", "waiting")
-
-    def __init__(self) -> None:
-        self.in_database = 0.0
-        self.waiting = 0.0
+    in_database: float = 0.0
+    waiting: float = 0.0
 
 
 # What the call on this thread has spent. It is not reset: the next call has its own.

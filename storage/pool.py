@@ -16,8 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from storage import measures
 from storage.cancellation import current_call
-from storage.errors import DatabaseUnavailableError
-from storage.failures import translated
+from storage.errors import DatabaseUnavailableError, translated
 from storage.statement import Session
 
 _IDLE_SECONDS_TRUSTED = 30.0
@@ -35,15 +34,13 @@ class PoolUsage(NamedTuple):
 class Pool:
     """The connections of an engine, each with a session made by `new_session`.
 
-    SQLAlchemy's pool waits equally long for every caller. Here a semaphore of the same size stands
-    before it, so that a call waits no longer than it has time.
+    A semaphore of the size of SQLAlchemy's pool bounds each wait by the time that the call has.
     """
 
     def __init__(
         self,
         engine: Engine,
         new_session: Callable[[DriverConnection, ConnectionPoolEntry], Session],
-        *,
         limit: int,
         timeout_seconds: float,
     ) -> None:
@@ -54,7 +51,7 @@ class Pool:
         self._new_session = new_session
         self._limit = limit
         self._timeout_seconds = timeout_seconds
-        self._free = threading.BoundedSemaphore(self._limit)
+        self._free = threading.BoundedSemaphore(limit)
         self._waiting: set[int] = set()
         self._replaced_at = -math.inf
 
@@ -87,8 +84,7 @@ class Pool:
             measures.add_wait(time.perf_counter() - began)
 
     def _acquire(self) -> None:
-        call = current_call()
-        seconds = self._timeout_seconds
+        call, seconds = current_call.get(), self._timeout_seconds
         if call is not None:
             seconds = min(seconds, call.seconds_left)
         if not self._free.acquire(timeout=seconds):
@@ -113,10 +109,9 @@ class Pool:
     def _validate(
         self, connection: DriverConnection, record: ConnectionPoolEntry, _proxy: object
     ) -> None:
-        """Replace a lost connection before a caller gets it, without a round trip for a live one.
+        """Replace a lost connection before its use, without a round trip for a live one.
 
-        A readable idle connection was closed by the server, and one that was idle for long may be
-        lost without notice: these two are queried.
+        A readable one was closed by the server; one that was idle for long may be lost unnoticed.
         """
         if record.info["opened_at"] <= self._replaced_at:
             raise DisconnectionError

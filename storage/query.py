@@ -1,7 +1,6 @@
 """Build the SQL of lists: filters, which are typed trees, orders and cursors.
 
-Values are bound parameters and names come from the tables: no text of a client becomes SQL. Which
-filters clients may write is defined in `server/tasks/filters.py`.
+Values are bound parameters and names come from the tables: no text of a client becomes SQL.
 """
 
 from __future__ import annotations
@@ -63,10 +62,7 @@ class HasTag:
 
 @dataclass(frozen=True, slots=True)
 class HasWords:
-    """The words stand side by side in the field; in title or description when it is None.
-
-    Of a prefix the last word is only the beginning of one.
-    """
+    """The words in sequence, in one field or in either; of a prefix, the last is a beginning."""
 
     words: str
     field: str | None = None
@@ -130,10 +126,7 @@ def cursor_at(row: TaskRow, order: Sequence[Sort]) -> Cursor:
 
 
 class Form(NamedTuple):
-    """A filter and a cursor with parameters in place of values, and the values by name.
-
-    Queries of one form share a statement.
-    """
+    """A filter and a cursor with parameters for values, by which queries share a statement."""
 
     filter_: Filter | None
     cursor: Cursor | None
@@ -177,10 +170,7 @@ def _bound(value: Value, type_: TypeEngine[Any]) -> AnyColumn:
 
 
 def condition(term: Filter, task: sa.FromClause = tasks) -> sa.ColumnElement[bool]:
-    """Build the condition of a filter, on a row with the columns of `tasks`.
-
-    It is never NULL, so that NOT is its complement.
-    """
+    """Build the condition of a filter; it is never NULL, so that NOT is its complement."""
     match term:
         case Comparison():
             return _comparison(term, task)
@@ -220,10 +210,7 @@ def _presence(column: AnyColumn) -> sa.ColumnElement[bool]:
         return column.is_not(None)
     if column.key == "tags":
         return sa.func.cardinality(column) > 0
-    return column != "" if column.key in _TEXTS else sa.literal(value=True)
-
-
-_TEXTS = {"title", "description", "assigned_to", "created_by"}
+    return column != "" if isinstance(column.type, sa.Text) else sa.literal(value=True)
 
 
 def _tag_keys(task: sa.FromClause) -> AnyColumn:
@@ -245,10 +232,9 @@ _WEIGHTS = {None: "", "title": "A", "description": "D"}
 
 
 def _words(term: HasWords, task: sa.FromClause) -> sa.ColumnElement[bool]:
-    """Build the condition of a search.
+    """Build the condition of a search; a text without words matches no task.
 
-    PostgreSQL writes a phrase as 'one' <-> 'two'; a label behind a word restricts it to a weight. A
-    text without words matches no task.
+    PostgreSQL writes a phrase as 'one' <-> 'two'; a label behind a word restricts it to a weight.
     """
     words = sa.func.task_words(_bound(term.words, sa.Text()))
     phrase: AnyColumn = sa.func.phraseto_tsquery(SEARCH_CONFIG, words)

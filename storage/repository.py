@@ -11,18 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from storage import counters
+from storage import counters, errors
 from storage import task_statements as statements
 from storage.database import Database, Transaction
-from storage.errors import (
-    ConstraintError,
-    RequestIdReusedError,
-    TaskExistsError,
-    TaskNotDeletedError,
-    TaskNotFoundError,
-    TransactionConflictError,
-    VersionMismatchError,
-)
 from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, condition, form_of
 from storage.statement import Parameters, Row, Statement
 from storage.tables import TaskRow, absent_last, long_ago, requests, tasks
@@ -45,8 +36,6 @@ class RequestRecord(NamedTuple):
 
 
 class Creation(NamedTuple):
-    """A task to create."""
-
     values: Parameters
     request: RequestRecord | None = None
 
@@ -57,10 +46,6 @@ class Change(NamedTuple):
     row: TaskRow
     values: Parameters
     request: RequestRecord | None = None
-
-    @property
-    def alters_row(self) -> bool:
-        return any(getattr(self.row, name) != value for name, value in self.values.items())
 
     @property
     def sets_due_date(self) -> bool:
@@ -90,8 +75,6 @@ class Target(NamedTuple):
 
 
 class StatusPriorityCount(NamedTuple):
-    """The number of tasks with a status and a priority."""
-
     status: int
     priority: int
     total: int
@@ -113,10 +96,7 @@ class PurgePreview(NamedTuple):
 
 
 class TaskRepository:
-    """The tasks of one database; ids are in lower case.
-
-    `on_write` is called after each write that left events.
-    """
+    """The tasks of one database, by ids in lower case; calls `on_write` after writes."""
 
     def __init__(
         self, database: Database | Transaction, on_write: Callable[[], None] = lambda: None
@@ -135,15 +115,17 @@ class TaskRepository:
         if not items:
             return []
         rows = [item.values for item in items]
-        requested = [(item.values["id"], item.request) for item in items if item.request]
+        requested = [(item.values["id"], item.request) for item in items]
         try:
             written = self._write(statements.CREATE, rows, requested, origin, commit=commit)
-        except ConstraintError as error:
+        except errors.ConstraintError as error:
             replays = self.find_replays([item.request for item in items], origin)
             if not any(replays):
                 if error.constraint != tasks.primary_key.name:
                     raise
-                raise TaskExistsError(self._taken([row["id"] for row in rows])) from error
+                found = self.find([row["id"] for row in rows])
+                taken = next((row["id"] for row in rows if row["id"] in found), rows[0]["id"])
+                raise errors.TaskExistsError(taken) from error
             left = [item for item, row in zip(items, replays, strict=True) if row is None]
             created = iter(self.create(left, origin, commit=commit))
             return [row or next(created) for row in replays]
@@ -153,7 +135,7 @@ class TaskRepository:
         """Return a task, deleted or not. Raises: TaskNotFoundError."""
         rows = self._database.read(statements.BY_ID, {"key": task_id})
         if not rows:
-            raise TaskNotFoundError(task_id)
+            raise errors.TaskNotFoundError(task_id)
         return TaskRow._make(rows[0])
 
     def find(self, task_ids: Sequence[str]) -> dict[str, TaskRow]:
@@ -193,36 +175,33 @@ class TaskRepository:
         rows = [
             item.values | {"id": item.row.id, "version": item.row.version}
             for item in items
-            if item.alters_row
+            if item.result != item.row
         ]
-        requested = [(item.row.id, item.request) for item in items if item.request]
-        if not rows and not requested:
+        requested = [(item.row.id, item.request) for item in items]
+        if not rows and not any(item.request for item in items):
             return [item.row for item in items]
         try:
             written = self._write(statements.UPDATE, rows, requested, origin, commit=commit)
-        except ConstraintError as error:
+        except errors.ConstraintError as error:
             if error.constraint != requests.primary_key.name:
                 raise
-            raise VersionMismatchError(items[0].row.id) from error
+            raise errors.VersionMismatchError(items[0].row.id) from error
         if len(written) < len(rows):
-            raise VersionMismatchError(rows[0]["id"])
+            raise errors.VersionMismatchError(rows[0]["id"])
         return [written.get(item.row.id, item.row) for item in items]
 
     def patch(self, item: Patch, origin: Origin, *, commit: bool = True) -> TaskRow | None:
         """Update some columns of a task in one statement.
 
-        Return None, and write nothing, if that cannot be decided here: the task is not there, is
-        deleted, or has another version or status; a new due date has passed; no value is new; or
-        the request was carried out before.
+        Return None, and write nothing, if the task is absent, deleted, or of another version or
+        status; a new due date has passed; no value is new; or the request was carried out before.
         """
         row = item.values | {"id": item.task_id, "version": item.version}
-        requested = [(item.task_id, item.request)] if item.request else []
+        requested = [(item.task_id, item.request)]
         limits = {"fields": list(item.values), "statuses": item.statuses}
         try:
-            written = self._write(
-                statements.PATCH, [row], requested, origin, commit=commit, others=limits
-            )
-        except ConstraintError as error:
+            written = self._write(statements.PATCH, [row], requested, origin, limits, commit=commit)
+        except errors.ConstraintError as error:
             if error.constraint != requests.primary_key.name:
                 raise
             return None
@@ -239,28 +218,12 @@ class TaskRepository:
         self._on_write()
 
     def delete(self, items: Sequence[Target], origin: Origin) -> list[TaskRow]:
-        """Delete tasks softly.
-
-        Raises: TaskNotFoundError (also when one is deleted already), VersionMismatchError.
-        """
-
-        def check(row: TaskRow) -> None:
-            if row.deleted_at is not None:
-                raise TaskNotFoundError(row.id)
-
-        return self._change(statements.DELETE, items, origin, check)
+        """Delete tasks softly. Raises: TaskNotFoundError, VersionMismatchError."""
+        return self._change(statements.DELETE, items, origin)
 
     def undelete(self, items: Sequence[Target], origin: Origin) -> list[TaskRow]:
-        """Undelete tasks.
-
-        Raises: TaskNotFoundError, TaskNotDeletedError, VersionMismatchError.
-        """
-
-        def check(row: TaskRow) -> None:
-            if row.deleted_at is None:
-                raise TaskNotDeletedError(row.id)
-
-        return self._change(statements.UNDELETE, items, origin, check)
+        """Undelete tasks. Raises: TaskNotFoundError, TaskNotDeletedError, VersionMismatchError."""
+        return self._change(statements.UNDELETE, items, origin)
 
     def purge(self, filter_: Filter, *, limit: int = 1000) -> int:
         """Remove up to `limit` deleted tasks that match; safe to run in several processes."""
@@ -279,26 +242,21 @@ class TaskRepository:
 
     def stats(self, filter_: Filter | None = None) -> Stats:
         """Count the tasks that match by status and priority; zero counts are omitted."""
-        if filter_ is None:
-            rows = self._database.read(counters.STATS)
-        else:
-            form = form_of(filter_)
-            rows = self._database.read(statements.stats(form.filter_), form.values)
+        form = form_of(filter_)
+        statement = counters.STATS if form.filter_ is None else statements.stats(form.filter_)
+        rows = self._database.read(statement, form.values)
         counts = [StatusPriorityCount._make(row[2:]) for row in rows if row[2] is not None]
         return Stats(rows[0][0], rows[0][1], counts)
 
     def repair_counters(self) -> int:
-        """Compare the counters with the tasks; return how many were wrong and are repaired.
-
-        Two processes that repair at once would do so twice.
-        """
+        """Correct the counters, and return how many were wrong; for one process at a time."""
         self._database.write(counters.FOLD)
         return int(self._database.write(counters.REPAIR)[0][0])
 
     def find_replays(
         self, requests: Sequence[RequestRecord | None], origin: Origin
     ) -> list[TaskRow | None]:
-        """Return, for each request that was carried out before, the task in its current state.
+        """Return for each request its task as it is now, or None if it was not carried out.
 
         Raises: RequestIdReusedError; TaskNotFoundError, when such a task was purged.
         """
@@ -319,16 +277,8 @@ class TaskRepository:
         """Return the time by the clock that stamps the rows."""
         return self._database.now()
 
-    def _taken(self, task_ids: Sequence[str]) -> str:
-        found = self.find(task_ids)
-        return next((task_id for task_id in task_ids if task_id in found), task_ids[0])
-
     def _change(
-        self,
-        statement: Statement,
-        items: Sequence[Target],
-        origin: Origin,
-        check: Callable[[TaskRow], None],
+        self, statement: Statement, items: Sequence[Target], origin: Origin
     ) -> list[TaskRow]:
         """Write all tasks, or raise for the first that cannot be written."""
         if not items:
@@ -340,23 +290,18 @@ class TaskRepository:
                 return [written[item.task_id] for item in items]
             found = self.find([item.task_id for item in items])
             for item in items:
-                row = found.get(item.task_id)
-                if row is None:
-                    raise TaskNotFoundError(item.task_id)
-                check(row)
-                if item.version not in {None, row.version}:
-                    raise VersionMismatchError(item.task_id)
-        raise TransactionConflictError("other calls keep writing the tasks")
+                _check_target(item, found.get(item.task_id), statement)
+        raise errors.TransactionConflictError("other calls keep writing the tasks")
 
     def _write(
         self,
         statement: Statement,
         rows: Sequence[Parameters],
-        requests: Sequence[tuple[str, RequestRecord]],
+        requests: Sequence[tuple[str, RequestRecord | None]],
         origin: Origin,
+        others: Parameters | None = None,
         *,
         commit: bool = True,
-        others: Parameters | None = None,
     ) -> dict[str, TaskRow]:
         """Run a write statement; return the rows that it wrote, by id: all, or none."""
         records = [
@@ -366,6 +311,7 @@ class TaskRepository:
                 "fingerprint": f"\\x{request.fingerprint.hex()}",
             }
             for task_id, request in requests
+            if request
         ]
         parameters = origin._asdict() | {
             "rows": _to_json(rows),
@@ -381,14 +327,24 @@ class TaskRepository:
         return {row.id: row for row in map(TaskRow._make, written)}
 
 
+def _check_target(item: Target, row: TaskRow | None, statement: Statement) -> None:
+    is_undelete = statement is statements.UNDELETE
+    if row is None or (row.deleted_at is not None and not is_undelete):
+        raise errors.TaskNotFoundError(item.task_id)
+    if row.deleted_at is None and is_undelete:
+        raise errors.TaskNotDeletedError(item.task_id)
+    if item.version not in {None, row.version}:
+        raise errors.VersionMismatchError(item.task_id)
+
+
 def _replayed(request: RequestRecord | None, found: Mapping[str, Row]) -> TaskRow | None:
     if request is None or request.request_id not in found:
         return None
     _, fingerprint, task_id, *row = found[request.request_id]
     if bytes(fingerprint) != request.fingerprint:
-        raise RequestIdReusedError(request.request_id)
+        raise errors.RequestIdReusedError(request.request_id)
     if row[0] is None:
-        raise TaskNotFoundError(task_id, request.request_id)
+        raise errors.TaskNotFoundError(task_id, request.request_id)
     return TaskRow._make(row)
 
 

@@ -15,11 +15,11 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from storage.errors import DatabaseUnavailableError
 from storage.event_statements import adopt_restored
-from storage.session import is_direct, make_engine
+from storage.session import make_engine
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
-# The key of the advisory lock, unique in the database: the letters "task".
+# An advisory lock of the session, unique in the database: the letters "task".
 _MIGRATION_LOCK = 0x7461736B
 
 # PgBouncer's message for a connection whose parameters it does not pass on.
@@ -46,23 +46,11 @@ _READ_ONLY = text("""
 
 
 class SchemaError(Exception):
-    """The database's schema is not the one that this build works with."""
-
-
-class UnfitDatabaseError(SchemaError):
-    """The service cannot work with this database, or not by this way to it."""
+    """The service cannot work with this database, its schema, or this way to it."""
 
 
 class ReadOnlyError(SchemaError):
     """The database takes no writes."""
-
-
-class SchemaBehindError(SchemaError):
-    """There are migrations to apply."""
-
-
-class SchemaAheadError(SchemaError):
-    """The database has a revision that this build does not know."""
 
 
 @cache
@@ -72,13 +60,11 @@ def head_revision() -> str:
 
 
 def upgrade(url: str) -> None:
-    """Migrate to the head, one process at a time; adopt the events of a restored dump.
-
-    Raises: DatabaseUnavailableError, SchemaAheadError, UnfitDatabaseError.
-    """
+    """Migrate to the head, one process at a time. Raises: DatabaseUnavailableError, SchemaError."""
     with _connection(url) as connection:
         check_fit(connection, needs_direct=True)
-        _lock(connection)
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+        connection.commit()
         _refuse_unknown(current_revision(connection))
         connection.commit()
         command.upgrade(configuration(connection), "head")
@@ -89,7 +75,7 @@ def upgrade(url: str) -> None:
 def check(url: str, direct_url: str | None = None, *, connections: int = 0) -> list[str]:
     """Check a database to which so many connections are made; return advice for the operator.
 
-    Raises: DatabaseUnavailableError, and the errors of `check_fit` and `check_revision`.
+    Raises: DatabaseUnavailableError, SchemaError.
     """
     if direct_url is not None:
         with _connection(url) as connection:  # A pooler may refuse it.
@@ -115,19 +101,16 @@ def _advice(connection: Connection, connections: int) -> Iterator[str]:
 
 
 def check_fit(connection: Connection, *, needs_direct: bool) -> None:
-    """Check the encoding and the way to the server, without a round trip.
-
-    Raises: UnfitDatabaseError.
-    """
+    """Check the encoding and the way to the server, without a round trip. Raises: SchemaError."""
     driver: Any = connection.connection.driver_connection
     encoding = driver.get_parameter_status("server_encoding")
     if encoding != "UTF8":
-        raise UnfitDatabaseError(
+        raise SchemaError(
             f"the database's encoding is {encoding} and must be UTF8: make it with "
             "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
         )
-    if needs_direct and not is_direct(connection.info):
-        raise UnfitDatabaseError(
+    if needs_direct and not connection.info["is_direct"]:
+        raise SchemaError(
             "a pooler stands before the database: set DATABASE_DIRECT_URL to PostgreSQL itself, "
             "where LISTEN and migrations have sessions of their own"
         )
@@ -140,12 +123,12 @@ def check_writable(connection: Connection) -> None:
 
 
 def check_revision(connection: Connection) -> None:
-    """Check that the schema is at the head. Raises: SchemaBehindError, SchemaAheadError."""
+    """Check that the schema is at the head. Raises: SchemaError."""
     current = current_revision(connection)
     if current == head_revision():
         return
     _refuse_unknown(current)
-    raise SchemaBehindError(
+    raise SchemaError(
         f"the schema is behind: it is at {current or 'nothing'} and this build needs "
         f"{head_revision()}; run `task-service migrate`"
     )
@@ -162,7 +145,7 @@ def current_revision(connection: Connection) -> str | None:
 def _refuse_unknown(current: str | None) -> None:
     known = {script.revision for script in _scripts().walk_revisions()}
     if current is not None and current not in known:
-        raise SchemaAheadError(
+        raise SchemaError(
             f"the schema is ahead: it is at {current}, which this build does not know "
             f"(its newest is {head_revision()}); deploy the build that made it"
         )
@@ -177,16 +160,10 @@ def _connection(url: str) -> Iterator[Connection]:
     except (OperationalError, DriverOperationalError) as error:
         said = str(getattr(error, "orig", error)).strip()
         if _REFUSED_BY_POOLER in said:
-            raise UnfitDatabaseError(f"the pooler before the database refuses: {said}") from error
+            raise SchemaError(f"the pooler before the database refuses: {said}") from error
         raise DatabaseUnavailableError(said) from error
     except DBAPIError as error:
         raise SchemaError(f"the database refuses: {error.orig}".strip()) from error
-
-
-def _lock(connection: Connection) -> None:
-    """Take the lock of migrations until the connection is closed."""
-    connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
-    connection.commit()
 
 
 def _scripts() -> ScriptDirectory:

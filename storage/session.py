@@ -1,11 +1,7 @@
 """How a connection to PostgreSQL is opened, and what the service sets in its session.
 
-The pool, the listener and the migrations all connect by `make_engine`. What the URL and libpq's
-environment (PGOPTIONS, PGAPPNAME …) say holds, but for the encoding and the time zone.
-
-No startup `options` are sent: a pooler such as PgBouncer refuses them. And nothing is set that a
-pooler would leave on a connection that others use after us: PgBouncer keeps the time zone and the
-encoding for each of its clients, statement_timeout it does not.
+What the URL and libpq's environment (PGOPTIONS, PGAPPNAME …) say holds, but for the encoding and
+the time zone. Nothing is set that a pooler refuses, or would leave on a connection for others:
 docs/decisions/0017 has the reasons.
 """
 
@@ -14,15 +10,7 @@ import os
 from functools import partial
 from typing import Any
 
-from psycopg2 import ProgrammingError
-from psycopg2.extensions import (
-    INTEGER,
-    make_dsn,
-    new_array_type,
-    new_type,
-    parse_dsn,
-    register_type,
-)
+from psycopg2 import ProgrammingError, extensions
 from psycopg2.extensions import connection as DriverConnection  # noqa: N812 - used as a type
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
@@ -64,9 +52,11 @@ def parse_url(text: str) -> URL | None:
         return None
     try:
         if "," in rest.partition("?")[0].rpartition("@")[2]:
-            return _with_many_hosts(parse_dsn(f"postgresql://{rest}"))
+            return _with_many_hosts(extensions.parse_dsn(f"postgresql://{rest}"))
         url = make_url(text)
-        make_dsn(**dict.fromkeys(url.query, ""))  # Raises for an option that libpq does not know.
+        extensions.make_dsn(
+            **dict.fromkeys(url.query, "")
+        )  # Raises for an option that libpq does not know.
     except (ArgumentError, ValueError, ProgrammingError):
         return None
     if not (url.port is None or 0 < url.port <= _MAX_PORT):
@@ -92,17 +82,12 @@ def make_engine(
 ) -> Engine:
     """Make an engine whose connections have the session that the service needs.
 
-    PostgreSQL's own statement_timeout is set where no pooler is between; 0 leaves it as it is.
+    Without a pooler `info["is_direct"]` is true and statement_timeout is set; 0 leaves it as it is.
     """
     engine = create_engine(url, connect_args=_arguments(url, application_name), **options)
     milliseconds = int(statement_timeout_seconds * 1000)
     event.listen(engine, "connect", partial(_begin, milliseconds))
     return engine
-
-
-def is_direct(connection_info: dict[object, object]) -> bool:
-    """Return whether a connection, by SQLAlchemy's `info` of it, leads past any pooler."""
-    return bool(connection_info["is_direct"])
 
 
 def parse_time(text: str) -> dt.datetime:
@@ -112,12 +97,12 @@ def parse_time(text: str) -> dt.datetime:
 
 
 # A UUID object for each row, only to be written as text again, costs as much as the row.
-_UUID_AS_TEXT = new_type((2950,), "UUID", lambda text, _cursor: text)
+_UUID_AS_TEXT = extensions.new_type((2950,), "UUID", lambda text, _cursor: text)
 _TYPES = (
-    new_type((1184,), "TIME", lambda text, _cursor: text and parse_time(str(text))),
+    extensions.new_type((1184,), "TIME", lambda text, _cursor: text and parse_time(str(text))),
     _UUID_AS_TEXT,
-    new_array_type((2951,), "UUID[]", _UUID_AS_TEXT),
-    new_type((5069,), "XID8", INTEGER),
+    extensions.new_array_type((2951,), "UUID[]", _UUID_AS_TEXT),
+    extensions.new_type((5069,), "XID8", extensions.INTEGER),
 )
 
 
@@ -131,7 +116,7 @@ def _arguments(url: str, application_name: str) -> dict[str, str | int]:
 
 def _begin(milliseconds: int, connection: DriverConnection, record: ConnectionPoolEntry) -> None:
     for type_ in _TYPES:
-        register_type(type_, connection)
+        extensions.register_type(type_, connection)
     with connection.cursor() as cursor:
         pid = connection.info.backend_pid
         cursor.execute(_BEGIN, {"milliseconds": milliseconds, "pid": pid})

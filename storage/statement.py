@@ -1,8 +1,7 @@
 """How statements are compiled, prepared and run.
 
 SQLAlchemy builds a statement; `Statement` compiles it once, and `Session` runs its text on the
-driver's cursor. A statement of the frequent calls is prepared by each session at its first use
-there: PostgreSQL then parses and plans it once, and not for each call.
+driver's cursor. A frequent one is prepared by each session at its first use (docs/decisions/0020).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from sqlalchemy import URL, ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from storage.cancellation import Cancellation, CancelRequest, RunningStatement, StatementTimer
-from storage.failures import ends_connection, translated
+from storage.errors import ends_connection, translated
 from storage.measures import StatementMeasured
 from storage.session import DRIVER
 
@@ -49,14 +48,10 @@ class Statement:
         self.is_prepared = prepared
         binds = {name: bind for bind, name in compiled.bind_names.items()}
         self._given: Parameters = {n: bind.value for n, bind in binds.items() if not bind.required}
-        self._set_prepared_form(list(binds))
-
-    def _set_prepared_form(self, names: list[str]) -> None:
-        """Set the texts that prepare the statement and execute it, under a name of its own."""
-        form = f"{self.name.replace(' ', '_')}_{next(_numbers)}"
-        numbered = {name: f"${number}" for number, name in enumerate(names, 1)}
+        form = f"{name.replace(' ', '_')}_{next(_numbers)}"
+        numbered = {name: f"${number}" for number, name in enumerate(binds, 1)}
         self.prepare_sql = f"PREPARE {form} AS {self.sql % numbered}"
-        values = ", ".join(f"%({name})s" for name in names)
+        values = ", ".join(f"%({name})s" for name in binds)
         self.execute_sql = f"EXECUTE {form} ({values})" if values else f"EXECUTE {form}"
 
     @cached_property
@@ -95,10 +90,7 @@ class Session:
         parameters: Parameters | None = None,
         seconds: float = math.inf,
     ) -> Rows:
-        """Run a statement and return its rows; it ends with its call, or after `seconds`.
-
-        Raises: StorageError.
-        """
+        """Run a statement, no longer than its call or `seconds`. Raises: StorageError."""
         statement = query if isinstance(query, Statement) else Statement("other", query)
         log.debug("%s", statement.sql)
         with (
@@ -153,4 +145,4 @@ class Session:
             yield
         except psycopg2.Error as error:
             self.is_lost = self.is_lost or ends_connection(error)
-            raise translated(error, cancellation) from None
+            raise translated(error, is_cancelled=cancellation.cancelled) from None

@@ -17,7 +17,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import TypeEngine
 
 from storage.query import Cursor, Filter, Sort, after, condition, ordering
 from storage.statement import Statement
@@ -41,7 +40,7 @@ _KEPT_STATEMENTS = 128
 _KEYS = sa.any_(sa.cast(sa.bindparam("keys", type_=ARRAY(sa.Text)), ARRAY(sa.Uuid(as_uuid=False))))
 
 
-def _any_of(parameter: str, type_: type[TypeEngine[Any]]) -> AnyColumn:
+def _any_of(parameter: str, type_: type[sa.types.TypeEngine[Any]]) -> AnyColumn:
     return sa.any_(sa.cast(sa.bindparam(parameter), ARRAY(type_)))
 
 
@@ -60,9 +59,7 @@ _requests = _rows_of(requests, "requests", "given_requests")
 _principal = sa.bindparam("principal", type_=sa.Text)
 _transaction = sa.func.pg_current_xact_id(type_=Xid8())
 
-# A version is random: a counter restored from a backup, lost in a failover or restarted after a
-# purge would give another state of the task a version that clients still hold.
-# 59 random bits: a positive bigint, and an etag of 15 hexadecimal digits.
+# 59 random bits (docs/decisions/0015): a positive bigint, and an etag of 15 hexadecimal digits.
 _new_version = (
     sa.func.hashtextextended(sa.cast(sa.func.gen_random_uuid(), sa.Text), 0)
     .bitwise_and(sa.literal_column("1152921504606846975"))
@@ -75,17 +72,14 @@ _write_time = sa.func.greatest(tasks.c.updated_at, sa.func.now())
 _CONTENT = ("title", "description", "status", "priority", "assigned_to", "due_date", "tags")
 
 
-def _locked(may_be_written: sa.ColumnElement[bool]) -> sa.CTE:
-    rows = sa.select(*WRITTEN_COLUMNS).where(tasks.c.id == _KEYS, may_be_written)
-    return rows.order_by(tasks.c.id).with_for_update().cte("locked")
-
-
 def _updated(
     kind: str,
-    locked: sa.CTE,
+    may_be_written: sa.ColumnElement[bool],
     values: dict[str, AnyColumn],
     *where: sa.ColumnElement[bool],
 ) -> Statement:
+    current = sa.select(*WRITTEN_COLUMNS).where(tasks.c.id == _KEYS, may_be_written)
+    locked = current.order_by(tasks.c.id).with_for_update().cte("locked")
     right = sa.or_(_given.c.version.is_(None), _given.c.version == locked.c.version)
     all_locked = sa.select(sa.func.count()).select_from(
         locked.join(_given, sa.and_(_given.c.id == locked.c.id, right))
@@ -168,18 +162,20 @@ def _with_event(
 CREATE = _created()
 
 
-def _content(values: Mapping[str, AnyColumn]) -> dict[str, AnyColumn]:
-    completed_at = sa.func.coalesce(tasks.c.completed_at, _write_time)
-    return {**values, "completed_at": sa.case((values["status"] == COMPLETED, completed_at))}
+_is_deleted = tasks.c.deleted_at.is_not(None)
 
 
-_is_not_deleted = tasks.c.deleted_at.is_(None)
-UPDATE = _updated(
-    "updated",
-    _locked(_is_not_deleted),
-    _content({name: _given.c[name] for name in _CONTENT}),
-    tasks.c.id == _given.c.id,
-)
+def _content_updated(
+    values: Mapping[str, AnyColumn], *conditions: sa.ColumnElement[bool]
+) -> Statement:
+    first_completed_at = sa.func.coalesce(tasks.c.completed_at, _write_time)
+    completed_at = sa.case((values["status"] == COMPLETED, first_completed_at))
+    may_be_written = sa.and_(~_is_deleted, *conditions)
+    written = {**values, "completed_at": completed_at}
+    return _updated("updated", may_be_written, written, tasks.c.id == _given.c.id)
+
+
+UPDATE = _content_updated({name: _given.c[name] for name in _CONTENT})
 
 # Some columns of a task, merged and checked in the statement.
 _patched = {
@@ -200,20 +196,10 @@ _may_be_patched = sa.exists().where(
     ),
     sa.or_(*(value.is_distinct_from(tasks.c[name]) for name, value in _patched.items())),
 )
-PATCH = _updated(
-    "updated",
-    _locked(sa.and_(_is_not_deleted, _may_be_patched)),
-    _content(_patched),
-    tasks.c.id == _given.c.id,
-)
+PATCH = _content_updated(_patched, _may_be_patched)
 
-DELETE = _updated("deleted", _locked(_is_not_deleted), {"deleted_at": _write_time})
-
-UNDELETE = _updated(
-    "undeleted", _locked(tasks.c.deleted_at.is_not(None)), {"deleted_at": sa.null()}
-)
-
-_is_deleted = tasks.c.deleted_at.is_not(None)
+DELETE = _updated("deleted", ~_is_deleted, {"deleted_at": _write_time})
+UNDELETE = _updated("undeleted", _is_deleted, {"deleted_at": sa.null()})
 
 LOCK = Statement(
     "lock",

@@ -1,7 +1,6 @@
 """Wake up the readers of events in all processes, by LISTEN and NOTIFY.
 
 A wake-up is a hint that may be lost or late: readers also read at intervals.
-LISTEN needs a session of its own, which a pooler does not give: `Database.dedicated_connection`.
 """
 
 import threading
@@ -20,9 +19,8 @@ from storage.statement import Statement
 _CHANNEL = "task_events"
 _NOTIFY = Statement("notify", text(f"SELECT pg_notify('{_CHANNEL}', '')"))
 
-# NOTIFY inside a write would make all commits of the database wait for each other (PostgreSQL holds
-# one lock for all of them until the commit is on disk). So it is sent behind the writes, at most
-# so often.
+# NOTIFY inside a write would make all commits wait for each other, as PostgreSQL holds one lock for
+# them until the commit is on disk. So it is sent behind the writes, at this interval at most.
 _INTERVAL_SECONDS = 0.02
 
 

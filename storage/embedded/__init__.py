@@ -1,7 +1,4 @@
-"""A private PostgreSQL 18 for development and tests, from a wheel: the default database.
-
-docs/decisions/0004 has the reasons.
-"""
+"""A private PostgreSQL 18 for development and tests, from a wheel (docs/decisions/0004)."""
 
 from storage.embedded.launcher import EmbeddedPostgres, EmbeddedPostgresError
 

@@ -1,7 +1,7 @@
 """The parent process of PostgreSQL: end PostgreSQL when the service has ended.
 
 Standard input is a pipe that the service and its forked workers hold open: it is readable when the
-service stops PostgreSQL, or when the last of these processes has ended for any reason.
+service stops PostgreSQL, or when the last of these processes has ended.
 """
 
 import ctypes

@@ -41,11 +41,8 @@ class _Account(NamedTuple):
     prefix: tuple[str, ...]
     uid: int
 
-    def own(self, folder: Path) -> None:
-        os.chown(folder, self.uid, -1)
-
     def let_into(self, data_dir: Path) -> None:
-        """Let the unprivileged account pass through DATA_DIR to its own folder."""
+        """Let an unprivileged account pass through DATA_DIR to its own folder."""
         if self.prefix == _WITHOUT_PRIVILEGES:
             os.chown(data_dir, -1, _UNPRIVILEGED)
             data_dir.chmod(stat.S_IMODE(data_dir.stat().st_mode) | stat.S_IXGRP)
@@ -54,8 +51,8 @@ class _Account(NamedTuple):
 class EmbeddedPostgres:
     """The database `tasks` in a PostgreSQL with its files in DATA_DIR, on a unix socket only.
 
-    `settings` are PostgreSQL's, as in postgresql.conf. PostgreSQL runs until `stop`, or until the
-    service and the workers forked from it have ended.
+    `settings` are PostgreSQL's. It runs until `stop`, or until the service and the workers forked
+    from it have ended.
     """
 
     def __init__(self, data_dir: Path, *, settings: Mapping[str, str] = {}) -> None:
@@ -64,11 +61,8 @@ class EmbeddedPostgres:
         # Not in DATA_DIR: the address of a socket has at most 103 bytes.
         self.socket_dir = Path("/tmp") / f"task-service-{secrets.token_hex(8)}"  # noqa: S108
         self._cluster = self.data_dir / "postgres"
-        self._settings = {
-            **settings,
-            "listen_addresses": "",
-            "unix_socket_directories": str(self.socket_dir),
-        }
+        address = {"listen_addresses": "", "unix_socket_directories": str(self.socket_dir)}
+        self._settings = {**settings, **address}
         self._guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -92,9 +86,8 @@ class EmbeddedPostgres:
                 self._guard = self._launch(lock)
             self._await_ready(self._guard)
         except OSError as error:
-            raise EmbeddedPostgresError(
-                f"The embedded database in {self.data_dir} cannot be used: {error}."
-            ) from error
+            message = f"The embedded database in {self.data_dir} cannot be used: {error}."
+            raise EmbeddedPostgresError(message) from error
 
     def stop(self) -> None:
         """Shut PostgreSQL down and wait for its end; without effect if none runs."""
@@ -103,10 +96,7 @@ class EmbeddedPostgres:
             self._guard = None
 
     def _acquire(self, lock: BinaryIO) -> None:
-        """Lock DATA_DIR; wait for the end of a PostgreSQL whose service has ended.
-
-        Every process started here inherits the lock: it is free when all of them have ended.
-        """
+        """Lock DATA_DIR. All processes started here inherit the lock: it is free when all end."""
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             with contextlib.suppress(BlockingIOError):
@@ -128,20 +118,18 @@ class EmbeddedPostgres:
             self._create_cluster(lock, account)
         (self._cluster / "postmaster.pid").unlink(missing_ok=True)  # Stale: the lock was free.
         self.socket_dir.mkdir(mode=0o700)
-        account.own(self.socket_dir)
+        os.chown(self.socket_dir, account.uid, -1)
         options = [f"--{name}={value}" for name, value in self._settings.items()]
         server = [*account.prefix, _program("postgres"), "-D", str(self._cluster), *options]
-        descriptor = str(lock.fileno())
-        return self._run(
-            lock, [sys.executable, "-P", guard.__file__, descriptor, str(self.socket_dir), *server]
-        )
+        run_guard = [sys.executable, "-P", guard.__file__, str(lock.fileno()), str(self.socket_dir)]
+        return self._run(lock, [*run_guard, *server])
 
     def _create_cluster(self, lock: BinaryIO, account: _Account) -> None:
         """Create the cluster under another name, so that one that is killed is repeated."""
         new = self._cluster.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        account.own(new)
+        os.chown(new, account.uid, -1)
         single = [_program("postgres"), "--single", "-c", "exit_on_error=on", "-D", str(new)]
         for command, statement in (
             ([_program("initdb"), *_INITDB, "-D", str(new)], b""),
@@ -191,12 +179,10 @@ class EmbeddedPostgres:
 
 
 def _account() -> _Account:
-    """Choose the user of PostgreSQL, which refuses to run as root.
-
-    In a user namespace root is another user and still owns the files. Some containers forbid that.
-    """
+    """Choose the user of PostgreSQL, which refuses to run as root."""
     if os.geteuid() != 0:
         return _Account((), os.geteuid())
+    # In a user namespace root is another user that owns the files. Some containers forbid that.
     probe = subprocess.run([*_IN_USER_NAMESPACE, "true"], check=False, capture_output=True)  # noqa: S603
     if probe.returncode == 0:
         return _Account(_IN_USER_NAMESPACE, 0)

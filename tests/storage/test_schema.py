@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 
 from storage import schema
 from storage.errors import DatabaseUnavailableError
-from storage.schema import SchemaAheadError, SchemaBehindError
+from storage.schema import SchemaError
 from storage.tables import metadata
 from tests.support.databases import downgrade
 
@@ -168,14 +168,14 @@ def test_check_at_the_head_is_content(database_url: str) -> None:
 
 
 def test_an_empty_database_is_behind(empty_database_url: str) -> None:
-    with pytest.raises(SchemaBehindError, match="at nothing"):
+    with pytest.raises(SchemaError, match="the schema is behind: it is at nothing"):
         schema.check(empty_database_url)
 
 
 def test_a_database_migrated_down_to_base_is_behind(own_database_url: str) -> None:
     """Alembic's table stays there, without a row."""
     downgrade(own_database_url, "base")
-    with pytest.raises(SchemaBehindError, match="at nothing"):
+    with pytest.raises(SchemaError, match="the schema is behind: it is at nothing"):
         schema.check(own_database_url)
 
 
@@ -183,7 +183,7 @@ def test_a_database_with_an_unknown_revision_is_ahead(
     own_database_url: str, own_database: Connection
 ) -> None:
     set_revision(own_database, "9999")
-    with pytest.raises(SchemaAheadError, match="at 9999"):
+    with pytest.raises(SchemaError, match="the schema is ahead: it is at 9999"):
         schema.check(own_database_url)
 
 
@@ -191,7 +191,7 @@ def test_upgrade_refuses_a_database_that_is_ahead(
     own_database_url: str, own_database: Connection
 ) -> None:
     set_revision(own_database, "9999")
-    with pytest.raises(SchemaAheadError, match="at 9999"):
+    with pytest.raises(SchemaError, match="the schema is ahead: it is at 9999"):
         schema.upgrade(own_database_url)
 
 
@@ -200,7 +200,7 @@ def test_a_refused_upgrade_changes_nothing(own_database_url: str, own_database: 
     own_database.execute(text("DROP TABLE tasks"))
     set_revision(own_database, "9999")
     before = relations(own_database_url)
-    with pytest.raises(SchemaAheadError):
+    with pytest.raises(SchemaError):
         schema.upgrade(own_database_url)
     assert relations(own_database_url) == before
     assert own_database.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
@@ -224,7 +224,7 @@ def counted_tables() -> Iterator[Callable[[], int]]:
     made: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement.strip().startswith("CREATE TABLE tasks"):
+        if "CREATE TABLE tasks" in statement:
             made.append(statement)
 
     event.listen(Engine, "before_cursor_execute", note)

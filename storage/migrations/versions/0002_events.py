@@ -3,80 +3,49 @@
 Revision: 0002, after 0001.
 """
 
-import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import postgresql
-
-from storage.tables import Xid8
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
+
+_EVENTS = """
+CREATE TABLE event_horizon (xid xid8 NOT NULL, id bigint NOT NULL);
+COMMENT ON TABLE event_horizon IS
+    'One row: the last event that was removed. What follows it is all there';
+INSERT INTO event_horizon VALUES ('0', 0);
+CREATE TABLE task_events (
+    xid xid8 NOT NULL,
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    aggregatetype text NOT NULL DEFAULT 'task',
+    aggregateid uuid NOT NULL,
+    type text NOT NULL,
+    payload jsonb NOT NULL,
+    principal text NOT NULL,
+    request_id uuid,
+    trace_id text,
+    occurred_at timestamptz NOT NULL DEFAULT now(),
+    written_by xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    CONSTRAINT ck_task_events_type_known
+        CHECK (type IN ('created', 'updated', 'deleted', 'undeleted')),
+    CONSTRAINT pk_task_events PRIMARY KEY (xid, id)
+);
+COMMENT ON TABLE task_events IS 'What happened to tasks';
+COMMENT ON COLUMN task_events.xid IS 'The newest transaction that wrote the task so far';
+COMMENT ON COLUMN task_events.payload IS 'The task''s row before and after';
+COMMENT ON COLUMN task_events.written_by IS 'The transaction that wrote it';
+CREATE INDEX idx_task_event_history ON task_events (aggregateid, xid, id);
+ALTER TABLE tasks ADD xid xid8 NOT NULL DEFAULT '0'::xid8;
+CREATE INDEX idx_task_deleted_at ON tasks (
+    (coalesce(deleted_at, 'infinity'::timestamp with time zone))
+) WHERE deleted_at IS NOT NULL;
+"""
 
 
 def upgrade() -> None:
-    op.create_table(
-        "event_horizon",
-        sa.Column("xid", Xid8(), nullable=False),
-        sa.Column("id", sa.BigInteger(), nullable=False),
-        comment="One row: the last event that was removed. What follows it is all there",
-    )
-    op.execute("INSERT INTO event_horizon VALUES ('0', 0)")
-    op.create_table(
-        "task_events",
-        sa.Column(
-            "xid",
-            Xid8(),
-            nullable=False,
-            comment="The newest transaction that wrote the task so far",
-        ),
-        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
-        sa.Column("aggregatetype", sa.Text(), server_default="task", nullable=False),
-        sa.Column("aggregateid", sa.Uuid(as_uuid=False), nullable=False),
-        sa.Column("type", sa.Text(), nullable=False),
-        sa.Column(
-            "payload",
-            postgresql.JSONB(astext_type=sa.Text()),
-            nullable=False,
-            comment="The task's row before and after",
-        ),
-        sa.Column("principal", sa.Text(), nullable=False),
-        sa.Column("request_id", sa.Uuid(as_uuid=False), nullable=True),
-        sa.Column("trace_id", sa.Text(), nullable=True),
-        sa.Column(
-            "occurred_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
-        ),
-        sa.Column(
-            "written_by",
-            Xid8(),
-            server_default=sa.text("pg_current_xact_id()"),
-            nullable=False,
-            comment="The transaction that wrote it",
-        ),
-        sa.CheckConstraint(
-            "type IN ('created', 'updated', 'deleted', 'undeleted')",
-            name=op.f("ck_task_events_type_known"),
-        ),
-        sa.PrimaryKeyConstraint("xid", "id", name=op.f("pk_task_events")),
-        comment="What happened to tasks",
-    )
-    op.create_index("idx_task_event_history", "task_events", ["aggregateid", "xid", "id"])
-    op.add_column(
-        "tasks", sa.Column("xid", Xid8(), server_default=sa.text("'0'::xid8"), nullable=False)
-    )
-    op.execute(
-        "CREATE INDEX idx_task_deleted_at ON tasks "
-        "((coalesce(deleted_at, 'infinity'::timestamp with time zone))) "
-        "WHERE deleted_at IS NOT NULL"
-    )
+    op.execute(_EVENTS)
 
 
 def downgrade() -> None:
-    op.drop_index("idx_task_deleted_at", "tasks")
-    op.drop_column("tasks", "xid")
-    op.drop_table("task_events")
-    op.drop_table("event_horizon")
+    op.execute("DROP INDEX idx_task_deleted_at")
+    op.execute("ALTER TABLE tasks DROP xid")
+    op.execute("DROP TABLE task_events, event_horizon")

@@ -12,8 +12,6 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
 
 # PostgreSQL's parser makes one token of a path, a host, an address, a signed number or a tag if
 # these characters stand in it; all other ASCII punctuation separates words anyway.
@@ -98,34 +96,30 @@ _TASK_TAG_KEYS = """
 CREATE FUNCTION task_tag_keys(tags text[]) RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN ARRAY(SELECT lower(tag) FROM unnest(tags) AS tag)
 """
+_COLUMNS = """
+DROP INDEX idx_task_search, idx_task_tags;
+ALTER TABLE tasks
+    ADD search tsvector NOT NULL GENERATED ALWAYS AS (task_search(title, description)) STORED,
+    ADD tag_keys text[] NOT NULL GENERATED ALWAYS AS (task_tag_keys(tags)) STORED;
+CREATE INDEX idx_task_search ON tasks USING gin (search);
+CREATE INDEX idx_task_tags ON tasks USING gin (tag_keys);
+CREATE INDEX idx_task_due_date_desc ON tasks (
+    (coalesce(due_date, '-infinity'::timestamp with time zone)), created_at, id
+);
+"""
 
 
 def upgrade() -> None:
     for function in (_TASK_WORDS, _TASK_SEARCH, _TASK_TAG_KEYS):
         op.get_bind().exec_driver_sql(function.replace("%", "%%"))
-    op.drop_index("idx_task_search", "tasks")
-    op.drop_index("idx_task_tags", "tasks")
-    op.execute(
-        "ALTER TABLE tasks "
-        "ADD search tsvector NOT NULL "
-        "GENERATED ALWAYS AS (task_search(title, description)) STORED, "
-        "ADD tag_keys text[] NOT NULL GENERATED ALWAYS AS (task_tag_keys(tags)) STORED"
-    )
-    op.create_index("idx_task_search", "tasks", ["search"], postgresql_using="gin")
-    op.create_index("idx_task_tags", "tasks", ["tag_keys"], postgresql_using="gin")
-    op.execute(
-        "CREATE INDEX idx_task_due_date_desc ON tasks "
-        "((coalesce(due_date, '-infinity'::timestamp with time zone)), created_at, id)"
-    )
+    op.execute(_COLUMNS)
 
 
 def downgrade() -> None:
-    op.drop_index("idx_task_due_date_desc", "tasks")
-    op.drop_column("tasks", "tag_keys")
-    op.drop_column("tasks", "search")
-    for function in ("task_tag_keys", "task_search", "task_words"):
-        op.execute(f"DROP FUNCTION {function}")
-    op.create_index("idx_task_tags", "tasks", ["tags"], postgresql_using="gin")
+    op.execute("DROP INDEX idx_task_due_date_desc")
+    op.execute("ALTER TABLE tasks DROP tag_keys, DROP search")
+    op.execute("DROP FUNCTION task_tag_keys, task_search, task_words")
+    op.execute("CREATE INDEX idx_task_tags ON tasks USING gin (tags)")
     op.execute(
         "CREATE INDEX idx_task_search ON tasks USING gin (to_tsvector('simple'::regconfig, "
         "translate((title || ' '::text) || description, '<>'::text, '  '::text)))"

@@ -6,13 +6,32 @@ Triggers keep the counts that statistics read: they cover every way to write tas
 before this one too. Tasks cannot be written while the migration counts those that exist.
 """
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
+
+_TABLES = """
+CREATE TABLE task_counters (
+    slot integer NOT NULL,
+    status smallint NOT NULL,
+    priority smallint NOT NULL,
+    total bigint NOT NULL,
+    CONSTRAINT pk_task_counters PRIMARY KEY (slot, status, priority)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE task_counters IS
+    'The number of tasks that are not deleted is the sum over the slots';
+CREATE TABLE due_counters (
+    slot integer NOT NULL,
+    hour timestamptz NOT NULL,
+    total bigint NOT NULL,
+    CONSTRAINT pk_due_counters PRIMARY KEY (hour, slot)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE due_counters IS
+    'The number of open tasks that are due in an hour is the sum over the slots';
+CREATE INDEX idx_task_open_due_date ON tasks (due_date)
+    WHERE deleted_at IS NULL AND status IN (1, 2);
+"""
 
 # Each session adds to counters of its own, so that no writer waits for the commit of another.
 _SLOT = "pg_backend_pid()"
@@ -29,9 +48,8 @@ _EVENTS = {
 def _add(rows: str, slot: str) -> str:
     """Return the statement that adds rows with a `change` to the counters.
 
-    What is due in a past hour is counted as due long ago: hours that have passed need no counter.
-    The order of the rows is one for all writers, so that they cannot wait for each other in a
-    circle.
+    What is due in a past hour is counted as due long ago. All writers have one order of rows, so
+    that they cannot wait for each other in a circle.
     """
     return f"""
         WITH changed AS MATERIALIZED ({rows}),
@@ -58,31 +76,7 @@ def _add(rows: str, slot: str) -> str:
 
 def upgrade() -> None:
     op.execute("LOCK TABLE tasks IN SHARE ROW EXCLUSIVE MODE")
-    op.create_table(
-        "task_counters",
-        sa.Column("slot", sa.Integer(), nullable=False),
-        sa.Column("status", sa.SmallInteger(), nullable=False),
-        sa.Column("priority", sa.SmallInteger(), nullable=False),
-        sa.Column("total", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("slot", "status", "priority", name=op.f("pk_task_counters")),
-        comment="The number of tasks that are not deleted is the sum over the slots",
-        postgresql_with={"fillfactor": "50"},
-    )
-    op.create_table(
-        "due_counters",
-        sa.Column("slot", sa.Integer(), nullable=False),
-        sa.Column("hour", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("total", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("hour", "slot", name=op.f("pk_due_counters")),
-        comment="The number of open tasks that are due in an hour is the sum over the slots",
-        postgresql_with={"fillfactor": "50"},
-    )
-    op.create_index(
-        "idx_task_open_due_date",
-        "tasks",
-        ["due_date"],
-        postgresql_where=sa.text("deleted_at IS NULL AND status IN (1, 2)"),
-    )
+    op.execute(_TABLES)
     for event, (tables, rows) in _EVENTS.items():
         _create_trigger(event, f"REFERENCING {tables}", f"{_add(rows, _SLOT)};")
     _create_trigger("truncate", "", "DELETE FROM task_counters; DELETE FROM due_counters;")
@@ -106,6 +100,5 @@ def downgrade() -> None:
     for event in (*_EVENTS, "truncate"):
         op.execute(f"DROP TRIGGER count_tasks_on_{event} ON tasks")
         op.execute(f"DROP FUNCTION count_tasks_on_{event}")
-    op.drop_index("idx_task_open_due_date", "tasks")
-    op.drop_table("due_counters")
-    op.drop_table("task_counters")
+    op.execute("DROP INDEX idx_task_open_due_date")
+    op.execute("DROP TABLE due_counters, task_counters")
