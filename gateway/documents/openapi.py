@@ -96,13 +96,17 @@ class OpenApi:
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "servers": [{"url": "/"}],
-            "security": [{"bearer": []}, {}],
             "tags": [{"name": "tasks", "description": "Tasks and their history."}],
             "paths": dict(paths),
             "components": {
                 "schemas": dict(sorted(self._schemas.named.items())),
                 "securitySchemes": {
-                    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+                    "bearer": {
+                        "type": "http",
+                        "scheme": "bearer",
+                        "bearerFormat": "JWT",
+                        "description": "Needed if the operator requires authentication.",
+                    }
                 },
             },
         }
@@ -116,6 +120,7 @@ class OpenApi:
             "tags": ["tasks"],
             "summary": " ".join(summary.split()),
             "description": f"{rest}\n\nScopes: {', '.join(scopes)}.".strip(),
+            "security": [{"bearer": scopes}, {}],
             "parameters": self._parameters(operation),
             "responses": self._responses(operation),
         }
@@ -224,7 +229,9 @@ class OpenApi:
         error: Json = {
             "description": "\n".join([_MEANINGS[status], "", *texts]),
             "content": {
-                "application/json": {"schema": self._schemas.message("google.rpc.Status", "error")}
+                "application/json": {
+                    "schema": self._schemas.message("google.rpc.Status", "response")
+                }
             },
         }
         if status in {429, 503}:

@@ -89,7 +89,7 @@ class Schemas:
             properties[field.name] = schema | {
                 "description": self._contract.comments[f"{name}.{field.name}"]
             }
-            if "REQUIRED" in behaviors(field) and direction == "request":
+            if self._is_required(field, direction):
                 required.append(field.name)
         schema = {"type": "object", "properties": properties, "additionalProperties": False}
         if comment := self._contract.comments[name]:
@@ -99,9 +99,17 @@ class Schemas:
     def _is_output(self, field: Field) -> bool:
         return "OUTPUT_ONLY" in behaviors(field)
 
+    def _is_required(self, field: Field, direction: str) -> bool:
+        """Return whether the field is always there: the gateway writes empty values too."""
+        if direction == "request":
+            return "REQUIRED" in behaviors(field)
+        if field.label == Field.LABEL_REPEATED:
+            return True
+        return field.type != Field.TYPE_MESSAGE and not field.HasField("oneof_index")
+
     def field(self, field: Field, message: str, direction: str) -> Json:
-        if message == _UPDATE and field.type_name == f".{TASK}":
-            return self.task("TaskPatch")
+        if message == _UPDATE and field.type_name == f".{TASK}":  # In a batch: no path has the id.
+            return {"allOf": [self.task("TaskPatch"), {"required": ["id"]}]}
         schema = self._value(field, direction)
         given = rules(field)
         if field.label == Field.LABEL_REPEATED:
@@ -143,6 +151,9 @@ def _text_rules(given: FieldRules) -> Json:
         schema["pattern"] = patterns[0]
     elif patterns:
         schema["allOf"] = [{"pattern": pattern} for pattern in patterns]
+    expressions = " ".join(rule.expression for rule in given.cel)
+    if excluded := re.findall(r"!this\.matches\('(\^[^']*\$)'\)", expressions):
+        schema["not"] = {"pattern": "|".join(excluded)}
     return schema
 
 
