@@ -32,7 +32,22 @@ _SCALARS: dict[int, Json] = {
     Field.TYPE_DOUBLE: {"type": "number"},
 }
 
+EXAMPLE_ID = "0198c5c0-1d2e-7a3b-8c4d-5e6f708192a3"
 _EXAMPLES: dict[str, Json] = {
+    "Task": {
+        "id": EXAMPLE_ID,
+        "title": "Send the invoice",
+        "description": "",
+        "status": "TASK_STATUS_PENDING",
+        "priority": "TASK_PRIORITY_HIGH",
+        "assigned_to": "ann@example.com",
+        "due_date": "2030-01-31T17:00:00Z",
+        "tags": ["billing"],
+        "created_by": "ann",
+        "created_at": "2026-01-05T09:00:00.123456Z",
+        "updated_at": "2026-01-05T09:00:00.123456Z",
+        "etag": '"599e790818fb917"',
+    },
     "TaskCreate": {
         "title": "Send the invoice",
         "priority": "TASK_PRIORITY_HIGH",
@@ -58,7 +73,7 @@ class Schemas:
         key = _PACKAGES.sub("", name)
         if key not in self.named:
             self.named[key] = {}  # A message may contain itself.
-            self.named[key] = self._object(name, direction, set(without))
+            self.named[key] = self._object(name, direction, set(without)) | _examples(key)
         return {"$ref": f"#/components/schemas/{key}"}
 
     def task(self, kind: str) -> Json:
@@ -76,7 +91,7 @@ class Schemas:
                     "tags",
                 ):
                     schema["properties"][name] = _nullable(schema["properties"][name])
-            self.named[kind] = schema | {"examples": [_EXAMPLES[kind]]}
+            self.named[kind] = schema | _examples(kind)
         return {"$ref": f"#/components/schemas/{kind}"}
 
     def _object(self, name: str, direction: str, without: set[str]) -> Json:
@@ -137,6 +152,10 @@ class Schemas:
         if field.type == Field.TYPE_MESSAGE:
             return self.message(name, "request" if direction == "query" else direction)
         return dict(_SCALARS[field.type])
+
+
+def _examples(key: str) -> Json:
+    return {"examples": [_EXAMPLES[key]]} if key in _EXAMPLES else {}
 
 
 def _text_rules(given: FieldRules) -> Json:

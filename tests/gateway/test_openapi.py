@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import pytest
 from openapi_schema_validator import OAS31Validator
 
+from gateway.documents.schemas import EXAMPLE_ID
 from server.access.authorization import NEEDED
 from tests.gateway.conftest import CreateTask
 from tests.gateway.test_documents import OPENAPI, operations
@@ -122,3 +123,28 @@ def test_every_operation_names_its_scopes(openapi: Document) -> None:
     methods = operations(openapi)
     found = {name: set(methods[name]["security"][0]["bearer"]) for name in NEEDED}
     assert found == {name: set(scopes) for name, scopes in NEEDED.items()}
+
+
+def test_every_error_has_examples_of_its_reasons(openapi: Document) -> None:
+    examples = openapi["components"]["examples"]
+    for example in examples.values():
+        assert_valid(openapi, {"$ref": "#/components/schemas/Status"}, example["value"])
+    for operation in operations(openapi).values():
+        for answer in operation["responses"].values():
+            lines = [line for line in answer["description"].splitlines() if line.startswith("* ")]
+            named = answer.get("content", {}).get("application/json", {}).get("examples", {})
+            assert list(named) == [line[2:].partition(":")[0] for line in lines]
+            assert named.keys() <= examples.keys()
+
+
+def test_examples_of_errors_are_what_the_gateway_answers(
+    openapi: Document, gateway: Gateway
+) -> None:
+    examples = openapi["components"]["examples"]
+    text = {"content-type": "text/plain"}
+    for reason, answer in {
+        "TASK_NOT_FOUND": gateway.call(f"GET /tasks/{EXAMPLE_ID}"),
+        "INVALID_REQUEST": gateway.call("POST /tasks", {"title": " "}),
+        "MEDIA_TYPE_NOT_SUPPORTED": gateway.call("POST /tasks", {}, text),
+    }.items():
+        assert answer.json == examples[reason]["value"]
