@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from importlib import metadata
 
 from gateway.documents.contract import Contract, Operation, behaviors
-from gateway.documents.schemas import TASK, Json, Schemas
+from gateway.documents.errors import error_examples
+from gateway.documents.schemas import EXAMPLE_ID, TASK, Json, Schemas
 from server.access.authorization import NEEDED
 
 _REASONS = "taskservice.v1.ErrorReason"
@@ -69,7 +70,11 @@ _OWN_REASONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-_EXAMPLE_ID = "0198c5c0-1d2e-7a3b-8c4d-5e6f708192a3"
+_QUERY_EXAMPLES = {
+    "filter": "status = PENDING AND tags:billing",
+    "order_by": "priority desc, due_date",
+    "page_size": 50,
+}
 _ETAG = {"schema": {"type": "string"}, "description": "The state of the task (RFC 9110)."}
 
 
@@ -96,13 +101,20 @@ class OpenApi:
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "servers": [{"url": "/"}],
-            "security": [{"bearer": []}, {}],
             "tags": [{"name": "tasks", "description": "Tasks and their history."}],
             "paths": dict(paths),
             "components": {
                 "schemas": dict(sorted(self._schemas.named.items())),
+                "examples": {
+                    reason: {"value": example} for reason, example in error_examples().items()
+                },
                 "securitySchemes": {
-                    "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+                    "bearer": {
+                        "type": "http",
+                        "scheme": "bearer",
+                        "bearerFormat": "JWT",
+                        "description": "Needed if the operator requires authentication.",
+                    }
                 },
             },
         }
@@ -116,6 +128,7 @@ class OpenApi:
             "tags": ["tasks"],
             "summary": " ".join(summary.split()),
             "description": f"{rest}\n\nScopes: {', '.join(scopes)}.".strip(),
+            "security": [{"bearer": scopes}, {}],
             "parameters": self._parameters(operation),
             "responses": self._responses(operation),
         }
@@ -135,13 +148,14 @@ class OpenApi:
                 "in": "path",
                 "required": True,
                 "description": "The id of the task.",
-                "schema": {"type": "string", "format": "uuid", "example": _EXAMPLE_ID},
+                "schema": {"type": "string", "format": "uuid", "example": EXAMPLE_ID},
             }
             for _ in in_path
         ]
         for field in self._contract.messages[operation.request].field:
             if field.name in in_path or operation.body in {"*", field.name}:
                 continue
+            example = _QUERY_EXAMPLES.get(field.name)
             found.append(
                 {
                     "name": field.name,
@@ -149,6 +163,7 @@ class OpenApi:
                     "required": "REQUIRED" in behaviors(field),
                     "description": self._contract.comments[f"{operation.request}.{field.name}"],
                     "schema": self._schemas.field(field, "", "query"),
+                    **({"example": example} if example else {}),
                 }
             )
         condition = _condition(operation)
@@ -224,7 +239,10 @@ class OpenApi:
         error: Json = {
             "description": "\n".join([_MEANINGS[status], "", *texts]),
             "content": {
-                "application/json": {"schema": self._schemas.message("google.rpc.Status", "error")}
+                "application/json": {
+                    "schema": self._schemas.message("google.rpc.Status", "response"),
+                    "examples": {name: {"$ref": f"#/components/examples/{name}"} for name in names},
+                }
             },
         }
         if status in {429, 503}:

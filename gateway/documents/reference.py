@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gateway.documents.contract import Contract, Field, behaviors, in_words
+from gateway.documents.schemas import EXAMPLE_ID as _ID
 from server.access.authorization import NEEDED
 
-_ID = "0198c5c0-1d2e-7a3b-8c4d-5e6f708192a3"
 _SCALARS = {
     Field.TYPE_STRING: "string",
     Field.TYPE_BOOL: "bool",

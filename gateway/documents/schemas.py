@@ -32,7 +32,22 @@ _SCALARS: dict[int, Json] = {
     Field.TYPE_DOUBLE: {"type": "number"},
 }
 
+EXAMPLE_ID = "0198c5c0-1d2e-7a3b-8c4d-5e6f708192a3"
 _EXAMPLES: dict[str, Json] = {
+    "Task": {
+        "id": EXAMPLE_ID,
+        "title": "Send the invoice",
+        "description": "",
+        "status": "TASK_STATUS_PENDING",
+        "priority": "TASK_PRIORITY_HIGH",
+        "assigned_to": "ann@example.com",
+        "due_date": "2030-01-31T17:00:00Z",
+        "tags": ["billing"],
+        "created_by": "ann",
+        "created_at": "2026-01-05T09:00:00.123456Z",
+        "updated_at": "2026-01-05T09:00:00.123456Z",
+        "etag": '"599e790818fb917"',
+    },
     "TaskCreate": {
         "title": "Send the invoice",
         "priority": "TASK_PRIORITY_HIGH",
@@ -58,7 +73,7 @@ class Schemas:
         key = _PACKAGES.sub("", name)
         if key not in self.named:
             self.named[key] = {}  # A message may contain itself.
-            self.named[key] = self._object(name, direction, set(without))
+            self.named[key] = self._object(name, direction, set(without)) | _examples(key)
         return {"$ref": f"#/components/schemas/{key}"}
 
     def task(self, kind: str) -> Json:
@@ -76,7 +91,7 @@ class Schemas:
                     "tags",
                 ):
                     schema["properties"][name] = _nullable(schema["properties"][name])
-            self.named[kind] = schema | {"examples": [_EXAMPLES[kind]]}
+            self.named[kind] = schema | _examples(kind)
         return {"$ref": f"#/components/schemas/{kind}"}
 
     def _object(self, name: str, direction: str, without: set[str]) -> Json:
@@ -89,7 +104,7 @@ class Schemas:
             properties[field.name] = schema | {
                 "description": self._contract.comments[f"{name}.{field.name}"]
             }
-            if "REQUIRED" in behaviors(field) and direction == "request":
+            if self._is_required(field, direction):
                 required.append(field.name)
         schema = {"type": "object", "properties": properties, "additionalProperties": False}
         if comment := self._contract.comments[name]:
@@ -99,9 +114,17 @@ class Schemas:
     def _is_output(self, field: Field) -> bool:
         return "OUTPUT_ONLY" in behaviors(field)
 
+    def _is_required(self, field: Field, direction: str) -> bool:
+        """Return whether the field is always there: the gateway writes empty values too."""
+        if direction == "request":
+            return "REQUIRED" in behaviors(field)
+        if field.label == Field.LABEL_REPEATED:
+            return True
+        return field.type != Field.TYPE_MESSAGE and not field.HasField("oneof_index")
+
     def field(self, field: Field, message: str, direction: str) -> Json:
-        if message == _UPDATE and field.type_name == f".{TASK}":
-            return self.task("TaskPatch")
+        if message == _UPDATE and field.type_name == f".{TASK}":  # In a batch: no path has the id.
+            return {"allOf": [self.task("TaskPatch"), {"required": ["id"]}]}
         schema = self._value(field, direction)
         given = rules(field)
         if field.label == Field.LABEL_REPEATED:
@@ -131,6 +154,10 @@ class Schemas:
         return dict(_SCALARS[field.type])
 
 
+def _examples(key: str) -> Json:
+    return {"examples": [_EXAMPLES[key]]} if key in _EXAMPLES else {}
+
+
 def _text_rules(given: FieldRules) -> Json:
     """Return the limits of a text: its length, its format, and the patterns of its CEL rules."""
     schema: Json = {}
@@ -143,6 +170,9 @@ def _text_rules(given: FieldRules) -> Json:
         schema["pattern"] = patterns[0]
     elif patterns:
         schema["allOf"] = [{"pattern": pattern} for pattern in patterns]
+    expressions = " ".join(rule.expression for rule in given.cel)
+    if excluded := re.findall(r"!this\.matches\('(\^[^']*\$)'\)", expressions):
+        schema["not"] = {"pattern": "|".join(excluded)}
     return schema
 
 
