@@ -6,7 +6,7 @@ from typing import Literal
 
 import jwt
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from taskservice.v1.task_pb2 import TASK_PRIORITY_URGENT, TASK_STATUS_COMPLETED, Task
 from taskservice.v1.task_service_pb2 import (
@@ -146,6 +146,28 @@ def test_more_tasks_than_a_page_are_shown_on_request(
     page.get_by_role("button", name="Show more").click()
     expect(rows).to_have_count(30)
     expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+
+
+@pytest.mark.refused
+def test_a_task_that_was_changed_elsewhere_is_not_completed(
+    create: Callable[..., Task], open_page: OpenPage, grpc_stub: TaskServiceStub
+) -> None:
+    task = create("before")
+    page = opened(open_page())
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/tasks?filter=*", hold)
+    grpc_stub.UpdateTask(UpdateTaskRequest(task=Task(id=task.id, title="after")))
+    page.get_by_role("button", name="Complete before").click()
+    expect(page.locator("#notice")).to_contain_text("was written since")
+    page.unroute("**/tasks?filter=*")
+    for route in held:
+        route.continue_()
+    expect(row(page, "after")).to_contain_text("Pending")
+    expect(page.locator("#notice")).to_contain_text("was written since")
 
 
 @pytest.mark.refused
