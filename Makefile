@@ -99,8 +99,8 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 .PHONY: site
 site: $(INSTALLED) ## Build the documentation as a site, .site/public; fails for a broken link
 	@rm -rf .site && mkdir -p .site/source
-	@git ls-files README.md CONTRIBUTING.md SECURITY.md LICENSE docs deploy proto benchmarks/results gateway/static/openapi.json | \
-		xargs cp --parents --target-directory .site/source
+	@git ls-files --cached --others --exclude-standard README.md CONTRIBUTING.md SECURITY.md LICENSE docs deploy \
+		proto benchmarks/results gateway/static/openapi.json | xargs cp --parents --target-directory .site/source
 	@zensical build --clean --strict
 	@$(BIN)/python docs/check_site.py .site/public
 

@@ -23,7 +23,9 @@ const number = new Intl.NumberFormat();
 
 // --- What went wrong, and what happened ---
 
-function tell(error) {
+// A success takes back only the error of its own kind: of an action, or of following the changes.
+function tell(error, kind) {
+  $("notice").dataset.kind = kind;
   $("notice").hidden = !error;
   $("notice").textContent = error?.message ?? "";
   if (error?.status === 401 && !$("token").open) $("token").showModal();
@@ -33,12 +35,12 @@ function say(text) {
   $("said").textContent = text;
 }
 
-async function attempt(work) {
+async function attempt(work, kind = "action") {
   try {
     await work();
-    tell(null);
+    if ($("notice").dataset.kind === kind) tell(null, kind);
   } catch (error) {
-    tell(error);
+    tell(error, kind);
   }
 }
 
@@ -285,7 +287,7 @@ function refreshSoon() {
 async function refreshWhileStale() {
   while (isStale) {
     isStale = false;
-    await attempt(refresh);
+    await attempt(refresh, "following");
     updateAges();
     await pause(REFRESH_MS);
   }
@@ -312,7 +314,7 @@ async function follow(position) {
   const query = new URLSearchParams({ resume_token: position.token });
   const response = await send(`/tasks:watch?${query}`, { headers: { accept: "text/event-stream" }, signal: position.signal });
   showLive(true);
-  if (!position.token) await attempt(() => Promise.all([refresh(), showNewest()]));
+  if (!position.token) await attempt(() => Promise.all([refresh(), showNewest()]), "following");
   for await (const event of serverSentEvents(response.body)) {
     if (event.status) throw ended(event.status);
     if (event.task) showChange(event);
@@ -332,7 +334,7 @@ async function followForever() {
     } catch (error) {
       if (signal.aborted) return;
       if (error.status === 400) position.token = ""; // Too old: begin anew.
-      if (error.status) tell(error);
+      if (error.status) tell(error, "following");
     }
     showLive(false);
     if (Date.now() - start > 15000) wait = 500;

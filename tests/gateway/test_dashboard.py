@@ -149,6 +149,21 @@ def test_more_tasks_than_a_page_are_shown_on_request(
 
 
 @pytest.mark.refused
+def test_a_task_that_was_changed_elsewhere_is_not_completed(
+    create: Callable[..., Task], open_page: OpenPage, grpc_stub: TaskServiceStub
+) -> None:
+    task = create("before")
+    page = opened(open_page())
+    page.route("**/tasks?filter=*", lambda _: None)  # Held until it is no longer routed.
+    grpc_stub.UpdateTask(UpdateTaskRequest(task=Task(id=task.id, title="after")))
+    page.get_by_role("button", name="Complete before").click()
+    expect(page.locator("#notice")).to_contain_text("was written since")
+    page.unroute("**/tasks?filter=*")
+    expect(row(page, "after")).to_contain_text("Pending")
+    expect(page.locator("#notice")).to_contain_text("was written since")
+
+
+@pytest.mark.refused
 def test_a_filter_that_is_wrong_says_where(dashboard: Page) -> None:
     dashboard.get_by_label("Filter").fill("status = NONE")
     dashboard.get_by_role("button", name="Apply").click()

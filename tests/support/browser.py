@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.support.programs import debian_program
+from tests.support.service import PATIENCE_SECONDS
 
-OpenPage = Callable[..., Page]
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def new_page(
     page = browser.new_page(
         viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-GB"
     )
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(PATIENCE_SECONDS * 1000)
     return page
 
 
