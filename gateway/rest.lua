@@ -222,7 +222,7 @@ function envoy_on_request(handle)
   headers:replace(REST, "1")
   local method, path = headers:get(":method"), headers:get(":path"):match("^[^?]*")
   local if_match = headers:get("if-match")
-  -- One text, as each entry costs as much as the rest of this function.
+  -- One text: each entry of the metadata is a conversion to a protobuf value.
   local state = {method, path, if_match and "1" or "0", headers:get("if-none-match") or ""}
   handle:streamInfo():dynamicMetadata():set(STATE, "call", table.concat(state, "\n"))
   if method == "HEAD" then headers:replace(":method", "GET") end
