@@ -11,15 +11,9 @@ from grpc import ServicerContext as Context
 from server.access import principal as caller
 from server.access.authorization import ADMIN
 from server.calls.current import current_call
-from server.errors import InvalidRequestError, violation
+from server.errors import BatchItemError, InvalidRequestError, violation
 from server.tasks import validation, writes
-from server.tasks.conversions import (
-    event_to_proto,
-    saturated,
-    stats_to_proto,
-    task_to_proto,
-    version_of,
-)
+from server.tasks.conversions import event_to_proto, saturated, stats_to_proto, task_to_proto
 from server.tasks.fields import parse_order
 from server.tasks.filters import parse_filter, parse_watch_filter
 from server.tasks.page_tokens import Tokens
@@ -27,7 +21,7 @@ from server.tasks.watches import Watches
 from storage.errors import TaskNotFoundError
 from storage.events import EventLog, Position
 from storage.query import NEWEST_FIRST, cursor_at
-from storage.repository import Origin, Target, TaskRepository
+from storage.repository import Origin, TaskRepository
 from storage.tables import TaskRow
 from taskservice.v1 import task_service_pb2 as pb
 from taskservice.v1 import task_service_pb2_grpc
@@ -38,9 +32,7 @@ Row = TypeVar("Row", bound=tuple[object, ...])
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
-
-# Below the 4 MiB that a gRPC client accepts by default.
-MAX_PAGE_BYTES = 3 * 1024 * 1024
+MAX_PAGE_BYTES = 3 * 1024 * 1024  # A gRPC client accepts 4 MiB by default.
 
 _PURGE_BATCH = 1000
 _PURGE_SAMPLE = 100
@@ -77,7 +69,8 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         return self._to_proto(self._repository.get(request.id))
 
     def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
-        binding = "tasks", request.filter, request.order_by, request.show_deleted, _principal()
+        show_deleted = request.show_deleted
+        binding = "tasks", request.filter, request.order_by, show_deleted, _principal()
         found = validation.contract_violations(request)
         filter_ = validation.parse_field(found, request, "filter", parse_filter)
         order = validation.parse_field(found, request, "order_by", parse_order) or NEWEST_FIRST
@@ -86,18 +79,14 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         validation.reject(found)
         size = _page_size(request)
         rows = self._repository.page(
-            limit=size + 1,
-            filter_=filter_,
-            order=order,
-            cursor=cursor,
-            show_deleted=request.show_deleted,
+            limit=size + 1, filter_=filter_, order=order, cursor=cursor, show_deleted=show_deleted
         )
         tasks, last = _page(rows, size, self._to_proto)
         response = pb.ListTasksResponse(tasks=tasks)
         if last:
             response.next_page_token = self._page_tokens.seal(cursor_at(last, order), binding)
         if request.include_total_size:
-            total = self._repository.count(filter_, show_deleted=request.show_deleted)
+            total = self._repository.count(filter_, show_deleted=show_deleted)
             response.total_size = saturated(total)
         return response
 
@@ -108,7 +97,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
     def DeleteTask(self, request: pb.DeleteTaskRequest, context: Context) -> Task:
         validation.check(request)
-        target = Target(request.id.lower(), version_of(request.etag))
+        target = writes.target_of(request.id, request.etag)
         try:
             rows = self._repository.delete([target], _origin())
         except TaskNotFoundError:
@@ -119,7 +108,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
     def UndeleteTask(self, request: pb.UndeleteTaskRequest, context: Context) -> Task:
         validation.check(request)
-        target = Target(request.id.lower(), version_of(request.etag))
+        target = writes.target_of(request.id, request.etag)
         (row,) = self._repository.undelete([target], _origin())
         return self._to_proto(row)
 
@@ -134,10 +123,9 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         ids = [task_id.lower() for task_id in request.ids]
         rows = self._repository.find(ids)
         writes.check_answer(rows.values())
-        with writes.naming_items("ids", ((task_id, "") for task_id in ids)):
-            for task_id in ids:
-                if task_id not in rows:
-                    raise TaskNotFoundError(task_id)
+        for number, task_id in enumerate(ids):
+            if task_id not in rows:
+                raise BatchItemError(f"ids[{number}]", TaskNotFoundError(task_id))
         return pb.BatchGetTasksResponse(tasks=[self._to_proto(rows[task_id]) for task_id in ids])
 
     def BatchCreateTasks(
@@ -145,7 +133,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     ) -> pb.BatchCreateTasksResponse:
         validation.check_batch_create(request)
         items = request.requests
-        with writes.naming_items("requests", ((item.task_id, item.request_id) for item in items)):
+        with writes.naming_items((item.task_id, item.request_id) for item in items):
             rows = writes.create(self._repository, items, _origin(), _ITEM)
         return pb.BatchCreateTasksResponse(tasks=map(self._written, rows, items))
 
@@ -154,7 +142,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     ) -> pb.BatchUpdateTasksResponse:
         fields = validation.check_batch_update(request)
         items = request.requests
-        with writes.naming_items("requests", ((item.task.id, item.request_id) for item in items)):
+        with writes.naming_items((item.task.id, item.request_id) for item in items):
             rows = writes.update(self._repository, items, fields, _origin(), _ITEM)
         return pb.BatchUpdateTasksResponse(tasks=map(self._written, rows, items))
 
@@ -163,7 +151,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     ) -> pb.BatchDeleteTasksResponse:
         validation.check_batch_delete(request)
         items = request.requests
-        with writes.naming_items("requests", ((item.id, "") for item in items)):
+        with writes.naming_items((item.id, "") for item in items):
             rows = writes.delete(self._repository, items, _origin())
         return pb.BatchDeleteTasksResponse(
             tasks=[

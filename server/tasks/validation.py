@@ -23,8 +23,7 @@ Item = TypeVar("Item", bound=Message)
 
 _OUTPUT_ONLY = frozenset(Task.DESCRIPTOR.fields_by_name) - WRITABLE
 
-# Bounds the work for a request with a million violations.
-_MAX_VIOLATIONS = 100
+_MAX_VIOLATIONS = 100  # Bounds the work for a request with a million violations.
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 

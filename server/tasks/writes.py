@@ -16,14 +16,7 @@ from server.errors import AnswerTooLargeError, BatchItemError, TransitionNotAllo
 from server.tasks.conversions import masked, merged_values, task_to_proto, task_values, version_of
 from server.tasks.validation import reject
 from server.telemetry.tracing import add_span_event
-from storage.errors import (
-    RequestIdReusedError,
-    TaskDeletedError,
-    TaskError,
-    TaskNotFoundError,
-    TransactionConflictError,
-    VersionMismatchError,
-)
+from storage import errors
 from storage.repository import (
     Change,
     Creation,
@@ -99,7 +92,7 @@ def update(
         if rows is not None:
             return rows
         add_span_event("another write came first")
-    raise TransactionConflictError("concurrent writes")
+    raise errors.TransactionConflictError("concurrent writes")
 
 
 def _patch(
@@ -139,7 +132,7 @@ def _try_update(
         written = iter(
             repository.update(list(changes.values()), origin, commit=not requests[0].validate_only)
         )
-    except VersionMismatchError:
+    except errors.VersionMismatchError:
         return None
     return [row or next(written) for row in done]
 
@@ -147,25 +140,28 @@ def _try_update(
 def delete(
     repository: TaskRepository, requests: Sequence[DeleteTaskRequest], origin: Origin
 ) -> list[TaskRow | None]:
-    """Delete tasks. With allow_missing, return an already deleted task unchanged, and None for an
-    id without a task."""
+    """Delete tasks. With allow_missing, return a deleted task unchanged, and None for no task."""
     for _ in range(_ATTEMPTS):
         rows = repository.find([request.id.lower() for request in requests])
         check_answer(rows.values())
         present = {row.id for row in rows.values() if row.deleted_at is None}
         targets = [
-            Target(request.id.lower(), version_of(request.etag))
+            target_of(request.id, request.etag)
             for request in requests
             if request.id.lower() in present or not request.allow_missing
         ]
         try:
             rows |= {row.id: row for row in repository.delete(targets, origin)}
-        except TaskNotFoundError as error:
+        except errors.TaskNotFoundError as error:
             if error.task_id not in present:
                 raise
         else:
             return [rows.get(request.id.lower()) for request in requests]
-    raise TransactionConflictError("concurrent writes")
+    raise errors.TransactionConflictError("concurrent writes")
+
+
+def target_of(task_id: str, etag: str) -> Target:
+    return Target(task_id.lower(), version_of(etag))
 
 
 def check_answer(rows: Collection[TaskRow], more: int = 0) -> None:
@@ -177,16 +173,16 @@ def check_answer(rows: Collection[TaskRow], more: int = 0) -> None:
 
 
 @contextmanager
-def naming_items(field: str, keys: Iterable[tuple[str, str]]) -> Iterator[None]:
+def naming_items(keys: Iterable[tuple[str, str]]) -> Iterator[None]:
     """Attribute errors to the item with the error's task id or request id."""
     try:
         yield
-    except (TaskError, TransitionNotAllowedError, RequestIdReusedError) as error:
+    except (errors.TaskError, TransitionNotAllowedError, errors.RequestIdReusedError) as error:
         by_request = getattr(error, "request_id", "")
         failed = by_request or getattr(error, "task_id", "")
         for number, (task_id, request_id) in enumerate(keys):
             if (request_id if by_request else task_id).lower() == failed:
-                raise BatchItemError(f"{field}[{number}]", error) from error
+                raise BatchItemError(f"requests[{number}]", error) from error
         raise
 
 
@@ -205,11 +201,11 @@ def _change(
 ) -> Change:
     row = found.get(request.task.id.lower())
     if row is None:
-        raise TaskNotFoundError(request.task.id.lower())
+        raise errors.TaskNotFoundError(request.task.id.lower())
     if row.deleted_at is not None:
-        raise TaskDeletedError(row.id)
+        raise errors.TaskDeletedError(row.id)
     if version_of(request.task.etag) not in {None, row.version}:
-        raise VersionMismatchError(row.id)
+        raise errors.VersionMismatchError(row.id)
     values = merged_values(row, request.task, fields)
     status = values["status"]
     if status != row.status and status not in _TRANSITIONS[row.status]:
