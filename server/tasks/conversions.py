@@ -28,7 +28,6 @@ _UNRECORDED = {"id", "updated_at", "purge_at", "etag"}
 _RECORDED = [field.name for field in Task.DESCRIPTOR.fields if field.name not in _UNRECORDED]
 
 _ETAG = re.compile(r'"([0-9a-f]{1,15})"')
-_NO_VERSION = 0
 
 
 def task_to_proto(row: TaskRow, retention: dt.timedelta | None = None) -> Task:
@@ -158,7 +157,7 @@ def version_of(etag: str) -> int | None:
     if not etag:
         return None
     match = _ETAG.fullmatch(etag)
-    return int(match[1], 16) if match else _NO_VERSION
+    return int(match[1], 16) if match else 0
 
 
 def to_timestamp(moment: dt.datetime) -> Timestamp:

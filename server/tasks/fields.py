@@ -93,9 +93,7 @@ ENUM_FIELDS = {
 }
 
 # Fields with an index.
-SORTABLE = frozenset(
-    {"created_at", "updated_at", "due_date", "priority", "status", "assigned_to", "title"}
-)
+SORTABLE = "created_at", "updated_at", "due_date", "priority", "status", "assigned_to", "title"
 
 
 @lru_cache(maxsize=1024)

@@ -104,7 +104,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             if not request.allow_missing:
                 raise
             rows = [*self._repository.find([target.task_id]).values()]
-        return self._to_proto(rows[0]) if rows else Task(id=target.task_id)
+        return self._deleted(rows[0] if rows else None, request)
 
     def UndeleteTask(self, request: pb.UndeleteTaskRequest, context: Context) -> Task:
         validation.check(request)
@@ -153,12 +153,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         items = request.requests
         with writes.naming_items((item.id, "") for item in items):
             rows = writes.delete(self._repository, items, _origin())
-        return pb.BatchDeleteTasksResponse(
-            tasks=[
-                self._to_proto(row) if row else Task(id=item.id.lower())
-                for row, item in zip(rows, items, strict=True)
-            ]
-        )
+        return pb.BatchDeleteTasksResponse(tasks=map(self._deleted, rows, items))
 
     def ListTaskEvents(
         self, request: pb.ListTaskEventsRequest, context: Context
@@ -223,6 +218,10 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         for generated in ("etag", "updated_at", "completed_at"):  # AIP-163.
             task.ClearField(generated)
         return task
+
+    def _deleted(self, row: TaskRow | None, request: pb.DeleteTaskRequest) -> Task:
+        """Convert a deleted task; with allow_missing, there may be none."""
+        return self._to_proto(row) if row else Task(id=request.id.lower())
 
 
 def _origin() -> Origin:

@@ -1,6 +1,6 @@
 """Validate requests: the contract's rules, and those that buf.validate cannot express.
 
-All checks add to one list, so that the client receives all violations at once.
+Each check raises one InvalidRequestError, so that the client receives all violations at once.
 """
 
 import re
@@ -20,8 +20,6 @@ from taskservice.v1.task_pb2 import Task
 
 T = TypeVar("T")
 Item = TypeVar("Item", bound=Message)
-
-_OUTPUT_ONLY = frozenset(Task.DESCRIPTOR.fields_by_name) - WRITABLE
 
 _MAX_VIOLATIONS = 100  # Bounds the work for a request with a million violations.
 
@@ -121,7 +119,8 @@ def _check_items(
     _check_count("requests", items)
     # Items are validated one by one only if the batch breaks a rule: that is slower.
     keeps_rules = not protovalidate.collect_violations(request, fail_fast=True)
-    found, results = list[FieldViolation](), []
+    found: list[FieldViolation] = []
+    results = []
     for number, item in enumerate(items):
         of_item = [] if keeps_rules else contract_violations(item)
         results.append(check_item(item, of_item))
@@ -182,7 +181,7 @@ def _masked_fields(request: pb.UpdateTaskRequest, found: list[FieldViolation]) -
     paths = set(request.update_mask.paths)
     if paths == {"*"}:
         return WRITABLE
-    for path in islice(sorted(paths - WRITABLE - _OUTPUT_ONLY), _MAX_VIOLATIONS):
+    for path in islice(sorted(paths.difference(Task.DESCRIPTOR.fields_by_name)), _MAX_VIOLATIONS):
         description = f"there is no field {path[:100]!a}"
         found.append(violation("update_mask", description, "UNKNOWN_FIELD"))
     return WRITABLE & paths

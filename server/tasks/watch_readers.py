@@ -19,10 +19,8 @@ log = structlog.get_logger()
 
 _BATCH = 200
 _SLOTS = 2  # Own reads at once: watches that resume must not occupy the connection pool.
-# The limit of a read of initial tasks, and how many ids a read scans after one has exceeded it.
-# A filter without an index took 22 s for 50,000 tasks, and 0.2 s for this many.
-_READ_SECONDS = 1.0
-_SCANNED = 500
+_READ_SECONDS = 1.0  # The limit of a read of initial tasks.
+_SCANNED = 500  # The ids of a read after one has exceeded it: 0.2 s for a filter without an index.
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.01, 1.0
 _POLL_SECONDS = 1.0  # Announcements may be lost, or precede the settling of their events.
 

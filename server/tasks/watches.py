@@ -54,7 +54,6 @@ class Watches:
         self._is_stopped = False
 
     def counts(self) -> dict[str, int]:
-        """Return the numbers of watches by their reader."""
         joined = self._shared_reader.joined
         return {"joined": joined, "reading": max(0, len(self._open) - joined)}
 
@@ -73,7 +72,11 @@ class Watches:
         initial: bool,
         context: grpc.ServicerContext,
     ) -> Iterator[Notice]:
-        """Yield the notices of a watch, from a position or from now on, until the call ends."""
+        """Yield the notices of a watch, from a position or from now on, until the call ends.
+
+        Raises: TooManyWatchesError, TooManyFiltersError, ShuttingDownError, EventsRemovedError, and
+            the errors of `Watch.check`.
+        """
         with self._opened(filter_, context) as watch:
             current_call().on_opened()
             for notice in self._notices(watch, position, initial=initial):

@@ -165,7 +165,7 @@ def target_of(task_id: str, etag: str) -> Target:
 
 
 def check_answer(rows: Collection[TaskRow], more: int = 0) -> None:
-    """Reject a batch whose response has too many bytes: those of the rows, and `more`."""
+    """Raises: AnswerTooLargeError, if the rows and `more` bytes do not fit into a response."""
     if len(rows) * _LARGEST_TASK_BYTES + more <= _MAX_ANSWER_BYTES:
         return
     if sum(task_to_proto(row).ByteSize() for row in rows) + more > _MAX_ANSWER_BYTES:
@@ -174,7 +174,7 @@ def check_answer(rows: Collection[TaskRow], more: int = 0) -> None:
 
 @contextmanager
 def naming_items(keys: Iterable[tuple[str, str]]) -> Iterator[None]:
-    """Attribute errors to the item with the error's task id or request id."""
+    """Raise BatchItemError for the item with the error's task id or request id."""
     try:
         yield
     except (errors.TaskError, TransitionNotAllowedError, errors.RequestIdReusedError) as error:
