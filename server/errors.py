@@ -70,9 +70,6 @@ class CredentialsExpiredError(Exception):
 class KeysUnavailableError(Exception):
     """This process has not received the keys that verify tokens yet."""
 
-    def __init__(self) -> None:
-        super().__init__("there are no keys yet to verify tokens with")
-
 
 class RequestTooLargeError(Exception):
     """The request has more bytes than its method accepts."""

@@ -142,7 +142,9 @@ TABLE: dict[type[Exception], _Row] = {
         "the credentials are no longer valid; resume with new ones",
     ),
     PermissionDeniedError: _Row(code.PERMISSION_DENIED, "PERMISSION_DENIED", None),
-    KeysUnavailableError: _Row(code.UNAVAILABLE, "KEYS_UNAVAILABLE", None, _retry),
+    KeysUnavailableError: _Row(
+        code.UNAVAILABLE, "KEYS_UNAVAILABLE", "there are no keys yet to verify tokens with", _retry
+    ),
     RequestTooLargeError: _Row(code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", None),
     AnswerTooLargeError: _Row(code.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", None),
     TooManyCallsError: _Row(

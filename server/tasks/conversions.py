@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.json_format import MessageToDict, ParseDict
-from google.protobuf.struct_pb2 import Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from storage.events import Event
@@ -29,9 +28,6 @@ _UNRECORDED = {"id", "updated_at", "purge_at", "etag"}
 _RECORDED = [field.name for field in Task.DESCRIPTOR.fields if field.name not in _UNRECORDED]
 
 _ETAG = re.compile(r'"([0-9a-f]{1,15})"')
-_NO_VERSION = 0
-
-_MAX_INT32 = 2**31 - 1
 
 
 def task_to_proto(row: TaskRow, retention: dt.timedelta | None = None) -> Task:
@@ -57,16 +53,13 @@ def task_values(task: Task) -> Values:
         "status": task.status or pb.TASK_STATUS_PENDING,
         "priority": task.priority or pb.TASK_PRIORITY_MEDIUM,
         "assigned_to": task.assigned_to,
-        "due_date": to_datetime(task.due_date) if task.HasField("due_date") else None,
+        "due_date": task.due_date.ToDatetime(dt.UTC) if task.HasField("due_date") else None,
         "tags": distinct_tags(task.tags),
     }
 
 
 def merged_values(row: TaskRow, task: Task, fields: frozenset[str]) -> Values:
-    """Return the writable columns of a row, with these fields replaced by those of the message.
-
-    Other fields of the message are not read: they are not validated.
-    """
+    """Return the writable columns of a row, with only these fields of the message."""
     return {
         name: value if name in fields else getattr(row, name)
         for name, value in task_values(masked(task, fields)).items()
@@ -74,7 +67,6 @@ def merged_values(row: TaskRow, task: Task, fields: frozenset[str]) -> Values:
 
 
 def masked(task: Task, fields: frozenset[str]) -> Task:
-    """Return a task with only these fields of the message."""
     result = Task()
     FieldMask(paths=fields).MergeMessage(task, result)
     return result
@@ -102,7 +94,7 @@ WRITABLE = frozenset(task_values(Task()))
 
 def saturated(count: int) -> int:
     """Limit a count to what an int32 field of the contract holds."""
-    return min(count, _MAX_INT32)
+    return min(count, 2**31 - 1)
 
 
 def stats_to_proto(stats: Stats) -> TaskStats:
@@ -127,7 +119,6 @@ def stats_to_proto(stats: Stats) -> TaskStats:
 
 
 def event_to_proto(event: Event) -> TaskEvent:
-    """Convert an event to a message."""
     return TaskEvent(
         id="{:016x}-{:016x}".format(*event.position),
         task_id=event.task_id,
@@ -148,13 +139,12 @@ def _changes(before: TaskRow | None, after: TaskRow) -> Iterator[TaskEvent.Chang
     )
     for name in _RECORDED:
         if old.get(name) != new.get(name):
-            yield TaskEvent.Change(
-                field=name, before=_json_value(old.get(name)), after=_json_value(new.get(name))
-            )
-
-
-def _json_value(value: Any) -> Value | None:
-    return None if value is None else ParseDict(value, Value())
+            change = TaskEvent.Change(field=name)
+            if name in old:
+                ParseDict(old[name], change.before)
+            if name in new:
+                ParseDict(new[name], change.after)
+            yield change
 
 
 def etag_of(row: TaskRow) -> str:
@@ -163,23 +153,14 @@ def etag_of(row: TaskRow) -> str:
 
 
 def version_of(etag: str) -> int | None:
-    """Return the version of an etag, or None if it is empty.
-
-    A malformed etag is not an invalid request: it stands for a version that no task has.
-    """
+    """Return the version of an etag: None if it is empty, one that no task has if malformed."""
     if not etag:
         return None
     match = _ETAG.fullmatch(etag)
-    return int(match[1], 16) if match else _NO_VERSION
+    return int(match[1], 16) if match else 0
 
 
 def to_timestamp(moment: dt.datetime) -> Timestamp:
-    """Convert a time to a Timestamp, in a third of the time of protobuf's FromDatetime: a page of
-    tasks has hundreds of times."""
+    """Convert a time to a Timestamp, three times as fast as protobuf's FromDatetime."""
     since = moment - _EPOCH
     return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
-
-
-def to_datetime(timestamp: Timestamp) -> dt.datetime:
-    """Convert a Timestamp to a time in UTC, truncated to the database's microseconds."""
-    return timestamp.ToDatetime(dt.UTC)

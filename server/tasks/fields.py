@@ -93,9 +93,7 @@ ENUM_FIELDS = {
 }
 
 # Fields with an index.
-SORTABLE = frozenset(
-    {"created_at", "updated_at", "due_date", "priority", "status", "assigned_to", "title"}
-)
+SORTABLE = "created_at", "updated_at", "due_date", "priority", "status", "assigned_to", "title"
 
 
 @lru_cache(maxsize=1024)
@@ -104,8 +102,10 @@ def parse_order(text: str) -> tuple[Sort, ...]:
     if not text.strip():
         return NEWEST_FIRST
     order: dict[str, Sort] = {}
-    position = 1
+    end = 0
     for term in text.split(","):
+        start = end + len(term) - len(term.lstrip()) + 1
+        end += len(term) + 1
         field, *direction = term.split()[:3] or [""]
         if field not in SORTABLE:
             problem = f"cannot order by {field[:100]!a}; known are {', '.join(sorted(SORTABLE))}"
@@ -115,8 +115,6 @@ def parse_order(text: str) -> tuple[Sort, ...]:
             problem = f"{field} occurs twice"
         else:
             order[field] = Sort(field, descending=direction == ["desc"])
-            position += len(term) + 1
             continue
-        position += len(term) - len(term.lstrip())
-        raise FieldError(f"at character {position}: {problem}", "ORDER_BY_INVALID")
+        raise FieldError(f"at character {start}: {problem}", "ORDER_BY_INVALID")
     return tuple(order.values())

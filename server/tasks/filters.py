@@ -1,8 +1,4 @@
-"""Parse filters (AIP-160) into trees of `storage.query`.
-
-`filter.lark` is the grammar, `fields.py` the list of fields. An invalid filter raises a
-FieldError with the position in the text.
-"""
+"""Parse filters (AIP-160) into trees of `storage.query`; `filter.lark` is the grammar."""
 
 import re
 import unicodedata
@@ -22,12 +18,9 @@ T = TypeVar("T")
 
 MAX_TERMS, MAX_DEPTH = 50, 20
 _NESTING = {"(": 1, ")": -1}
-# No index serves a negated search: each one reads every task.
-MAX_SEARCHES = 10
-# No index serves searches in new changes.
-MAX_WATCH_SEARCHES = 5
-# PostgreSQL's limit is 2046 bytes in lower case, which may be longer.
-MAX_WORD_BYTES = 1000
+MAX_SEARCHES = 10  # No index serves a negated search: each one reads every task.
+MAX_WATCH_SEARCHES = 5  # No index serves searches in new changes.
+MAX_WORD_BYTES = 1000  # PostgreSQL's limit is 2046 bytes in lower case, which may be longer.
 
 # Operators of other languages, and their form in AIP-160.
 _FOREIGN_OPERATORS = {"and": "AND", "or": "OR", "not": "NOT", "&&": "AND", "||": "OR"}
@@ -59,14 +52,13 @@ class _Argument(NamedTuple):
 class _TreeBuilder(Transformer[Token, Filter]):
     """Converts each rule of the grammar to a part of the tree."""
 
+    negated = Not
+
     def conjunction(self, *terms: Filter) -> Filter:
         return And(terms)
 
     def disjunction(self, *terms: Filter) -> Filter:
         return Or(terms)
-
-    def negated(self, term: Filter) -> Filter:
-        return Not(term)
 
     def argument(self, token: Token) -> _Argument:
         """Remove quotes and escapes; an unescaped star at either end is a wildcard."""
@@ -87,7 +79,11 @@ class _TreeBuilder(Transformer[Token, Filter]):
     def comparison(self, name: Token, operator: Token, argument: _Argument) -> Filter:
         field = FIELDS.get(name)
         if field is None:
-            _reject(name.start_pos, _no_field(name))
+            # The last part of a path may be a known field.
+            known = name.rpartition(".")[2].lower()
+            hint = f"; write {known}" if known in FIELDS else ""
+            problem = f"there is no field {_shown(name)}; known are {', '.join(FIELDS)}{hint}"
+            _reject(name.start_pos, problem)
         if operator == ":":
             return _has(name, field, operator, argument)
         if operator not in field.operators:
@@ -131,13 +127,6 @@ def _value(argument: _Argument, parse: Callable[[str], T]) -> T:
         return parse(argument.text)
     except ValueError as error:
         _reject(argument.start, f"{_shown(argument.text)} {error}")
-
-
-def _no_field(name: str) -> str:
-    """Describe an unknown field; the last part of a path may be a known one."""
-    hint = name.rpartition(".")[2].lower()
-    hint = f"; write {hint}" if hint in FIELDS else ""
-    return f"there is no field {_shown(name)}; known are {', '.join(FIELDS)}{hint}"
 
 
 def _reject_foreign_operators(argument: _Argument) -> None:
@@ -225,11 +214,11 @@ def _explain(error: UnexpectedInput, text: str) -> str:
     if token is not None and token.type == "$END":
         return "at the end: the filter is not complete"
     position = error.pos_in_stream or 0
-    if token is not None and token.type == "CALL":
-        return f"at character {position + 1}: {_NO_CALLS}"
     unexpected = str(token) if token is not None else text[position]
-    hint = _HINTS.get(unexpected, "")
-    return f"at character {position + 1}: {_shown(unexpected)} is not expected here{hint}"
+    problem = f"{_shown(unexpected)} is not expected here{_HINTS.get(unexpected, '')}"
+    if token is not None and token.type == "CALL":
+        problem = _NO_CALLS
+    return f"at character {position + 1}: {problem}"
 
 
 _HINTS = {

@@ -26,7 +26,10 @@ _TIME = "t"
 
 
 class Tokens:
-    """Encrypts and decrypts tokens of one purpose: "page" or "resume"."""
+    """Encrypts and decrypts tokens of one purpose: "page" or "resume".
+
+    The binding identifies the list or stream that a token is a position in.
+    """
 
     def __init__(self, keys: Sequence[bytes], purpose: str) -> None:
         """Derive the ciphers: the first key encrypts, every key decrypts."""
@@ -36,37 +39,26 @@ class Tokens:
         ]
         self._reason = f"{purpose.upper()}_TOKEN_INVALID"
 
-    def seal(self, position: Cursor, *binding: object) -> str:
-        """Encrypt a position in the list or stream that the binding identifies."""
+    def seal(self, position: Cursor, binding: tuple[object, ...]) -> str:
         values = [[_TIME, v.isoformat()] if isinstance(v, dt.datetime) else v for v in position]
         nonce = os.urandom(_NONCE_BYTES)
         content = json.dumps(values, ensure_ascii=False).encode()  # Escapes treble the size.
-        sealed = self._ciphers[0].encrypt(nonce, content, _digest(binding))
-        return _encode(nonce + sealed)
+        return _encode(nonce + self._ciphers[0].encrypt(nonce, content, _digest(binding)))
 
-    def open(self, token: str, *binding: object) -> Cursor:
-        """Decrypt a position. Raises: FieldError, if the token is not one of this binding."""
-        try:
-            content = self._decrypted(_decode(token), _digest(binding))
-        except (InvalidTag, ValueError):
-            raise FieldError(
-                "is not a token of this request: send it unchanged, with the fields that must "
-                "not change",
-                self._reason,
-            ) from None
-        return tuple(
-            dt.datetime.fromisoformat(v[1]) if isinstance(v, list) else v
-            for v in json.loads(content)
-        )
-
-    def _decrypted(self, sealed: bytes, binding: bytes) -> bytes:
-        """Decrypt a token. Raises: InvalidTag, if no key fits; ValueError, if it is too short."""
-        nonce, content = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-        *others, last = self._ciphers
-        for cipher in others:
-            with suppress(InvalidTag):
-                return cipher.decrypt(nonce, content, binding)
-        return last.decrypt(nonce, content, binding)
+    def open(self, token: str, binding: tuple[object, ...]) -> Cursor:
+        """Raises: FieldError, if the token is not one of this binding."""
+        with suppress(ValueError):
+            sealed, bound = _decode(token), _digest(binding)
+            for cipher in self._ciphers:
+                with suppress(InvalidTag):
+                    content = cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
+                    return tuple(
+                        dt.datetime.fromisoformat(v[1]) if isinstance(v, list) else v
+                        for v in json.loads(content)
+                    )
+        problem = "is not a token of this request"
+        hint = "send it unchanged, with the fields that must not change"
+        raise FieldError(f"{problem}: {hint}", self._reason)
 
 
 def _encode(sealed: bytes) -> str:

@@ -1,11 +1,9 @@
 """Implement the methods of TaskService: each checks, works and converts."""
 
-from __future__ import annotations
-
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import Message
 from grpc import ServicerContext as Context
@@ -14,24 +12,17 @@ from server.access import principal as caller
 from server.access.authorization import ADMIN
 from server.calls.current import current_call
 from server.calls.statuses import internal_status, status_of
-from server.errors import InvalidRequestError, violation
+from server.errors import BatchItemError, InvalidRequestError, violation
 from server.tasks import validation, writes
-from server.tasks.conversions import (
-    event_to_proto,
-    saturated,
-    stats_to_proto,
-    task_to_proto,
-    version_of,
-)
+from server.tasks.conversions import event_to_proto, saturated, stats_to_proto, task_to_proto
 from server.tasks.fields import parse_order
 from server.tasks.filters import parse_filter, parse_watch_filter
 from server.tasks.page_tokens import Tokens
-from server.tasks.watch import Notice
 from server.tasks.watches import Watches
 from storage.errors import TaskNotFoundError
 from storage.events import EventLog, Position
-from storage.query import NEWEST_FIRST, Cursor, Filter, Sort, cursor_at
-from storage.repository import Origin, Target, TaskRepository
+from storage.query import NEWEST_FIRST, cursor_at
+from storage.repository import Origin, TaskRepository
 from storage.tables import TaskRow
 from taskservice.v1 import task_service_pb2 as pb
 from taskservice.v1 import task_service_pb2_grpc
@@ -42,9 +33,7 @@ Row = TypeVar("Row", bound=tuple[object, ...])
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
-
-# Below the 4 MiB that a gRPC client accepts by default.
-MAX_PAGE_BYTES = 3 * 1024 * 1024
+MAX_PAGE_BYTES = 3 * 1024 * 1024  # A gRPC client accepts 4 MiB by default.
 
 _PURGE_BATCH = 1000
 _PURGE_SAMPLE = 100
@@ -81,18 +70,25 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         return self._to_proto(self._repository.get(request.id))
 
     def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
-        query = self._check_list(request)
+        show_deleted = request.show_deleted
+        binding = "tasks", request.filter, request.order_by, show_deleted, _principal()
+        found = validation.contract_violations(request)
+        filter_ = validation.parse_field(found, request, "filter", parse_filter)
+        order = validation.parse_field(found, request, "order_by", parse_order) or NEWEST_FIRST
+        open_token = partial(self._page_tokens.open, binding=binding)
+        cursor = validation.parse_field(found, request, "page_token", open_token)
+        validation.reject(found)
         size = _page_size(request)
-        rows = self._repository.page(limit=size + 1, **query._asdict())
+        rows = self._repository.page(
+            limit=size + 1, filter_=filter_, order=order, cursor=cursor, show_deleted=show_deleted
+        )
         tasks, last = _page(rows, size, self._to_proto)
         response = pb.ListTasksResponse(tasks=tasks)
         if last:
-            cursor = cursor_at(last, query.order)
-            response.next_page_token = self._page_tokens.seal(cursor, *_list_binding(request))
+            response.next_page_token = self._page_tokens.seal(cursor_at(last, order), binding)
         if request.include_total_size:
-            response.total_size = saturated(
-                self._repository.count(query.filter_, show_deleted=query.show_deleted)
-            )
+            total = self._repository.count(filter_, show_deleted=show_deleted)
+            response.total_size = saturated(total)
         return response
 
     def UpdateTask(self, request: pb.UpdateTaskRequest, context: Context) -> Task:
@@ -102,18 +98,18 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
 
     def DeleteTask(self, request: pb.DeleteTaskRequest, context: Context) -> Task:
         validation.check(request)
-        target = Target(request.id.lower(), version_of(request.etag))
+        target = writes.target_of(request.id, request.etag)
         try:
-            (row,) = self._repository.delete([target], _origin())
+            rows = self._repository.delete([target], _origin())
         except TaskNotFoundError:
             if not request.allow_missing:
                 raise
-            return self._missing(target.task_id)
-        return self._to_proto(row)
+            rows = [*self._repository.find([target.task_id]).values()]
+        return self._deleted(rows[0] if rows else None, request)
 
     def UndeleteTask(self, request: pb.UndeleteTaskRequest, context: Context) -> Task:
         validation.check(request)
-        target = Target(request.id.lower(), version_of(request.etag))
+        target = writes.target_of(request.id, request.etag)
         (row,) = self._repository.undelete([target], _origin())
         return self._to_proto(row)
 
@@ -128,10 +124,9 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         ids = [task_id.lower() for task_id in request.ids]
         rows = self._repository.find(ids)
         writes.check_answer(rows.values())
-        with writes.naming_items("ids", ((task_id, "") for task_id in ids)):
-            for task_id in ids:
-                if task_id not in rows:
-                    raise TaskNotFoundError(task_id)
+        for number, task_id in enumerate(ids):
+            if task_id not in rows:
+                raise BatchItemError(f"ids[{number}]", TaskNotFoundError(task_id))
         return pb.BatchGetTasksResponse(tasks=[self._to_proto(rows[task_id]) for task_id in ids])
 
     def BatchCreateTasks(
@@ -139,7 +134,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     ) -> pb.BatchCreateTasksResponse:
         validation.check_batch_create(request)
         items = request.requests
-        with writes.naming_items("requests", ((item.task_id, item.request_id) for item in items)):
+        with writes.naming_items((item.task_id, item.request_id) for item in items):
             rows = writes.create(self._repository, items, _origin(), _ITEM)
         return pb.BatchCreateTasksResponse(tasks=map(self._written, rows, items))
 
@@ -148,7 +143,7 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     ) -> pb.BatchUpdateTasksResponse:
         fields = validation.check_batch_update(request)
         items = request.requests
-        with writes.naming_items("requests", ((item.task.id, item.request_id) for item in items)):
+        with writes.naming_items((item.task.id, item.request_id) for item in items):
             rows = writes.update(self._repository, items, fields, _origin(), _ITEM)
         return pb.BatchUpdateTasksResponse(tasks=map(self._written, rows, items))
 
@@ -157,23 +152,16 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
     ) -> pb.BatchDeleteTasksResponse:
         validation.check_batch_delete(request)
         items = request.requests
-        with writes.naming_items("requests", ((item.id, "") for item in items)):
+        with writes.naming_items((item.id, "") for item in items):
             rows = writes.delete(self._repository, items, _origin())
-        return pb.BatchDeleteTasksResponse(
-            tasks=[
-                self._to_proto(row) if row else Task(id=item.id.lower())
-                for row, item in zip(rows, items, strict=True)
-            ]
-        )
+        return pb.BatchDeleteTasksResponse(tasks=map(self._deleted, rows, items))
 
     def ListTaskEvents(
         self, request: pb.ListTaskEventsRequest, context: Context
     ) -> pb.ListTaskEventsResponse:
-        cursor = validation.parsed(
-            request,
-            "page_token",
-            lambda token: self._page_tokens.open(token, *_history_binding(request)),
-        )
+        binding = "events", request.task_id.lower(), _principal()
+        open_token = partial(self._page_tokens.open, binding=binding)
+        cursor = validation.parsed(request, "page_token", open_token)
         before = Position._make(cursor) if cursor else None
         size = _page_size(request)
         only_by = None if ADMIN in current_call().principal.scopes else _principal()
@@ -185,33 +173,34 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         page, last = _page(events, size, event_to_proto)
         response = pb.ListTaskEventsResponse(events=page)
         if last:
-            response.next_page_token = self._page_tokens.seal(
-                last.position, *_history_binding(request)
-            )
+            response.next_page_token = self._page_tokens.seal(last.position, binding)
         return response
 
     def WatchTasks(
         self, request: pb.WatchTasksRequest, context: Context
     ) -> Iterator[pb.WatchTasksResponse]:
-        filter_, position = self._check_watch(request)
+        binding = request.filter, _principal()
+        found = validation.contract_violations(request)
+        filter_ = validation.parse_field(found, request, "filter", parse_watch_filter)
+        open_token = partial(self._resume_tokens.open, binding=binding)
+        cursor = validation.parse_field(found, request, "resume_token", open_token)
+        validation.reject(found)
+        since = Position._make(cursor) if cursor else None
+        follow = partial(self._watches.follow, filter_, since, context=context)
         try:
-            for notice in self._watches.follow(
-                filter_, position, initial=request.send_initial_tasks, context=context
-            ):
-                yield self._watch_response(notice, request)
+            for kind, row, position in follow(initial=request.send_initial_tasks):
+                task = self._to_proto(row) if row else None
+                token = self._resume_tokens.seal(position, binding) if position else ""
+                yield pb.WatchTasksResponse(type=kind, task=task, resume_token=token)
         except Exception as error:
-            call = current_call()
-            if call.is_rest and call.sent_bytes:
-                status = status_of(error) or internal_status(call.request_id)
-                yield pb.WatchTasksResponse(type=pb.WatchTasksResponse.TYPE_ENDED, status=status)
+            yield from _end_by_rest(error)
             raise
 
     def PurgeTasks(self, request: pb.PurgeTasksRequest, context: Context) -> pb.PurgeTasksResponse:
         filter_ = validation.parsed(request, "filter", parse_filter)
         if filter_ is None:  # An empty selector never means "all" for a destructive call.
-            raise InvalidRequestError(
-                [violation("filter", "must not be blank", "FILTER_NOT_BLANK")]
-            )
+            reason = "FILTER_NOT_BLANK"
+            raise InvalidRequestError([violation("filter", "must not be blank", reason)])
         if not request.force:
             preview = self._repository.preview_purge(filter_, sample=_PURGE_SAMPLE)
             return pb.PurgeTasksResponse(
@@ -221,30 +210,6 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
         while purged := self._repository.purge(filter_, limit=_PURGE_BATCH):
             count += purged
         return pb.PurgeTasksResponse(purge_count=saturated(count))
-
-    def _check_list(self, request: pb.ListTasksRequest) -> _ListQuery:
-        def open_token(token: str) -> Cursor:
-            return self._page_tokens.open(token, *_list_binding(request))
-
-        found = validation.contract_violations(request)
-        query = _ListQuery(
-            filter_=validation.parse_field(found, request, "filter", parse_filter, None),
-            order=validation.parse_field(found, request, "order_by", parse_order, NEWEST_FIRST),
-            cursor=validation.parse_field(found, request, "page_token", open_token, None),
-            show_deleted=request.show_deleted,
-        )
-        validation.reject(found)
-        return query
-
-    def _check_watch(self, request: pb.WatchTasksRequest) -> tuple[Filter | None, Position | None]:
-        def open_token(token: str) -> Position:
-            return Position._make(self._resume_tokens.open(token, *_watch_binding(request)))
-
-        found = validation.contract_violations(request)
-        filter_ = validation.parse_field(found, request, "filter", parse_watch_filter, None)
-        position = validation.parse_field(found, request, "resume_token", open_token, None)
-        validation.reject(found)
-        return filter_, position
 
     def _written(self, row: TaskRow, request: pb.CreateTaskRequest | pb.UpdateTaskRequest) -> Task:
         """Convert the result of a write, without generated values if it was only validated."""
@@ -258,30 +223,17 @@ class TaskServicer(task_service_pb2_grpc.TaskServiceServicer):
             task.ClearField(generated)
         return task
 
-    def _watch_response(
-        self, notice: Notice, request: pb.WatchTasksRequest
-    ) -> pb.WatchTasksResponse:
-        token = ""
-        if notice.position is not None:
-            token = self._resume_tokens.seal(notice.position, *_watch_binding(request))
-        task = self._to_proto(notice.row) if notice.row else None
-        return pb.WatchTasksResponse(type=notice.kind, task=task, resume_token=token)
-
-    def _missing(self, task_id: str) -> Task:
-        """Return the response for a task that is already deleted or does not exist."""
-        try:
-            return self._to_proto(self._repository.get(task_id))
-        except TaskNotFoundError:
-            return Task(id=task_id)
+    def _deleted(self, row: TaskRow | None, request: pb.DeleteTaskRequest) -> Task:
+        """Convert a deleted task; with allow_missing, there may be none."""
+        return self._to_proto(row) if row else Task(id=request.id.lower())
 
 
-class _ListQuery(NamedTuple):
-    """The parameters of a page of tasks."""
-
-    filter_: Filter | None
-    order: tuple[Sort, ...]
-    cursor: Cursor | None
-    show_deleted: bool
+def _end_by_rest(error: Exception) -> Iterator[pb.WatchTasksResponse]:
+    """Yield the last response of a watch whose client receives no status after the others."""
+    call = current_call()
+    if call.is_rest and call.sent_bytes:
+        status = status_of(error) or internal_status(call.request_id)
+        yield pb.WatchTasksResponse(type=pb.WatchTasksResponse.TYPE_ENDED, status=status)
 
 
 def _origin() -> Origin:
@@ -290,21 +242,6 @@ def _origin() -> Origin:
 
 def _principal() -> str:
     return current_call().principal.name
-
-
-# The bindings of tokens.
-
-
-def _list_binding(request: pb.ListTasksRequest) -> tuple[object, ...]:
-    return "tasks", request.filter, request.order_by, request.show_deleted, _principal()
-
-
-def _history_binding(request: pb.ListTaskEventsRequest) -> tuple[object, ...]:
-    return "events", request.task_id.lower(), _principal()
-
-
-def _watch_binding(request: pb.WatchTasksRequest) -> tuple[object, ...]:
-    return request.filter, _principal()
 
 
 def _page_size(request: pb.ListTasksRequest | pb.ListTaskEventsRequest) -> int:

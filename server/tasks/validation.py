@@ -1,6 +1,6 @@
 """Validate requests: the contract's rules, and those that buf.validate cannot express.
 
-All checks add to one list, so that the client receives all violations at once.
+Each check raises one InvalidRequestError, so that the client receives all violations at once.
 """
 
 import re
@@ -21,10 +21,7 @@ from taskservice.v1.task_pb2 import Task
 T = TypeVar("T")
 Item = TypeVar("Item", bound=Message)
 
-_OUTPUT_ONLY = frozenset(Task.DESCRIPTOR.fields_by_name) - WRITABLE
-
-# Bounds the work for a request with a million violations.
-_MAX_VIOLATIONS = 100
+_MAX_VIOLATIONS = 100  # Bounds the work for a request with a million violations.
 
 UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -34,59 +31,53 @@ class FieldError(Exception):
 
     def __init__(self, description: str, reason: str) -> None:
         super().__init__(description)
-        self.description = description
         self.reason = reason
 
 
 def parse_field(
-    found: list[FieldViolation],
-    request: Message,
-    field: str,
-    parser: Callable[[str], T],
-    default: T,
-) -> T:
-    """Parse a field; return the default if it is empty or, after adding a violation, malformed.
+    found: list[FieldViolation], request: Message, field: str, parser: Callable[[str], T]
+) -> T | None:
+    """Parse a field; return None if it is empty or, after adding a violation, malformed.
 
     A text that breaks a rule of the contract is not parsed: it may be of any length.
     """
     text = getattr(request, field)
     if not text or any(violation_.field == field for violation_ in found):
-        return default
+        return None
     try:
         return parser(text)
     except FieldError as error:
-        found.append(violation(field, error.description, error.reason))
-        return default
+        found.append(violation(field, str(error), error.reason))
+        return None
 
 
 def parsed(request: Message, field: str, parser: Callable[[str], T]) -> T | None:
     """Check a request and parse its one field that needs it. Raises: InvalidRequestError."""
     found = contract_violations(request)
-    result = parse_field(found, request, field, parser, None)
+    result = parse_field(found, request, field, parser)
     reject(found)
     return result
 
 
 def reject(found: Sequence[FieldViolation]) -> None:
-    """Raise InvalidRequestError if there are violations."""
+    """Raises: InvalidRequestError, if there are violations."""
     if found:
         raise InvalidRequestError(found)
 
 
 def check(request: Message) -> None:
-    """Check a request against the contract's rules. Raises: InvalidRequestError."""
+    """Check a request that only the contract has rules for."""
     reject(contract_violations(request))
 
 
 def check_create(request: pb.CreateTaskRequest) -> None:
-    """Check a creation. Raises: InvalidRequestError."""
     found = contract_violations(request)
     _check_due_date(request.task, found)
     reject(found)
 
 
 def check_update(request: pb.UpdateTaskRequest) -> frozenset[str]:
-    """Check an update and return the fields to change. Raises: InvalidRequestError."""
+    """Check an update and return the fields to change."""
     found = contract_violations(request)
     fields = _check_masked(request, found)
     reject(found)
@@ -94,31 +85,26 @@ def check_update(request: pb.UpdateTaskRequest) -> frozenset[str]:
 
 
 def check_batch_get(request: pb.BatchGetTasksRequest) -> None:
-    """Check a batch of ids. Raises: InvalidRequestError."""
     _check_count("ids", request.ids)
     found = contract_violations(request, fail_fast=False)
     reject([*found, *_duplicates(request.ids, "ids[{}]")])
 
 
 def check_batch_create(request: pb.BatchCreateTasksRequest) -> None:
-    """Check a batch of creations. Raises: InvalidRequestError."""
-
-    def check_item(item: pb.CreateTaskRequest, found: list[FieldViolation]) -> None:
-        _check_due_date(item.task, found)
-
-    _check_items(request, request.requests, check_item, id_field="task_id")
+    _check_items(
+        request,
+        request.requests,
+        lambda item, found: _check_due_date(item.task, found),
+        id_field="task_id",
+    )
 
 
 def check_batch_update(request: pb.BatchUpdateTasksRequest) -> list[frozenset[str]]:
-    """Check a batch of updates and return the fields to change in each task.
-
-    Raises: InvalidRequestError.
-    """
+    """Check a batch of updates and return the fields to change in each task."""
     return _check_items(request, request.requests, _check_masked, id_field="task.id")
 
 
 def check_batch_delete(request: pb.BatchDeleteTasksRequest) -> None:
-    """Check a batch of deletions. Raises: InvalidRequestError."""
     _check_items(request, request.requests, lambda *_: None, id_field="id")
 
 
@@ -195,7 +181,7 @@ def _masked_fields(request: pb.UpdateTaskRequest, found: list[FieldViolation]) -
     paths = set(request.update_mask.paths)
     if paths == {"*"}:
         return WRITABLE
-    for path in islice(sorted(paths - WRITABLE - _OUTPUT_ONLY), _MAX_VIOLATIONS):
+    for path in islice(sorted(paths.difference(Task.DESCRIPTOR.fields_by_name)), _MAX_VIOLATIONS):
         description = f"there is no field {path[:100]!a}"
         found.append(violation("update_mask", description, "UNKNOWN_FIELD"))
     return WRITABLE & paths

@@ -54,7 +54,7 @@ class Watch:
         filter_: Filter | None,
         context: grpc.ServicerContext,
         authenticate: Callable[[grpc.ServicerContext], object],
-        check_seconds: float,
+        bookmark_seconds: float,
     ) -> None:
         principal = current_call().principal
         self.principal = principal.name
@@ -65,9 +65,9 @@ class Watch:
         self.sending_since: float | None = None
         self.delivered = self.taken = Position(0, 0)
         self._authenticate = authenticate
-        self._check_seconds = check_seconds
+        self._bookmark_seconds = bookmark_seconds
         self._expires = principal.expires
-        self._next_check = min(time.time() + check_seconds, self._expires)
+        self._next_check = min(time.time() + bookmark_seconds, self._expires)
         self._changed = threading.Condition()
         self._notices: deque[Notice] = deque()
         self._was_delivered_to = False
@@ -116,7 +116,7 @@ class Watch:
             self._authenticate(self.context)
         except UnauthenticatedError:
             raise CredentialsExpiredError from None
-        self._next_check = min(time.time() + self._check_seconds, self._expires)
+        self._next_check = min(time.time() + self._bookmark_seconds, self._expires)
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the watch ends. Raises: as `check`."""
@@ -124,17 +124,15 @@ class Watch:
             self._changed.wait_for(lambda: self._end, seconds)
         self.check()
 
-    def notices(self, bookmark_seconds: float) -> Iterator[Notice]:
+    def notices(self) -> Iterator[Notice]:
         """Yield deliveries and bookmarks until the watch falls behind. Raises: as `check`."""
-        while (taken := self._take(bookmark_seconds)) is not None:
+        while (taken := self._take()) is not None:
             yield from taken
 
-    def _take(self, bookmark_seconds: float) -> list[Notice] | None:
+    def _take(self) -> list[Notice] | None:
+        seconds = min(self._bookmark_seconds, max(0.0, self._next_check - time.time()))
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._notices or self._is_behind or self._end,
-                min(bookmark_seconds, max(0.0, self._next_check - time.time())),
-            )
+            self._changed.wait_for(lambda: self._notices or self._is_behind or self._end, seconds)
             self.check()
             if self._is_behind:
                 return None

@@ -18,32 +18,11 @@ from storage.wakeups import Listener
 log = structlog.get_logger()
 
 _BATCH = 200
-# Own reads at once: a thousand watches that resume must not occupy the connection pool.
-_SLOTS = 2
-# The limit of a read of initial tasks, and how many ids a read scans after one has exceeded it.
-# A filter without an index took 22 s for 50,000 tasks, and 0.2 s for this many.
-_READ_SECONDS = 1.0
-_SCANNED = 500
+_SLOTS = 2  # Own reads at once: watches that resume must not occupy the connection pool.
+_READ_SECONDS = 1.0  # The limit of a read of initial tasks.
+_SCANNED = 500  # The ids of a read after one has exceeded it: 0.2 s for a filter without an index.
 _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.01, 1.0
-# Announcements may be lost, and some events are announced before they are settled.
-_POLL_SECONDS = 1.0
-
-
-class _ReadSlots:
-    """Slots for reads: a client waits for one at a time, so that clients take turns."""
-
-    def __init__(self, slots: int) -> None:
-        self._free = threading.Semaphore(slots)
-        self._lock = threading.Lock()
-        self._turns = WeakValueDictionary[str, threading.Lock]()
-
-    @contextmanager
-    def acquired(self, client: str) -> Iterator[None]:
-        """Wait for a slot; release it at the end of the block."""
-        with self._lock:
-            turn = self._turns.setdefault(client, threading.Lock())
-        with turn, self._free:
-            yield
+_POLL_SECONDS = 1.0  # Announcements may be lost, or precede the settling of their events.
 
 
 class OwnReads:
@@ -51,15 +30,15 @@ class OwnReads:
 
     def __init__(self, events: EventLog) -> None:
         self._events = events
-        self._slots = _ReadSlots(_SLOTS)
+        self._free_slots = threading.Semaphore(_SLOTS)
+        self._lock = threading.Lock()
+        self._turns = WeakValueDictionary[str, threading.Lock]()
 
     def head(self, watch: Watch) -> Position:
-        """Return the position of the latest event."""
         with self._slot(watch):
             return self._events.head()
 
     def events(self, watch: Watch, position: Position) -> Batch:
-        """Read the events that follow a position."""
         with self._slot(watch):
             return self._events.read(position, limit=_BATCH, filters=(watch.filter_,))
 
@@ -102,8 +81,10 @@ class OwnReads:
 
     @contextmanager
     def _slot(self, watch: Watch) -> Iterator[None]:
-        """Take a read slot; raise if the watch has ended."""
-        with self._slots.acquired(watch.client):
+        """Wait for a slot, one at a time for a client, so that clients take turns."""
+        with self._lock:
+            turn = self._turns.setdefault(watch.client, threading.Lock())
+        with turn, self._free_slots:
             watch.check()
             yield
 
@@ -131,7 +112,6 @@ class SharedReader:
 
     @property
     def joined(self) -> int:
-        """The number of watches that have joined."""
         return len(self._joined)
 
     def join(self, watch: Watch, position: Position) -> bool:
@@ -157,14 +137,15 @@ class SharedReader:
                 if self._joined:
                     self._listener.listen()
                     self._deliver_new()
-                    self._note(reachable=True)
                     self._listener.wait(_POLL_SECONDS)
                 elif self._has_joined.wait(_POLL_SECONDS):
                     self._has_joined.clear()
                 else:
                     self._listener.close()  # Unread announcements fill PostgreSQL's queue.
             except DatabaseUnavailableError as error:
-                self._note(reachable=False, why=str(error))
+                if self._is_reachable:
+                    log.warning("watches wait for the database", why=str(error))
+                self._is_reachable = False
                 time.sleep(_POLL_SECONDS)
             except Exception:
                 # Each watch then reads by itself, which ends the one that fails.
@@ -184,6 +165,9 @@ class SharedReader:
             at_head = batch.at_head
             notices = {key: list(notices_of(batch.events, n)) for n, key in enumerate(filters)}
             self._deliver(notices, position, batch.position)
+        if not self._is_reachable:
+            log.info("watches resumed")
+        self._is_reachable = True
 
     def _snapshot(self) -> tuple[list[Watch], Position]:
         with self._lock:
@@ -208,11 +192,3 @@ class SharedReader:
                 self._joined.pop(watch, None)
         for watch in watches:
             watch.fall_behind()
-
-    def _note(self, *, reachable: bool, why: str = "") -> None:
-        if reachable != self._is_reachable:
-            self._is_reachable = reachable
-            if reachable:
-                log.info("watches resumed")
-            else:
-                log.warning("watches wait for the database", why=why)

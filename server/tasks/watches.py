@@ -26,15 +26,11 @@ from storage.wakeups import Listener
 
 log = structlog.get_logger()
 
-# Open in one process: each holds a thread.
-MAX_WATCHES = 1000
+MAX_WATCHES = 1000  # Open in one process: each holds a thread.
 MAX_PER_PRINCIPAL = 100
-# A watch without changes receives a bookmark.
-BOOKMARK_SECONDS = 30.0
-# A watch whose client reads nothing is ended; the client may resume it.
-STALL_SECONDS = 10.0
-# The shared reader evaluates each filter for each write.
-_FILTERS_PER_CLIENT = 20
+BOOKMARK_SECONDS = 30.0  # A watch without changes receives a bookmark.
+STALL_SECONDS = 10.0  # A watch whose client reads nothing is ended; the client may resume it.
+_FILTERS_PER_CLIENT = 20  # The shared reader evaluates each filter for each write.
 
 
 class Watches:
@@ -50,17 +46,14 @@ class Watches:
     ) -> None:
         self._own_reads = OwnReads(events)
         self._shared_reader = SharedReader(events, listener, self._end_stalled)
+        self.start = self._shared_reader.start
         self._authenticate = authenticate
         self._limit_per_principal = limit_per_principal
         self._lock = threading.Lock()
         self._open: set[Watch] = set()
         self._is_stopped = False
 
-    def start(self) -> None:
-        self._shared_reader.start()
-
     def counts(self) -> dict[str, int]:
-        """The numbers of watches joined to the shared reader, and of those that read themselves."""
         joined = self._shared_reader.joined
         return {"joined": joined, "reading": max(0, len(self._open) - joined)}
 
@@ -81,8 +74,8 @@ class Watches:
     ) -> Iterator[Notice]:
         """Yield the notices of a watch, from a position or from now on, until the call ends.
 
-        Raises: TooManyWatchesError, TooManyFiltersError, ShuttingDownError,
-            CredentialsExpiredError, EventsRemovedError, and what the database raises.
+        Raises: TooManyWatchesError, TooManyFiltersError, ShuttingDownError, EventsRemovedError, and
+            the errors of `Watch.check`.
         """
         with self._opened(filter_, context) as watch:
             current_call().on_opened()
@@ -103,7 +96,7 @@ class Watches:
             position = yield from self._catch_up(watch, position)
             add_span_event("joined")
             yield Notice(BOOKMARK, None, position)
-            yield from watch.notices(BOOKMARK_SECONDS)
+            yield from watch.notices()
             add_span_event("fell behind")
             position = watch.taken
 
@@ -132,7 +125,6 @@ class Watches:
             self._shared_reader.leave(watch)
 
     def _check_limits(self, watch: Watch) -> None:
-        """Raises: ShuttingDownError, TooManyWatchesError, TooManyFiltersError."""
         if self._is_stopped:
             raise ShuttingDownError
         if len(self._open) >= MAX_WATCHES:

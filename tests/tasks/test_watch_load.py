@@ -15,16 +15,16 @@ from sqlalchemy import text
 
 from server.calls.current import current_call
 from server.settings import Settings
-from server.tasks.servicer import TaskServicer
+from server.tasks.filters import parse_watch_filter
 from storage.database import Database
 from storage.events import EventLog
+from storage.query import Filter
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksRequest,
     CreateTaskRequest,
     DeleteTaskRequest,
     GetTaskRequest,
-    WatchTasksRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.support.access import StubOf
@@ -157,17 +157,15 @@ def test_a_caller_opens_one_watch_at_a_time(
     """As after a restart: threads that all have work to do would hold up every call."""
     opened, inside = threading.Event(), Counter[str]()
     most: Counter[str] = Counter()
-    check: Any = TaskServicer._check_watch
 
-    def held(servicer: TaskServicer, request: WatchTasksRequest) -> Any:
-        inside[request.filter] += 1
-        most[request.filter] = max(most[request.filter], inside[request.filter])
-        if request.filter:
-            opened.wait(PATIENCE_SECONDS)
-        inside[request.filter] -= 1
-        return check(servicer, request)
+    def held(given: str) -> Filter | None:
+        inside[given] += 1
+        most[given] = max(most[given], inside[given])
+        opened.wait(PATIENCE_SECONDS)
+        inside[given] -= 1
+        return parse_watch_filter(given)
 
-    monkeypatch.setattr(TaskServicer, "_check_watch", held)
+    monkeypatch.setattr("server.tasks.servicer.parse_watch_filter", held)
     greedy = connect()
     watches = [watch(greedy, "status = PENDING") for _ in range(20)]
     wait_until(lambda: inside["status = PENDING"], "one is being opened")
