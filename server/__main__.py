@@ -265,7 +265,7 @@ def _reserved(settings: Settings) -> Iterator[Ports]:
     wanted = {
         "GRPC_HOST or GRPC_PORT": (settings.grpc_host, settings.grpc_port),
         "GRPC_HOST or HEALTH_PORT": (settings.grpc_host, settings.health_port),
-        "METRICS_HOST or METRICS_PORT": (settings.metrics_on, settings.metrics_port),
+        "GRPC_HOST or METRICS_PORT": (settings.metrics_host, settings.metrics_port),
     }
     with ExitStack() as bound:
         ports: list[int | None] = []

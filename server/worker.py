@@ -1,6 +1,5 @@
 """Run one serving process: start, wait for a signal, drain."""
 
-import datetime as dt
 import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from server.calls.concurrency import Limit
 from server.calls.path import CallPath
 from server.calls.pools import MAX_QUEUED_BYTES, CallPool, StreamPool
 from server.calls.tracing import Tracing
-from server.jobs import census, readiness
+from server.jobs import census, readiness, retention
 from server.jobs.census import Census
 from server.jobs.readiness import ReadinessMonitor
 from server.jobs.retention import Maintenance
@@ -53,7 +52,8 @@ log = structlog.get_logger()
 # Threads that reject watches above the limit.
 _SPARE_STREAMS = 16
 _POOL_TIMEOUT_SECONDS = 2.0
-# The limit of a statement that reads, for a call.
+# The limits of a statement, and of one that reads for a call.
+_STATEMENT_SECONDS = 30.0
 _READ_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
@@ -90,9 +90,7 @@ class Worker:
         self._calls = CallPool(
             settings.threads_per_worker,
             limit=Limit(settings.call_limit, MAX_QUEUED_BYTES),
-            authenticate=None
-            if settings.auth_mode in {"none", None}
-            else self._authenticator.authenticate,
+            authenticate=None if settings.auth_mode == "none" else self._authenticator.authenticate,
         )
         self._server = _server(settings, self._authenticator, self._database, self._calls)
         self._end_reflection: Callable[[], None] = lambda: None
@@ -106,7 +104,7 @@ class Worker:
             EventLog(self._database),
             self._watches,
             self._settings.accepted_keys(),
-            deleted_retention=dt.timedelta(days=self._settings.deleted_retention_days),
+            deleted_retention=retention.DELETED_RETENTION,
         )
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(servicer, self._server)
         self._health.add_to(self._server)
@@ -231,8 +229,8 @@ def _database(settings: Settings, url: str) -> Database:
         pool_size=settings.pool_size,
         max_overflow=settings.pool_overflow,
         pool_timeout_seconds=_POOL_TIMEOUT_SECONDS,
-        statement_timeout_seconds=settings.db_statement_timeout_seconds,
-        read_timeout_seconds=min(_READ_SECONDS, settings.db_statement_timeout_seconds),
+        statement_timeout_seconds=_STATEMENT_SECONDS,
+        read_timeout_seconds=_READ_SECONDS,
         application_name=settings.app_name,
         direct_url=settings.direct_database_url,
         prepared_statements=settings.prepared_statements,
@@ -310,9 +308,9 @@ def _scraping(settings: Settings, slot: WorkerSlot) -> Iterator[None]:
         return
     scraping = Scraping(slot.number, slot.metrics_folder)
     try:
-        scraping.start(settings.metrics_on, slot.ports.metrics)
+        scraping.start(settings.metrics_host, slot.ports.metrics)
     except OSError as error:
-        where = listen_address(settings.metrics_on, slot.ports.metrics)
+        where = listen_address(settings.metrics_host, slot.ports.metrics)
         raise AddressError(f"cannot listen on {where}: {error.strerror}") from error
     try:
         yield

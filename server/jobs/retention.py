@@ -20,6 +20,8 @@ log = structlog.get_logger()
 
 # The request ids of writes are remembered at least for so long.
 REQUEST_RETENTION = dt.timedelta(hours=24)
+# How long a deleted task can be undeleted (AIP-164).
+DELETED_RETENTION = dt.timedelta(days=30)
 
 _INTERVAL_SECONDS = 600.0
 _BATCH = 1000
@@ -36,7 +38,6 @@ class Maintenance:
         self._repository = TaskRepository(database)
         self._events = EventLog(database)
         self._event_retention = dt.timedelta(days=settings.event_retention_days)
-        self._deleted_retention = dt.timedelta(days=settings.deleted_retention_days)
         self._periodic = Periodic(
             "maintenance", self._run, _INTERVAL_SECONDS, delay_seconds=_INTERVAL_SECONDS
         )
@@ -56,7 +57,7 @@ class Maintenance:
                 ),
                 "events": self._all(partial(self._events.trim, older_than=self._event_retention)),
                 "tasks": self._all(
-                    partial(self._repository.purge_old, older_than=self._deleted_retention)
+                    partial(self._repository.purge_old, older_than=DELETED_RETENTION)
                 ),
             }
             self._repair_counters()
