@@ -21,7 +21,7 @@ from server.calls.concurrency import Limit
 from server.calls.path import CallPath
 from server.calls.pools import MAX_QUEUED_BYTES, CallPool, StreamPool
 from server.calls.tracing import Tracing
-from server.jobs import census, readiness, retention
+from server.jobs import census, retention
 from server.jobs.census import Census
 from server.jobs.readiness import ReadinessMonitor
 from server.jobs.retention import Maintenance
@@ -39,7 +39,7 @@ from server.telemetry import logs
 from server.telemetry.metrics import State, set_origin
 from server.telemetry.sampling import sampler
 from server.telemetry.scraping import Scraping
-from server.telemetry.tracing import resource, run_with_timeout, set_up_tracing
+from server.telemetry.tracing import resource, run_with_timeout, traced_process
 from storage import schema
 from storage.database import Database
 from storage.events import EventLog
@@ -62,31 +62,24 @@ _CLOSE_SECONDS = 2.0
 class Worker:
     """Compose the service in one process; `start` starts its parts, `drain` stops them."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        database_url: str,
-        slot: WorkerSlot = ALONE,
-    ) -> None:
+    def __init__(self, settings: Settings, database_url: str, slot: WorkerSlot = ALONE) -> None:
         self._settings = settings
         self._slot = slot
         self._database = _database(settings, database_url)
         self._announcer = Announcer(self._database)
         self._authenticator = _authenticator(settings)
+        is_authenticated = settings.auth_mode != "none"  # Else all clients are one principal.
+        watches_of_one = watches.MAX_PER_PRINCIPAL if is_authenticated else watches.MAX_WATCHES
         self._watches = Watches(
             EventLog(self._database),
             Listener(self._database),
             self._authenticator.authenticate,
-            limit_per_principal=_watches_per_principal(settings),
+            limit_per_principal=watches_of_one,
         )
         self._maintenance = Maintenance(self._database, settings)
         self._census = Census(self._database, census.INTERVAL_SECONDS)
         self._health = HealthServicer()
-        self._readiness = ReadinessMonitor(
-            self._health,
-            self._check_ready,
-            interval_seconds=readiness.INTERVAL_SECONDS,
-        )
+        self._readiness = ReadinessMonitor(self._health, self._check_ready)
         self._calls = CallPool(
             settings.threads_per_worker,
             limit=Limit(settings.call_limit, MAX_QUEUED_BYTES),
@@ -180,13 +173,10 @@ class Worker:
         self._state.hide()
         self._announcer.stop()
         self._authenticator.stop()
-        self._close_database()
+        # Cancel requests of cancelled calls may be under way; the database may not answer.
+        run_with_timeout(_CLOSE_SECONDS, self._database.close)
         log.info("stopped")
         return not immediate
-
-    def _close_database(self) -> None:
-        """Wait briefly for cancel requests of cancelled calls; the database may not answer."""
-        run_with_timeout(_CLOSE_SECONDS, self._database.close)
 
     def _check_ready(self) -> None:
         self._authenticator.check()
@@ -214,13 +204,8 @@ def _authenticator(settings: Settings) -> Authenticator:
             )
         case "mtls":
             return CertificateAuthenticator(settings.mtls_scopes)
-        case "none" | None:
+        case _:
             return OpenAuthenticator()
-
-
-def _watches_per_principal(settings: Settings) -> int:
-    """Return the limit of a principal's watches: without authentication all clients are one."""
-    return watches.MAX_WATCHES if settings.auth_mode == "none" else watches.MAX_PER_PRINCIPAL
 
 
 def _database(settings: Settings, url: str) -> Database:
@@ -258,16 +243,14 @@ def _probe_server(health: HealthServicer) -> grpc.Server:
 
 
 def serve(
-    settings: Settings,
-    database_url: str,
-    slot: WorkerSlot,
-    *,
-    on_serving: Callable[[], object],
+    settings: Settings, database_url: str, slot: WorkerSlot, *, on_serving: Callable[[], object]
 ) -> bool:
     """Serve until a signal arrives or the supervisor ends. Raises: AddressError."""
+    origin = resource(settings)
+    set_origin(origin, settings.version)
     with (
         Signals(SIGTERM, SIGINT, SIGUSR1, SIGUSR2) as signals,
-        _telemetry(settings),
+        traced_process(settings, origin),
     ):
         worker = Worker(settings, database_url, slot)
         worker.start()
@@ -286,18 +269,6 @@ def _await_end(signals: Signals, supervisor_fds: tuple[int, ...]) -> None:
                 logs.change_level(number)
         if not received or set(received) - {SIGUSR1, SIGUSR2}:
             return
-
-
-@contextmanager
-def _telemetry(settings: Settings) -> Iterator[None]:
-    """Set up traces and metrics; export the remaining spans at the end."""
-    origin = resource(settings)
-    flush_spans = set_up_tracing(settings, origin)
-    set_origin(origin, settings.version)
-    try:
-        yield
-    finally:
-        flush_spans()
 
 
 @contextmanager

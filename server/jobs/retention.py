@@ -5,7 +5,6 @@ One process at a time does. Rows are removed in small batches, so that locks are
 
 import datetime as dt
 from collections.abc import Callable
-from functools import partial
 
 import structlog
 
@@ -52,29 +51,22 @@ class Maintenance:
             if not alone:
                 return {}
             removed = {
-                "requests": self._all(
-                    partial(self._repository.forget_requests, older_than=REQUEST_RETENTION)
-                ),
-                "events": self._all(partial(self._events.trim, older_than=self._event_retention)),
-                "tasks": self._all(
-                    partial(self._repository.purge_old, older_than=DELETED_RETENTION)
-                ),
+                "requests": self._all(self._repository.forget_requests, REQUEST_RETENTION),
+                "events": self._all(self._events.trim, self._event_retention),
+                "tasks": self._all(self._repository.purge_old, DELETED_RETENTION),
             }
-            self._repair_counters()
+            if repaired := self._repository.repair_counters():
+                log.warning("counters of tasks repaired", counters=repaired)
             return removed
 
-    def _all(self, remove: Callable[..., int]) -> int:
+    def _all(self, remove: Callable[..., int], older_than: dt.timedelta) -> int:
         removed = 0
         while not self._periodic.is_stopped:
-            batch = remove(limit=_BATCH)
+            batch = remove(older_than=older_than, limit=_BATCH)
             removed += batch
             if batch < _BATCH:
                 break
         return removed
-
-    def _repair_counters(self) -> None:
-        if repaired := self._repository.repair_counters():
-            log.warning("counters of tasks repaired", counters=repaired)
 
     def _run(self) -> None:
         with traced_operation("maintenance"):
