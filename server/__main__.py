@@ -142,10 +142,7 @@ def migrate(settings: Settings) -> bool:
 
 
 def token(settings: Settings, *, sub: str, scope: list[str], minutes: int | None) -> bool:
-    """Print a token signed with SECRET_KEY, for development and tests.
-
-    Not in production, where the issuer signs. Raises: SettingsError.
-    """
+    """Print a token signed with SECRET_KEY; not in production. Raises: SettingsError."""
     if settings.environment == "production":
         raise SettingsError(["ENVIRONMENT: no tokens are made in production"])
     if SYMMETRIC not in settings.algorithms:
@@ -216,11 +213,7 @@ def _serve_supervised(settings: Settings, url: str) -> bool:
 
 @contextmanager
 def _metrics_folder(settings: Settings) -> Iterator[Path | None]:
-    """Create the private folder where workers exchange metrics, if METRICS_PORT is set.
-
-    In a container with a read-only root file system, shared memory is writable.
-    Raises: SettingsError.
-    """
+    """Create the private folder where workers exchange metrics. Raises: SettingsError."""
     if settings.metrics_port is None:
         yield None
         return
@@ -238,10 +231,7 @@ def _metrics_folder(settings: Settings) -> Iterator[Path | None]:
 
 @contextmanager
 def _reserved(settings: Settings) -> Iterator[Ports]:
-    """Reserve the ports of the settings; a free port for 0. Raises: AddressError.
-
-    A service with a database of its own never shares its ports with another service.
-    """
+    """Reserve the ports of the settings; a free port for 0. Raises: AddressError."""
     may_join = settings.explicit_database_url is not None
     wanted = {
         "grpc": (settings.grpc_host, settings.grpc_port),

@@ -8,6 +8,7 @@ from signal import SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 import grpc
 import structlog
+from prometheus_client import REGISTRY
 
 from server.access.authentication import (
     Authenticator,
@@ -135,7 +136,7 @@ class Worker:
         self._watches.start()
         if self._slot.number == 0:  # All workers of the service have the same tasks to count.
             self._census.start()
-        self._state.show()
+        REGISTRY.register(self._state)
         return ports
 
     def _listen(
@@ -170,7 +171,7 @@ class Worker:
                 immediate = True
                 self._server.stop(0)
         self._probes.stop(0)
-        self._state.hide()
+        REGISTRY.unregister(self._state)
         self._announcer.stop()
         self._authenticator.stop()
         # Cancel requests of cancelled calls may be under way; the database may not answer.

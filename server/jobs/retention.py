@@ -43,10 +43,7 @@ class Maintenance:
         self.start, self.stop = self._periodic.start, self._periodic.stop
 
     def run_once(self) -> dict[str, int]:
-        """Remove all rows that are due, unless another process does; return their numbers.
-
-        Raises: StorageError.
-        """
+        """Remove the rows that are due, unless another process does; return their numbers."""
         with self._database.exclusively(_LOCK) as alone:
             if not alone:
                 return {}

@@ -1,10 +1,9 @@
 """Start, watch, replace and stop the workers of a service.
 
-Each worker is forked before grpc is imported, because grpc does not survive a fork. Workers share
-the port. A worker that fails is replaced, with a growing delay if it failed soon after its start;
-after several such failures in a row the service ends. A worker that uses too much memory drains
-when its replacement serves, one worker at a time. A worker drains when the supervisor ends: it
-waits on a pipe that only the supervisor holds open.
+Workers are forked before grpc is imported, as it does not survive a fork, and share the port. One
+that fails is replaced; after several early failures in a row the service ends. One that uses too
+much memory drains when its replacement serves. All drain when the supervisor ends: they wait on a
+pipe that only the supervisor holds open.
 """
 
 import itertools

@@ -22,10 +22,7 @@ _REMOVED = """
 
 
 def ignored_variables() -> Iterator[str]:
-    """Yield a line for each unknown variable in `.env`, and for each removed setting.
-
-    Unknown variables of the environment are not reported: most belong to other programs.
-    """
+    """Yield a line for each unknown variable in `.env`, and for each removed setting."""
     known = [name.upper() for name in Settings.model_fields]
     file = Settings.model_config.get("env_file")
     in_file = dotenv_values(file) if isinstance(file, str) else {}

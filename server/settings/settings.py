@@ -1,7 +1,4 @@
-"""Read the settings from the environment and `.env`, and check them before anything starts.
-
-`.env.example` lists all of them.
-"""
+"""Read the settings of `.env.example` and check them before anything starts."""
 
 from __future__ import annotations
 
@@ -169,7 +166,6 @@ class Settings(BaseSettings):
 
     @property
     def jwks_source(self) -> Path | str | None:
-        """Return the file or the URL of the issuer's public keys."""
         return jwks_source(self.jwks_url)
 
     @property
@@ -179,10 +175,7 @@ class Settings(BaseSettings):
 
     @property
     def calls_per_second(self) -> int | None:
-        """Return how many calls of a principal a process accepts each second; None for any number.
-
-        Without authentication all clients are one principal, which by default has no limit.
-        """
+        """Return how many calls a second a process accepts of a principal; None for no limit."""
         is_unlimited = self.environment == "development" or self.auth_mode == "none"
         return self.rate_limit_per_second or (None if is_unlimited else 500)
 
@@ -204,10 +197,7 @@ class Settings(BaseSettings):
         return "127.0.0.1" if self.environment == "development" else self.grpc_host
 
     def key(self) -> bytes:
-        """Return the secret that keys are derived from; in development one kept in DATA_DIR.
-
-        Raises: SettingsError, if DATA_DIR cannot be written, or others may read the key.
-        """
+        """Return the secret that keys are derived from, or the kept one. Raises: SettingsError."""
         if self.secret_key is not None:
             return self.secret_key.get_secret_value().encode()
         try:
@@ -216,10 +206,7 @@ class Settings(BaseSettings):
             raise SettingsError([f"DATA_DIR: cannot be used: {error}"]) from error
 
     def accepted_keys(self) -> list[bytes]:
-        """Return the secrets by which tokens are accepted; new ones are made with the first.
-
-        Raises: SettingsError, as `key`.
-        """
+        """Return the secrets that verify tokens; the first also signs. Raises: SettingsError."""
         previous = self.secret_key_previous
         return [self.key(), *([previous.get_secret_value().encode()] if previous else [])]
 

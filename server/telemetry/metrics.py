@@ -1,8 +1,4 @@
-"""The metrics of a process that serves; those of its statements and connections are in storage.
-
-Calls are measured as gRFC A66 says, by method and code; what is not a method of ours is "other".
-docs/observability.md lists all of them.
-"""
+"""The metrics of a process that serves, by gRFC A66; docs/observability.md lists them."""
 
 import importlib.metadata
 import platform
@@ -83,7 +79,6 @@ def count_ended(
 
 
 def count_error(method: str, reason: str) -> None:
-    """Count a call that ended with this reason."""
     _errors.labels(method, reason).inc()
 
 
@@ -101,7 +96,6 @@ def _exemplar(trace: SpanContext) -> dict[str, str]:
 
 Reading = Callable[[], Mapping[str, float] | float | None]
 """Reads a state: a number, one for each value of a label, or None when unknown."""
-
 
 _POOL = "db_client_connection_"
 _EVENTS_LAG = "The age of the oldest event that no watch can see yet"
@@ -124,12 +118,6 @@ class State(Collector):
 
     def __init__(self, **readings: Reading) -> None:
         self._readings = readings
-
-    def show(self) -> None:
-        REGISTRY.register(self)
-
-    def hide(self) -> None:
-        REGISTRY.unregister(self)
 
     def describe(self) -> list[Metric]:
         """Return nothing: otherwise the registry collects at registration, too early."""

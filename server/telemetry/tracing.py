@@ -88,10 +88,7 @@ def resource(settings: Settings) -> Resource:
 
 
 def traces_endpoint(settings: Settings) -> str | None:
-    """Return the collector that spans are exported to, over gRPC; None for no export.
-
-    OTEL_EXPORTER_ENDPOINT precedes the standard variables.
-    """
+    """Return the collector that spans are exported to, over gRPC; None for no export."""
     names = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
     standard = (os.environ.get(name, "").strip() for name in names)
     default = "http://localhost:4317" if settings.environment == "production" else None
