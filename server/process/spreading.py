@@ -38,9 +38,8 @@ _LISTENING = "0A"
 def spread_connections(port: int, workers: int) -> None:
     """Choose the worker of a new connection by the client's port; call it in each worker.
 
-    The kernel uses the hash if the program chooses a worker that does not listen. Services that
-    share the port during an upgrade are left to the hash, so that both receive connections. One
-    listener more than workers is a replacement that starts.
+    The kernel uses its hash if the program chooses a worker that does not listen. Services that
+    share the port are left to the hash; one listener more than workers is a replacement.
     """
     try:
         is_alone = workers > 1 and _listening(port) <= workers + 1

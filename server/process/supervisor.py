@@ -166,9 +166,8 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
             if self._stop_by is None and not (worker.is_replaced and code == 0):
                 self._handle_failure(worker, code)
-            else:
-                # A worker that does not serve yet has nothing to drain, and ends at once.
-                self._in_order = self._in_order and (code == 0 or not worker.serves)
+            elif code and worker.serves:  # Another has nothing to drain, and ends at once.
+                self._in_order = False
 
     def _handle_failure(self, worker: _Worker, code: int) -> None:
         """Schedule the replacement of a failed worker, or end the service in a crash loop."""
@@ -199,15 +198,15 @@ class Supervisor:
         kept = self._kept()
         if self._stop_by is not None or sum(worker.serves for worker in kept) < self.count:
             return
-        replaced = [worker for worker in self._workers.values() if worker.is_replaced]
-        for worker in replaced:
-            if worker.serves:
-                worker.serves = False
-                os.kill(worker.pid, SIGTERM)
-        oldest_first = sorted(kept, key=lambda worker: worker.started)
-        for worker in oldest_first if not replaced else ():
-            is_early = time.monotonic() - worker.started < _EARLY_SECONDS
-            if not is_early and (rss := _rss_bytes(worker.pid)) > self.max_rss_bytes:
+        if replaced := [worker for worker in self._workers.values() if worker.is_replaced]:
+            for worker in replaced:
+                if worker.serves:
+                    worker.serves = False
+                    os.kill(worker.pid, SIGTERM)
+            return
+        settled = time.monotonic() - _EARLY_SECONDS
+        for worker in sorted(kept, key=lambda worker: worker.started):
+            if worker.started < settled and (rss := _rss_bytes(worker.pid)) > self.max_rss_bytes:
                 log.warning("worker uses too much memory", worker=worker.number, rss_bytes=rss)
                 worker.is_replaced = True
                 return
