@@ -142,7 +142,10 @@ def migrate(settings: Settings) -> bool:
 
 
 def token(settings: Settings, *, sub: str, scope: list[str], minutes: int | None) -> bool:
-    """Print a token signed with SECRET_KEY; not in production. Raises: SettingsError."""
+    """Print a token signed with SECRET_KEY, for development and tests.
+
+    Not in production, where the issuer signs. Raises: SettingsError.
+    """
     if settings.environment == "production":
         raise SettingsError(["ENVIRONMENT: no tokens are made in production"])
     if SYMMETRIC not in settings.algorithms:
