@@ -220,6 +220,7 @@ def _metrics_folder(settings: Settings) -> Iterator[Path | None]:
     if settings.metrics_port is None:
         yield None
         return
+    # Shared memory can be written where the root file system cannot.
     for parent in (None, "/dev/shm"):  # noqa: S108
         with suppress(OSError):
             folder = TemporaryDirectory(prefix="tasks-", dir=parent)
@@ -235,6 +236,7 @@ def _metrics_folder(settings: Settings) -> Iterator[Path | None]:
 @contextmanager
 def _reserved(settings: Settings) -> Iterator[Ports]:
     """Reserve the ports of the settings; a free port for 0. Raises: AddressError."""
+    # A service with a database of its own never shares its ports with another service.
     may_join = settings.explicit_database_url is not None
     wanted = {
         "grpc": (settings.grpc_host, settings.grpc_port),

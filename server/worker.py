@@ -205,7 +205,7 @@ def _authenticator(settings: Settings) -> Authenticator:
             )
         case "mtls":
             return CertificateAuthenticator(settings.mtls_scopes)
-        case _:
+        case "none" | None:
             return OpenAuthenticator()
 
 
