@@ -37,9 +37,7 @@ from storage.errors import DatabaseUnavailableError
 log = structlog.get_logger()
 
 OK, FAILED, MISCONFIGURED = 0, 1, 2
-
-# What workers have in common, and what does not import grpc.
-_SHARED_MODULES = "server.tasks.filters", "server.tasks.validation", "storage.repository"
+_FAILURES = AddressError, DatabaseUnavailableError, EmbeddedPostgresError, schema.SchemaError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,21 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return MISCONFIGURED
-    except (
-        AddressError,
-        DatabaseUnavailableError,
-        EmbeddedPostgresError,
-        schema.SchemaError,
-    ) as error:
+    except _FAILURES as error:
         log.critical(str(error))
         return FAILED
 
 
 def _interrupted(number: int, _frame: object) -> None:
-    """Exit at once while the service does not serve yet.
-
-    The first process of a container needs a handler, and imports may swallow an exception.
-    """
+    # The first process of a container needs a handler, and imports may swallow an exception.
     os._exit(128 + number)
 
 
@@ -100,11 +90,8 @@ def _add_token_arguments(parser: argparse.ArgumentParser) -> None:
         choices=get_args(Scope),
         help="what it permits; by default to read and to write",
     )
-    parser.add_argument(
-        "--minutes",
-        type=_minutes,
-        help="how long it is good; ACCESS_TOKEN_EXPIRE_MINUTES by default",
-    )
+    how_long = "how long it is good; ACCESS_TOKEN_EXPIRE_MINUTES by default"
+    parser.add_argument("--minutes", type=_minutes, help=how_long)
 
 
 def _name(text: str) -> str:
@@ -204,18 +191,12 @@ def _serve_alone(settings: Settings, url: str) -> bool:
         )
 
 
-def share_memory() -> None:
-    """Import what workers share before they are forked, and exclude it from their collections.
-
-    A collection writes to each object that it looks at, and a page that is written to is copied.
-    """
-    for module in _SHARED_MODULES:
+def _serve_supervised(settings: Settings, url: str) -> bool:
+    # Workers share the memory of what is imported now, and does not import grpc. Their garbage
+    # collections leave it out: they write to each object, and such a page is copied.
+    for module in ("server.tasks.filters", "server.tasks.validation", "storage.repository"):
         import_module(module)
     gc.freeze()
-
-
-def _serve_supervised(settings: Settings, url: str) -> bool:
-    share_memory()
     with _reserved(settings) as ports, _metrics_folder(settings) as folder:
 
         def serve_worker(number: int, supervisor: int, report: Callable[[], object]) -> bool:
@@ -235,58 +216,48 @@ def _serve_supervised(settings: Settings, url: str) -> bool:
 
 @contextmanager
 def _metrics_folder(settings: Settings) -> Iterator[Path | None]:
-    """Create the private folder where workers exchange metrics, if METRICS_PORT is set.
-
-    In a container with a read-only root file system, shared memory is writable.
-    Raises: SettingsError.
-    """
+    """Create the private folder where workers exchange metrics. Raises: SettingsError."""
     if settings.metrics_port is None:
         yield None
         return
-    with ExitStack() as kept:
-        for parent in (None, "/dev/shm"):  # noqa: S108
-            with suppress(OSError):
-                folder = kept.enter_context(TemporaryDirectory(prefix="tasks-", dir=parent))
-                break
-        else:
-            raise SettingsError(
-                ["TMPDIR: must be a folder that can be written, for METRICS_PORT with WORKERS > 1"]
-            )
-        yield Path(folder)
+    # Shared memory can be written where the root file system cannot.
+    for parent in (None, "/dev/shm"):  # noqa: S108
+        with suppress(OSError):
+            folder = TemporaryDirectory(prefix="tasks-", dir=parent)
+            break
+    else:
+        raise SettingsError(
+            ["TMPDIR: must be a folder that can be written, for METRICS_PORT with WORKERS > 1"]
+        )
+    with folder as path:
+        yield Path(path)
 
 
 @contextmanager
 def _reserved(settings: Settings) -> Iterator[Ports]:
-    """Reserve the ports of the settings; a free port for 0. Raises: AddressError.
-
-    A service with a database of its own never shares its ports with another service.
-    """
+    """Reserve the ports of the settings; a free port for 0. Raises: AddressError."""
+    # A service with a database of its own never shares its ports with another service.
     may_join = settings.explicit_database_url is not None
     wanted = {
-        "GRPC_HOST or GRPC_PORT": (settings.grpc_host, settings.grpc_port),
-        "GRPC_HOST or HEALTH_PORT": (settings.grpc_host, settings.health_port),
-        "METRICS_HOST or METRICS_PORT": (settings.metrics_on, settings.metrics_port),
+        "grpc": (settings.grpc_host, settings.grpc_port),
+        "health": (settings.grpc_host, settings.health_port),
+        "metrics": (settings.metrics_host, settings.metrics_port),
     }
     with ExitStack() as bound:
-        ports: list[int | None] = []
-        for names, (host, port) in wanted.items():
-            if port is None:
-                ports.append(None)
-                continue
-            held = bound.enter_context(reserve_port(host, port, names, may_join=may_join))
-            ports.append(held.getsockname()[1])
-        grpc, health, metrics = ports
-        yield Ports(grpc or 0, health, metrics)
+        ports = Ports(0)
+        for name, (host, port) in wanted.items():
+            if port is not None:
+                names = f"GRPC_HOST or {name.upper()}_PORT"
+                held = bound.enter_context(reserve_port(host, port, names, may_join=may_join))
+                ports = ports._replace(**{name: held.getsockname()[1]})
+        yield ports
 
 
 def _announce(settings: Settings, ports: Ports) -> None:
-    others = {"health": ports.health, "metrics": ports.metrics}
-    log.info(
-        "serving",
-        address=listen_address(settings.grpc_host, ports.grpc),
-        workers=settings.worker_count,
-        **{name: port for name, port in others.items() if port is not None},
-    )
+    address = listen_address(settings.grpc_host, ports.grpc)
+    others = {name: port for name, port in ports._asdict().items() if port is not None}
+    others.pop("grpc")
+    log.info("serving", address=address, workers=settings.worker_count, **others)
 
 
 if __name__ == "__main__":

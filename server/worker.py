@@ -1,6 +1,5 @@
 """Run one serving process: start, wait for a signal, drain."""
 
-import datetime as dt
 import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from signal import SIGINT, SIGTERM, SIGUSR1, SIGUSR2
 
 import grpc
 import structlog
+from prometheus_client import REGISTRY
 
 from server.access.authentication import (
     Authenticator,
@@ -22,7 +22,7 @@ from server.calls.concurrency import Limit
 from server.calls.path import CallPath
 from server.calls.pools import MAX_QUEUED_BYTES, CallPool, StreamPool
 from server.calls.tracing import Tracing
-from server.jobs import census, readiness
+from server.jobs import census, retention
 from server.jobs.census import Census
 from server.jobs.readiness import ReadinessMonitor
 from server.jobs.retention import Maintenance
@@ -40,7 +40,7 @@ from server.telemetry import logs
 from server.telemetry.metrics import State, set_origin
 from server.telemetry.sampling import sampler
 from server.telemetry.scraping import Scraping
-from server.telemetry.tracing import resource, run_with_timeout, set_up_tracing
+from server.telemetry.tracing import resource, run_with_timeout, traced_process
 from storage import schema
 from storage.database import Database
 from storage.events import EventLog
@@ -53,7 +53,8 @@ log = structlog.get_logger()
 # Threads that reject watches above the limit.
 _SPARE_STREAMS = 16
 _POOL_TIMEOUT_SECONDS = 2.0
-# The limit of a statement that reads, for a call.
+# The limits of a statement, and of one that reads for a call.
+_STATEMENT_SECONDS = 30.0
 _READ_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
@@ -62,37 +63,28 @@ _CLOSE_SECONDS = 2.0
 class Worker:
     """Compose the service in one process; `start` starts its parts, `drain` stops them."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        database_url: str,
-        slot: WorkerSlot = ALONE,
-    ) -> None:
+    def __init__(self, settings: Settings, database_url: str, slot: WorkerSlot = ALONE) -> None:
         self._settings = settings
         self._slot = slot
         self._database = _database(settings, database_url)
         self._announcer = Announcer(self._database)
         self._authenticator = _authenticator(settings)
+        is_authenticated = settings.auth_mode != "none"  # Else all clients are one principal.
+        watches_of_one = watches.MAX_PER_PRINCIPAL if is_authenticated else watches.MAX_WATCHES
         self._watches = Watches(
             EventLog(self._database),
             Listener(self._database),
             self._authenticator.authenticate,
-            limit_per_principal=_watches_per_principal(settings),
+            limit_per_principal=watches_of_one,
         )
         self._maintenance = Maintenance(self._database, settings)
         self._census = Census(self._database, census.INTERVAL_SECONDS)
         self._health = HealthServicer()
-        self._readiness = ReadinessMonitor(
-            self._health,
-            self._check_ready,
-            interval_seconds=readiness.INTERVAL_SECONDS,
-        )
+        self._readiness = ReadinessMonitor(self._health, self._check_ready)
         self._calls = CallPool(
             settings.threads_per_worker,
             limit=Limit(settings.call_limit, MAX_QUEUED_BYTES),
-            authenticate=None
-            if settings.auth_mode in {"none", None}
-            else self._authenticator.authenticate,
+            authenticate=None if settings.auth_mode == "none" else self._authenticator.authenticate,
         )
         self._server = _server(settings, self._authenticator, self._database, self._calls)
         self._end_reflection: Callable[[], None] = lambda: None
@@ -106,7 +98,7 @@ class Worker:
             EventLog(self._database),
             self._watches,
             self._settings.accepted_keys(),
-            deleted_retention=dt.timedelta(days=self._settings.deleted_retention_days),
+            deleted_retention=retention.DELETED_RETENTION,
         )
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(servicer, self._server)
         self._health.add_to(self._server)
@@ -144,7 +136,7 @@ class Worker:
         self._watches.start()
         if self._slot.number == 0:  # All workers of the service have the same tasks to count.
             self._census.start()
-        self._state.show()
+        REGISTRY.register(self._state)
         return ports
 
     def _listen(
@@ -179,16 +171,13 @@ class Worker:
                 immediate = True
                 self._server.stop(0)
         self._probes.stop(0)
-        self._state.hide()
+        REGISTRY.unregister(self._state)
         self._announcer.stop()
         self._authenticator.stop()
-        self._close_database()
+        # Cancel requests of cancelled calls may be under way; the database may not answer.
+        run_with_timeout(_CLOSE_SECONDS, self._database.close)
         log.info("stopped")
         return not immediate
-
-    def _close_database(self) -> None:
-        """Wait briefly for cancel requests of cancelled calls; the database may not answer."""
-        run_with_timeout(_CLOSE_SECONDS, self._database.close)
 
     def _check_ready(self) -> None:
         self._authenticator.check()
@@ -220,19 +209,14 @@ def _authenticator(settings: Settings) -> Authenticator:
             return OpenAuthenticator()
 
 
-def _watches_per_principal(settings: Settings) -> int:
-    """Return the limit of a principal's watches: without authentication all clients are one."""
-    return watches.MAX_WATCHES if settings.auth_mode == "none" else watches.MAX_PER_PRINCIPAL
-
-
 def _database(settings: Settings, url: str) -> Database:
     return Database(
         url,
         pool_size=settings.pool_size,
         max_overflow=settings.pool_overflow,
         pool_timeout_seconds=_POOL_TIMEOUT_SECONDS,
-        statement_timeout_seconds=settings.db_statement_timeout_seconds,
-        read_timeout_seconds=min(_READ_SECONDS, settings.db_statement_timeout_seconds),
+        statement_timeout_seconds=_STATEMENT_SECONDS,
+        read_timeout_seconds=_READ_SECONDS,
         application_name=settings.app_name,
         direct_url=settings.direct_database_url,
         prepared_statements=settings.prepared_statements,
@@ -260,16 +244,14 @@ def _probe_server(health: HealthServicer) -> grpc.Server:
 
 
 def serve(
-    settings: Settings,
-    database_url: str,
-    slot: WorkerSlot,
-    *,
-    on_serving: Callable[[], object],
+    settings: Settings, database_url: str, slot: WorkerSlot, *, on_serving: Callable[[], object]
 ) -> bool:
     """Serve until a signal arrives or the supervisor ends. Raises: AddressError."""
+    origin = resource(settings)
+    set_origin(origin, settings.version)
     with (
         Signals(SIGTERM, SIGINT, SIGUSR1, SIGUSR2) as signals,
-        _telemetry(settings),
+        traced_process(settings, origin),
     ):
         worker = Worker(settings, database_url, slot)
         worker.start()
@@ -291,18 +273,6 @@ def _await_end(signals: Signals, supervisor_fds: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def _telemetry(settings: Settings) -> Iterator[None]:
-    """Set up traces and metrics; export the remaining spans at the end."""
-    origin = resource(settings)
-    flush_spans = set_up_tracing(settings, origin)
-    set_origin(origin, settings.version)
-    try:
-        yield
-    finally:
-        flush_spans()
-
-
-@contextmanager
 def _scraping(settings: Settings, slot: WorkerSlot) -> Iterator[None]:
     """Serve metrics, if METRICS_PORT is set. Raises: AddressError."""
     if slot.ports.metrics is None:
@@ -310,9 +280,9 @@ def _scraping(settings: Settings, slot: WorkerSlot) -> Iterator[None]:
         return
     scraping = Scraping(slot.number, slot.metrics_folder)
     try:
-        scraping.start(settings.metrics_on, slot.ports.metrics)
+        scraping.start(settings.metrics_host, slot.ports.metrics)
     except OSError as error:
-        where = listen_address(settings.metrics_on, slot.ports.metrics)
+        where = listen_address(settings.metrics_host, slot.ports.metrics)
         raise AddressError(f"cannot listen on {where}: {error.strerror}") from error
     try:
         yield

@@ -22,21 +22,15 @@ class ReadinessMonitor:
     Check and evaluation have a thread each, so that a check that hangs counts as a failure.
     """
 
-    def __init__(
-        self,
-        servicer: HealthServicer,
-        check: Callable[[], None],
-        *,
-        interval_seconds: float,
-    ) -> None:
+    def __init__(self, servicer: HealthServicer, check: Callable[[], None]) -> None:
         self._servicer = servicer
         self._check = check
-        self._patience_seconds = 2 * interval_seconds + 1
-        self._checks = Periodic("readiness check", self._run_check, interval_seconds)
+        self._patience_seconds = 2 * INTERVAL_SECONDS + 1
+        self._checks = Periodic("readiness check", self._run_check, INTERVAL_SECONDS)
         self._evaluation = Periodic("readiness", self._evaluate, 0)
         self._results: queue.Queue[Exception | None] = queue.Queue()
         self._failures = 0
-        self._ready = False
+        self.is_ready = False
         self._why = ""
 
     def start(self) -> None:
@@ -46,10 +40,6 @@ class ReadinessMonitor:
     def stop(self) -> None:
         self._checks.stop()
         self._evaluation.stop()
-
-    @property
-    def is_ready(self) -> bool:
-        return self._ready
 
     def _run_check(self) -> None:
         try:
@@ -70,10 +60,10 @@ class ReadinessMonitor:
             self._set(ready=False, why=str(problem))
 
     def _set(self, *, ready: bool, why: str = "") -> None:
-        if (ready, why) == (self._ready, self._why) or self._evaluation.is_stopped:
+        if (ready, why) == (self.is_ready, self._why) or self._evaluation.is_stopped:
             return
-        changed = ready != self._ready
-        self._ready, self._why = ready, why
+        changed = ready != self.is_ready
+        self.is_ready, self._why = ready, why
         if changed:
             self._servicer.set(READINESS, SERVING if ready else NOT_SERVING)
         if ready:

@@ -5,7 +5,6 @@ One process at a time does. Rows are removed in small batches, so that locks are
 
 import datetime as dt
 from collections.abc import Callable
-from functools import partial
 
 import structlog
 
@@ -20,6 +19,8 @@ log = structlog.get_logger()
 
 # The request ids of writes are remembered at least for so long.
 REQUEST_RETENTION = dt.timedelta(hours=24)
+# How long a deleted task can be undeleted (AIP-164).
+DELETED_RETENTION = dt.timedelta(days=30)
 
 _INTERVAL_SECONDS = 600.0
 _BATCH = 1000
@@ -36,44 +37,33 @@ class Maintenance:
         self._repository = TaskRepository(database)
         self._events = EventLog(database)
         self._event_retention = dt.timedelta(days=settings.event_retention_days)
-        self._deleted_retention = dt.timedelta(days=settings.deleted_retention_days)
         self._periodic = Periodic(
             "maintenance", self._run, _INTERVAL_SECONDS, delay_seconds=_INTERVAL_SECONDS
         )
         self.start, self.stop = self._periodic.start, self._periodic.stop
 
     def run_once(self) -> dict[str, int]:
-        """Remove all rows that are due, unless another process does; return their numbers.
-
-        Raises: StorageError.
-        """
+        """Remove the rows that are due, unless another process does; return their numbers."""
         with self._database.exclusively(_LOCK) as alone:
             if not alone:
                 return {}
             removed = {
-                "requests": self._all(
-                    partial(self._repository.forget_requests, older_than=REQUEST_RETENTION)
-                ),
-                "events": self._all(partial(self._events.trim, older_than=self._event_retention)),
-                "tasks": self._all(
-                    partial(self._repository.purge_old, older_than=self._deleted_retention)
-                ),
+                "requests": self._all(self._repository.forget_requests, REQUEST_RETENTION),
+                "events": self._all(self._events.trim, self._event_retention),
+                "tasks": self._all(self._repository.purge_old, DELETED_RETENTION),
             }
-            self._repair_counters()
+            if repaired := self._repository.repair_counters():
+                log.warning("counters of tasks repaired", counters=repaired)
             return removed
 
-    def _all(self, remove: Callable[..., int]) -> int:
+    def _all(self, remove: Callable[..., int], older_than: dt.timedelta) -> int:
         removed = 0
         while not self._periodic.is_stopped:
-            batch = remove(limit=_BATCH)
+            batch = remove(older_than=older_than, limit=_BATCH)
             removed += batch
             if batch < _BATCH:
                 break
         return removed
-
-    def _repair_counters(self) -> None:
-        if repaired := self._repository.repair_counters():
-            log.warning("counters of tasks repaired", counters=repaired)
 
     def _run(self) -> None:
         with traced_operation("maintenance"):

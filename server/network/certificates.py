@@ -1,7 +1,6 @@
-"""Read the certificates of TLS, and read them again when their files have been replaced.
+"""Read the certificates of TLS, again when their files have been replaced.
 
-The files are replaced while the service runs: one after the other, or all at once by a link, as
-Kubernetes does for a secret. Until all of them are valid together, the ones before stay in use.
+While the files are not valid together, the certificates before stay in use.
 """
 
 from functools import cache

@@ -57,11 +57,7 @@ def options() -> list[tuple[str, int]]:
 
 
 def credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    """Return TLS with the certificates valid when a connection is made; None for plaintext.
-
-    gRPC's core accepts TLS 1.2 and 1.3, with forward secrecy and authenticated encryption only.
-    Raises: SettingsError.
-    """
+    """Return TLS with the newest certificates, None for plaintext. Raises: SettingsError."""
     files = certificates(settings)
     if files is None:
         return None

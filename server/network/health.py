@@ -80,20 +80,13 @@ class HealthServicer:
     """Serve the same statuses on every server that it is added to."""
 
     def __init__(self) -> None:
-        self._statuses: dict[str, int] = {
-            LIVENESS: SERVING,
-            STARTUP: NOT_SERVING,
-            READINESS: NOT_SERVING,
-        }
+        self._statuses = {LIVENESS: SERVING, STARTUP: NOT_SERVING, READINESS: NOT_SERVING}
         self._watches: set[_Watch] = set()
         self._changed = threading.Condition()  # Not held while anything is sent.
         self._is_draining = self._is_ended = False
 
     def add_to(self, server: grpc.Server, *, for_probes: bool = False) -> None:
-        """Serve health on a server, with a thread and limits of its own.
-
-        Probes so never queue behind calls, and load on one port does not affect the other.
-        """
+        """Serve health on a server, with a thread and limits of its own, apart from other calls."""
         limits = () if for_probes else (_CALLS, _CALLS_PER_CONNECTION)
         pool = RequestPool(1, "health", *limits)
         watches = ConcurrencyLimiter(Limit(connections.MAX_CONNECTIONS), _WATCHES_PER_CONNECTION)
@@ -142,10 +135,9 @@ class HealthServicer:
     def _check(
         self, request: HealthCheckRequest, context: grpc.ServicerContext
     ) -> HealthCheckResponse:
-        status = self._statuses.get(request.service)
-        if status is None:
+        if request.service not in self._statuses:
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return HealthCheckResponse(status=status)
+        return HealthCheckResponse(status=self._statuses[request.service])
 
     def _watch(
         self,
@@ -157,7 +149,9 @@ class HealthServicer:
         watch = _Watch(self._status_of(request.service), ServerCall.of(context))
         end = partial(self._end, limiter, context.peer(), watch)
         try:
-            self._begin(limiter, context.peer(), watch)
+            with self._changed:
+                limiter.acquire(context.peer(), 0)
+                self._watches.add(watch)
         except RefusedError:
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "limit of Watches reached")
         if not context.add_callback(end):
@@ -167,11 +161,6 @@ class HealthServicer:
         watch.send()
         if self._is_ended:
             watch.end()
-
-    def _begin(self, limiter: ConcurrencyLimiter, peer: str, watch: _Watch) -> None:
-        with self._changed:
-            limiter.acquire(peer, 0)
-            self._watches.add(watch)
 
     def _end(self, limiter: ConcurrencyLimiter, peer: str, watch: _Watch) -> None:
         with self._changed:

@@ -47,10 +47,7 @@ class _Streams:
 
 
 def add_reflection(server: grpc.Server) -> Callable[[], None]:
-    """Serve reflection under both names; return a function that ends the open streams.
-
-    grpcio-reflection knows only v1alpha; v1 has the same messages.
-    """
+    """Serve both versions: their messages are equal. Return a function that ends the streams."""
     streams = _Streams()
     servicer = ReflectionServicer(_SERVICES)
 

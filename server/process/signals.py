@@ -10,10 +10,7 @@ from contextlib import suppress
 
 
 class Signals:
-    """Receive signals by waiting: no code runs inside a signal handler.
-
-    A context manager for the main thread; on exit it restores the handlers.
-    """
+    """Receive signals by waiting, as a context manager: no code runs inside a signal handler."""
 
     def __init__(self, *numbers: signal.Signals) -> None:
         self._numbers = numbers
@@ -34,10 +31,7 @@ class Signals:
         os.close(self._writer)
 
     def wait(self, timeout_seconds: float | None = None, also: Iterable[int] = ()) -> list[int]:
-        """Wait for a signal, or until one of the other descriptors is readable.
-
-        Returns the received signals in order; none after the timeout.
-        """
+        """Return the received signals; none after the timeout, or if one of `also` is readable."""
         select.select([self._reader, *also], [], [], timeout_seconds)
         with suppress(BlockingIOError):
             return [number for number in os.read(self._reader, 64) if number in self._numbers]

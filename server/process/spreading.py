@@ -1,9 +1,8 @@
 """Spread the connections of a client over the workers (Linux).
 
-By default the kernel chooses a worker by a hash of addresses and ports: four connections reach the
-same one of two workers in one of eight cases. Linux gives successive connections of a client ports
-that are 2 to 16 apart. A BPF program that changes the worker every 16 ports puts four of them on
-one worker in one of 60 cases; connections with random ports are spread as by the hash.
+The kernel chooses a worker by a hash: four connections reach one of two workers in one of eight
+cases. As Linux gives a client's successive connections ports 2 to 16 apart, a BPF program that
+changes the worker every 16 ports does so in one of 60 cases.
 """
 
 from __future__ import annotations
@@ -39,9 +38,8 @@ _LISTENING = "0A"
 def spread_connections(port: int, workers: int) -> None:
     """Choose the worker of a new connection by the client's port; call it in each worker.
 
-    The kernel uses the hash if the program chooses a worker that does not listen. Services that
-    share the port during an upgrade are left to the hash, so that both receive connections. One
-    listener more than workers is a replacement that starts.
+    The kernel uses its hash if the program chooses a worker that does not listen. Services that
+    share the port are left to the hash; one listener more than workers is a replacement.
     """
     try:
         is_alone = workers > 1 and _listening(port) <= workers + 1

@@ -1,10 +1,9 @@
 """Start, watch, replace and stop the workers of a service.
 
-Each worker is forked before grpc is imported, because grpc does not survive a fork. Workers share
-the port. A worker that fails is replaced, with a growing delay if it failed soon after its start;
-after several such failures in a row the service ends. A worker that uses too much memory drains
-when its replacement serves, one worker at a time. A worker drains when the supervisor ends: it
-waits on a pipe that only the supervisor holds open.
+Workers are forked before grpc is imported, as it does not survive a fork, and share the port. One
+that fails is replaced; after several early failures in a row the service ends. One that uses too
+much memory drains when its replacement serves. All drain when the supervisor ends: they wait on a
+pipe that only the supervisor holds open.
 """
 
 import itertools
@@ -56,23 +55,17 @@ class _Worker:
             self.status_fd = -1
 
 
+@dataclass
 class Supervisor:
     """Keep `count` workers running."""
 
-    def __init__(
-        self,
-        count: int,
-        serve: Serve,
-        *,
-        on_serving: Callable[[], None],
-        stop_within_seconds: float,
-        max_rss_bytes: float = math.inf,
-    ) -> None:
-        self._max_rss_bytes = max_rss_bytes
-        self._count = count
-        self._serve = serve
-        self._on_serving = on_serving
-        self._stop_within_seconds = stop_within_seconds
+    count: int
+    serve: Serve
+    on_serving: Callable[[], None]
+    stop_within_seconds: float
+    max_rss_bytes: float
+
+    def __post_init__(self) -> None:
         self._workers: dict[int, _Worker] = {}
         self._early_failures = 0
         self._last_failure = -math.inf
@@ -88,8 +81,8 @@ class Supervisor:
             self._signals = signals
             while self._stop_by is None or self._workers:
                 self._keep_count()
-                starting = [worker.status_fd for worker in self._starting()]
-                for number in signals.wait(_TICK_SECONDS, also=starting):
+                pipes = [worker.status_fd for worker in self._starting()]
+                for number in signals.wait(_TICK_SECONDS, also=pipes):
                     self._receive(number)
                 self._read_status()
                 self._reap()
@@ -109,7 +102,7 @@ class Supervisor:
         """Drain every worker; a second signal stops them at once."""
         is_first = self._stop_by is None
         if is_first:
-            self._stop_by = time.monotonic() + self._stop_within_seconds
+            self._stop_by = time.monotonic() + self.stop_within_seconds
         for worker in self._workers.values():
             is_draining = worker.is_replaced and not worker.serves
             if not (is_first and is_draining):
@@ -118,7 +111,7 @@ class Supervisor:
     def _keep_count(self) -> None:
         if self._stop_by is not None or time.monotonic() < self._not_before:
             return
-        while len(taken := {worker.number for worker in self._kept()}) < self._count:
+        while len(taken := {worker.number for worker in self._kept()}) < self.count:
             self._start_worker(next(n for n in itertools.count() if n not in taken))
 
     def _kept(self) -> list[_Worker]:
@@ -144,7 +137,7 @@ class Supervisor:
             os.setsid()  # Ctrl-C in a terminal reaches the supervisor only, which forwards it once.
             self._signals.__exit__()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            if self._serve(number, self._parent, partial(_report_serving, status_fd)):
+            if self.serve(number, self._parent, partial(_report_serving, status_fd)):
                 code = 0
         except Exception as error:
             log.exception("worker failed", why=str(error))
@@ -159,9 +152,9 @@ class Supervisor:
             if select.select([worker.status_fd], [], [], 0)[0]:
                 worker.serves = bool(os.read(worker.status_fd, 1))
                 worker.close()
-        if not self._announced and sum(worker.serves for worker in self._kept()) == self._count:
+        if not self._announced and sum(worker.serves for worker in self._kept()) == self.count:
             self._announced = True
-            self._on_serving()
+            self.on_serving()
 
     def _reap(self) -> None:
         for pid in list(self._workers):
@@ -173,9 +166,8 @@ class Supervisor:
             code = os.waitstatus_to_exitcode(status)
             if self._stop_by is None and not (worker.is_replaced and code == 0):
                 self._handle_failure(worker, code)
-            else:
-                # A worker that does not serve yet has nothing to drain, and ends at once.
-                self._in_order = self._in_order and (code == 0 or not worker.serves)
+            elif code and worker.serves:  # Another has nothing to drain, and ends at once.
+                self._in_order = False
 
     def _handle_failure(self, worker: _Worker, code: int) -> None:
         """Schedule the replacement of a failed worker, or end the service in a crash loop."""
@@ -183,12 +175,9 @@ class Supervisor:
         self._count_failure(worker, lived_seconds)
         backoff_seconds = min(0.25 * 2**self._early_failures, _MAX_BACKOFF_SECONDS)
         self._not_before = time.monotonic() + (backoff_seconds if self._early_failures else 0)
+        lived = round(lived_seconds, 1)
         log.error(
-            "worker ended",
-            worker=worker.number,
-            pid=worker.pid,
-            code=code,
-            lived_seconds=round(lived_seconds, 1),
+            "worker ended", worker=worker.number, pid=worker.pid, code=code, lived_seconds=lived
         )
         if self._early_failures >= _CRASH_LOOP:
             log.critical("workers fail as soon as they start; giving up")
@@ -196,7 +185,7 @@ class Supervisor:
             self._stop()
 
     def _count_failure(self, worker: _Worker, lived_seconds: float) -> None:
-        """Count rounds of early failures; workers that fail together count once."""
+        """Count an early failure; those of workers that fail together count once."""
         now, before = time.monotonic(), self._last_failure
         self._last_failure = now
         if now - before > _CALM_SECONDS or lived_seconds >= _EARLY_SECONDS:
@@ -207,17 +196,17 @@ class Supervisor:
     def _limit_memory(self) -> None:
         """Replace the workers that use too much memory, one at a time, without a gap."""
         kept = self._kept()
-        if self._stop_by is not None or sum(worker.serves for worker in kept) < self._count:
+        if self._stop_by is not None or sum(worker.serves for worker in kept) < self.count:
             return
-        replaced = [worker for worker in self._workers.values() if worker.is_replaced]
-        for worker in replaced:
-            if worker.serves:
-                worker.serves = False
-                os.kill(worker.pid, SIGTERM)
-        oldest_first = sorted(kept, key=lambda worker: worker.started)
-        for worker in oldest_first if not replaced else ():
-            is_early = time.monotonic() - worker.started < _EARLY_SECONDS
-            if not is_early and (rss := _rss_bytes(worker.pid)) > self._max_rss_bytes:
+        if replaced := [worker for worker in self._workers.values() if worker.is_replaced]:
+            for worker in replaced:
+                if worker.serves:
+                    worker.serves = False
+                    os.kill(worker.pid, SIGTERM)
+            return
+        settled = time.monotonic() - _EARLY_SECONDS
+        for worker in sorted(kept, key=lambda worker: worker.started):
+            if worker.started < settled and (rss := _rss_bytes(worker.pid)) > self.max_rss_bytes:
                 log.warning("worker uses too much memory", worker=worker.number, rss_bytes=rss)
                 worker.is_replaced = True
                 return

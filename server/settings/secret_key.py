@@ -11,10 +11,7 @@ MIN_CHARACTERS = 32
 
 
 def kept_key(folder: Path) -> bytes:
-    """Read the key that is kept in the folder, or make one.
-
-    Raises: OSError; PermissionError, if others may use the file.
-    """
+    """Read the key that is kept in the folder, or make one. Raises: OSError."""
     path = folder / "secret_key"
     if not path.exists():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,7 +1,4 @@
-"""Configure logging: plain lines in development, JSON lines elsewhere.
-
-SIGUSR1 makes the log more verbose at run time, SIGUSR2 less.
-"""
+"""Log plain lines in development and JSON elsewhere; SIGUSR1 and SIGUSR2 change the level."""
 
 from __future__ import annotations
 
@@ -35,7 +32,6 @@ _calls: _Output | None = None
 
 # The lines of calls are written together. A process that is killed loses those of this time.
 FLUSH_SECONDS = 0.1
-_STACKS = {"exception", "stack"}
 
 
 def configure(settings: Settings) -> None:
@@ -61,18 +57,14 @@ def configure(settings: Settings) -> None:
     )
     handler = logging.StreamHandler(output)
     handler.addFilter(_IntervalFilter("opentelemetry", seconds=60))
+    formatter = structlog.stdlib.ProcessorFormatter
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=prepare,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
-        )
+        formatter(processors=[formatter.remove_processors_meta, *render], foreign_pre_chain=prepare)
     )
-    root = logging.getLogger()
-    root.handlers = [handler]
+    logging.getLogger().handlers = [handler]
     # Statements, without their parameters: those are the clients' data.
-    logging.getLogger("sqlalchemy.engine").setLevel(
-        "INFO" if settings.level == "DEBUG" else "WARNING"
-    )
+    statements = "INFO" if settings.level == "DEBUG" else "WARNING"
+    logging.getLogger("sqlalchemy.engine").setLevel(statements)
     logging.getLogger("sqlalchemy.pool").setLevel("WARNING")
     # It quotes a malformed tracestate, which is the client's data.
     logging.getLogger("opentelemetry.trace").setLevel("ERROR")
@@ -179,19 +171,14 @@ class _Output:
 
     def write(self, text: str) -> None:
         with self._lock:
-            lines, self._later = self._later, []
+            lines, self._later = [*self._later, text], []
             for chunk in _chunks(lines):
-                self._put(chunk)
-            if text:
-                self._put(text)
+                with suppress(OSError):
+                    self._stream.write(chunk)
+                    self._stream.flush()
 
     def flush(self) -> None:
         """Do nothing: what is written is flushed."""
-
-    def _put(self, text: str) -> None:
-        with suppress(OSError):
-            self._stream.write(text)
-            self._stream.flush()
 
     def write_later(self, line: str) -> None:
         """Write with the next line, or after FLUSH_SECONDS."""
@@ -241,13 +228,10 @@ def _rendering(settings: Settings) -> list[Processor]:
 
 
 def _escape(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Escape control characters: clients choose some of what is logged, and a terminal obeys them.
-
-    JSON escapes them already. A stack keeps its lines.
-    """
+    """Escape control characters, which a terminal obeys; a stack keeps its lines."""
     for key, value in event.items():
         text = value if isinstance(value, str) else repr(value)
-        if key in _STACKS:
+        if key in {"exception", "stack"}:
             event[key] = "\n".join(map(_shown, text.split("\n")))
         elif not text.isprintable():
             event[key] = _shown(text)

@@ -1,14 +1,9 @@
-"""The metrics of a process that serves; those of its statements and connections are in storage.
-
-Calls are measured as gRFC A66 says, by method and code; what is not a method of ours is "other".
-docs/observability.md lists all of them.
-"""
+"""The metrics of a process that serves, by gRFC A66; docs/observability.md lists them."""
 
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import NamedTuple
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
@@ -53,17 +48,10 @@ _errors = Counter(
 _OTHER = "other"
 
 
-class _Ended(NamedTuple):
-    """What is counted of a call that has ended: looked up once for each method and code."""
-
-    duration: Histogram
-    received: Histogram
-    sent: Histogram
-
-
 @cache
-def _ended(method: str, code: str) -> _Ended:
-    return _Ended(*(metric.labels(method, code) for metric in (_duration, _received, _sent)))
+def _ended(method: str, code: str) -> tuple[Histogram, Histogram, Histogram]:
+    labels = method, code
+    return _duration.labels(*labels), _received.labels(*labels), _sent.labels(*labels)
 
 
 @cache
@@ -72,7 +60,6 @@ def _started_of(method: str) -> Counter:
 
 
 def count_started(method: str) -> None:
-    """Count a call that arrived."""
     _started_of(method).inc()
 
 
@@ -85,22 +72,19 @@ def count_ended(
     sent_bytes: int,
     trace: SpanContext,
 ) -> None:
-    """Count a call that has ended."""
-    ended = _ended(method, code)
-    ended.duration.observe(seconds, _exemplar(trace) if trace.trace_flags.sampled else None)
-    ended.received.observe(received_bytes)
-    ended.sent.observe(sent_bytes)
+    duration, received, sent = _ended(method, code)
+    duration.observe(seconds, _exemplar(trace) if trace.trace_flags.sampled else None)
+    received.observe(received_bytes)
+    sent.observe(sent_bytes)
 
 
 def count_error(method: str, reason: str) -> None:
-    """Count a call that ended with this reason."""
     _errors.labels(method, reason).inc()
 
 
 def count_unknown_method() -> None:
     _started_of(_OTHER).inc()
-    ended = _ended(_OTHER, "UNIMPLEMENTED")
-    for histogram in ended:
+    for histogram in _ended(_OTHER, "UNIMPLEMENTED"):
         histogram.observe(0)
 
 
@@ -113,31 +97,19 @@ def _exemplar(trace: SpanContext) -> dict[str, str]:
 Reading = Callable[[], Mapping[str, float] | float | None]
 """Reads a state: a number, one for each value of a label, or None when unknown."""
 
-
-class _Gauge(NamedTuple):
-    name: str
-    description: str
-    label: str = ""
-
-
+_POOL = "db_client_connection_"
+_EVENTS_LAG = "The age of the oldest event that no watch can see yet"
+# The name, the description and, if there is one, the label.
 _GAUGES = {
-    "calls": _Gauge("taskservice_server_calls", "Calls in flight", "state"),
-    "connections": _Gauge(
-        "db_client_connection_count", "Connections of the pool", "db_client_connection_state"
-    ),
-    "connection_limit": _Gauge(
-        "db_client_connection_max", "The most connections that the pool opens"
-    ),
-    "connection_waiters": _Gauge(
-        "db_client_connection_pending_requests", "Threads that wait for a connection"
-    ),
-    "watches": _Gauge("taskservice_watches", "Open watches", "state"),
-    "events_lag": _Gauge(
-        "taskservice_events_lag_seconds", "The age of the oldest event that no watch can see yet"
-    ),
-    "tasks": _Gauge("taskservice_tasks", "Tasks that are not deleted", "status"),
-    "overdue": _Gauge("taskservice_tasks_overdue", "Open tasks past their due date"),
-    "ready": _Gauge("taskservice_ready", "1 while ready, else 0"),
+    "calls": ("taskservice_server_calls", "Calls in flight", "state"),
+    "connections": (_POOL + "count", "Connections of the pool", "db_client_connection_state"),
+    "connection_limit": (_POOL + "max", "The most connections that the pool opens", ""),
+    "connection_waiters": (_POOL + "pending_requests", "Threads that wait for a connection", ""),
+    "watches": ("taskservice_watches", "Open watches", "state"),
+    "events_lag": ("taskservice_events_lag_seconds", _EVENTS_LAG, ""),
+    "tasks": ("taskservice_tasks", "Tasks that are not deleted", "status"),
+    "overdue": ("taskservice_tasks_overdue", "Open tasks past their due date", ""),
+    "ready": ("taskservice_ready", "1 while ready, else 0", ""),
 }
 
 
@@ -147,25 +119,19 @@ class State(Collector):
     def __init__(self, **readings: Reading) -> None:
         self._readings = readings
 
-    def show(self) -> None:
-        REGISTRY.register(self)
-
-    def hide(self) -> None:
-        REGISTRY.unregister(self)
-
     def describe(self) -> list[Metric]:
         """Return nothing: otherwise the registry collects at registration, too early."""
         return []
 
     def collect(self) -> Iterator[Metric]:
         for name, read in self._readings.items():
-            gauge, value = _GAUGES[name], read()
-            family = Metric(gauge.name, gauge.description, "gauge")
+            (metric, description, label), value = _GAUGES[name], read()
+            family = Metric(metric, description, "gauge")
             if isinstance(value, Mapping):
                 for key, number in value.items():
-                    family.add_sample(gauge.name, {gauge.label: key}, number)
+                    family.add_sample(metric, {label: key}, number)
             elif value is not None:
-                family.add_sample(gauge.name, {}, value)
+                family.add_sample(metric, {}, value)
             yield family
 
 

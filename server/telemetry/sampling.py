@@ -1,8 +1,4 @@
-"""Decide which calls are traced, by OpenTelemetry's standard variables.
-
-An unknown value is ignored with a warning, as OpenTelemetry's specification requires: telemetry
-must not prevent a service from starting.
-"""
+"""Decide which calls are traced, by OpenTelemetry's variables; an unknown value is a warning."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -82,9 +78,8 @@ def _variable(name: str) -> str:
 def head_sampled(sampler: Sampler, name: str, metadata: Metadata) -> bool:
     """Decide whether a call is sampled, before anything is recorded.
 
-    A sampled call's span has the trace id of the decision. An unsampled call has no span; its
-    trace context becomes current. Both apply to the current context; grpcio gives each call its
-    own.
+    A sampled call's span gets the trace id of the decision; for another, its trace context becomes
+    current. grpcio gives each call a context of its own.
     """
     carrier = {key: value for key, value in metadata if key in _FIELDS}
     context = PROPAGATOR.extract(carrier) if carrier else Context()

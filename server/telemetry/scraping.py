@@ -1,8 +1,7 @@
 """Serve the metrics of all workers at /metrics.
 
-Workers share the port, so a scrape reaches any of them. That worker collects the metrics of the
-others as JSON, over sockets in a private folder. A label separates the workers: a sum would fall
-when a worker is replaced, and look like a counter reset.
+A scrape reaches any worker, which collects the metrics of the others as JSON, over sockets in a
+private folder. They have a label for the worker: a sum would fall when a worker is replaced.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from select import select
 from socket import AF_INET6, AF_UNIX, socket
@@ -24,7 +24,7 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Metric, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
-from prometheus_client.samples import Exemplar, Sample
+from prometheus_client.samples import Exemplar
 
 from server.telemetry.tracing import run_with_timeout
 
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 
 _TIMEOUT_SECONDS = 1.0
 _SCRAPES = 32
-_PATH = "/metrics"
+_PLAIN = [("Content-Type", "text/plain")]
 
 
 class Scraping:
@@ -55,7 +55,7 @@ class Scraping:
         )
         _start(self._server.serve_forever)
         if self._folder:
-            # Renaming replaces the socket of a previous worker with this number in one step.
+            # Renaming replaces the socket of a worker that had this number in one step.
             path = self._folder / secrets.token_hex(4)
             listener = socket(AF_UNIX)
             listener.bind(str(path))
@@ -75,20 +75,15 @@ class Scraping:
 
     def collect(self) -> Iterator[Metric]:
         """Merge the metrics of every worker that answers, by name."""
+        addresses = sorted(self._folder.glob("*.socket")) if self._folder else []
+        others = [_fetch(address) for address in addresses if address.stem != str(self._worker)]
         merged: dict[str, Metric] = {}
-        for metric in self._of_all():
+        for metric in chain(self._own(), *others):
             if metric.name in merged:
                 merged[metric.name].samples += metric.samples
             else:
                 merged[metric.name] = metric
         yield from merged.values()
-
-    def _of_all(self) -> Iterator[Metric]:
-        yield from self._own()
-        if self._folder:
-            for address in sorted(self._folder.glob("*.socket")):
-                if address.stem != str(self._worker):
-                    yield from _fetch(address)
 
     def _own(self) -> Iterator[Metric]:
         """Copy families: a collector may return the same object each time."""
@@ -117,32 +112,27 @@ def _encode(families: Iterable[Metric]) -> bytes:
     return json.dumps(described).encode()
 
 
-def _decode(encoded: bytes) -> list[Metric]:
+def _decode(encoded: bytes) -> Iterator[Metric]:
     """Raises: ValueError if the end is missing."""
-    families = []
     for *description, samples in json.loads(encoded):
         family = Metric(*description)
-        family.samples = [
-            Sample(name, labels, value, timestamp, exemplar and Exemplar(*exemplar))
-            for name, labels, value, timestamp, exemplar, *_ in samples
-        ]
-        families.append(family)
-    return families
+        for name, labels, value, timestamp, exemplar, *_ in samples:
+            family.add_sample(name, labels, value, timestamp, exemplar and Exemplar(*exemplar))
+        yield family
 
 
 def _metrics_app(registry: CollectorRegistry) -> WSGIApplication:
-    """Answer /metrics only."""
     metrics = make_wsgi_app(registry)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if environ["PATH_INFO"] != _PATH:
-            start_response("404 Not Found", [("Content-Type", "text/plain")])
+        if environ["PATH_INFO"] != "/metrics":
+            start_response("404 Not Found", _PLAIN)
             return [b"there is only /metrics\n"]
         try:
             answer: Iterable[bytes] = metrics(environ, start_response)
         except Exception:
             log.exception("metrics cannot be sent")
-            start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+            start_response("500 Internal Server Error", _PLAIN)
             return [b"see the log\n"]
         return answer
 
@@ -160,7 +150,7 @@ def _fetch(address: Path) -> list[Metric]:
             client.setblocking(False)
             client.connect(str(address))  # Fails at once if the queue of connections is full.
             client.settimeout(_TIMEOUT_SECONDS)
-            return _decode(client.makefile("rb").read())
+            return list(_decode(client.makefile("rb").read()))
     except TimeoutError:
         log.warning("a worker did not send its metrics in time", worker=address.stem)
     except (OSError, ValueError):  # The worker has ended, maybe in the middle of its answer.

@@ -16,7 +16,6 @@ from opentelemetry.sdk.trace.export import (
     BatchSpanProcessor,
     ConsoleSpanExporter,
     SimpleSpanProcessor,
-    SpanExporter,
 )
 from opentelemetry.trace import StatusCode
 from opentelemetry.util.types import Attributes
@@ -89,36 +88,34 @@ def resource(settings: Settings) -> Resource:
 
 
 def traces_endpoint(settings: Settings) -> str | None:
-    """Return the collector that spans are exported to, over gRPC; None for no export.
-
-    OTEL_EXPORTER_ENDPOINT precedes the standard variables.
-    """
+    """Return the collector that spans are exported to, over gRPC; None for no export."""
     names = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
     standard = (os.environ.get(name, "").strip() for name in names)
     default = "http://localhost:4317" if settings.environment == "production" else None
     return settings.otel_exporter_endpoint or next(filter(None, standard), default)
 
 
-def set_up_tracing(settings: Settings, origin: Resource) -> Callable[[], None]:
-    """Export spans as the settings say; return a function that flushes them at the end."""
+@contextmanager
+def traced_process(settings: Settings, origin: Resource) -> Iterator[None]:
+    """Export spans as the settings say; flush them at the end."""
     if not settings.otel_enabled:
-        return lambda: None
+        yield
+        return
     provider = TracerProvider(
         sampler(settings), origin, shutdown_on_exit=False, id_generator=ChosenIds()
     )
     if settings.level == "DEBUG":
         provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter(formatter=_one_line)))
     if endpoint := traces_endpoint(settings):
-        provider.add_span_processor(BatchSpanProcessor(_span_exporter(endpoint)))
+        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # noqa: PLC0415
+
+        provider.add_span_processor(BatchSpanProcessor(trace_exporter.OTLPSpanExporter(endpoint)))
     trace.set_tracer_provider(provider)
     set_global_textmap(PROPAGATOR)
-    return lambda: run_with_timeout(_FLUSH_SECONDS, provider.shutdown)
-
-
-def _span_exporter(endpoint: str) -> SpanExporter:
-    from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # noqa: PLC0415
-
-    return trace_exporter.OTLPSpanExporter(endpoint)
+    try:
+        yield
+    finally:
+        run_with_timeout(_FLUSH_SECONDS, provider.shutdown)
 
 
 def _one_line(span: ReadableSpan) -> str:

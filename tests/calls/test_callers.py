@@ -250,7 +250,8 @@ def test_a_read_that_takes_too_long_is_ended(
     """A locked table simulates a large one."""
     monkeypatch.setattr("server.worker._READ_SECONDS", 0.2)
     # Longer than a test may take: a read that only this ends fails the test.
-    stub = start(auth_mode="none", db_statement_timeout_seconds=3600)()
+    monkeypatch.setattr("server.worker._STATEMENT_SECONDS", 3600)
+    stub = start(auth_mode="none")()
     task = stub.CreateTask(CreateTaskRequest(task=Task(title="a")))
     with database.engine.connect() as connection:
         connection.exec_driver_sql("BEGIN; LOCK TABLE tasks, task_events IN ACCESS EXCLUSIVE MODE")

@@ -70,11 +70,10 @@ def service(
     with running_service(
         tmp_path_factory.mktemp("service"),
         (),
-        {"server.tasks.watches.BOOKMARK_SECONDS": 3600},
+        {"server.tasks.watches.BOOKMARK_SECONDS": 3600, "server.worker._STATEMENT_SECONDS": 2},
         ENVIRONMENT="staging",
         DATABASE_URL=pooled_url,
         DATABASE_DIRECT_URL=direct_url,
-        DB_STATEMENT_TIMEOUT_SECONDS="2",
         WORKERS="2",
     ) as service:
         await_ready(service.channel())
