@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeAlias, cast
 import grpc
 
 from server.access.authorization import WriteAnswer, requires_read, visible_to
-from server.calls import decoding, failures
+from server.calls import wire
 from server.calls.access import Access
-from server.calls.accounting import Accounting
+from server.calls.accounting import Accounting, note_error
 from server.calls.current import begin_call, current_call
 from server.calls.grpcio_internals import pool_of, with_pool
 from server.calls.tracing import Tracing
@@ -82,7 +82,7 @@ class CallPath(grpc.ServerInterceptor):
 
     def _unary(self, method: str, handler: Handler) -> _GrpcHandler:
         work, encode = handler.unary_unary, handler.response_serializer
-        decode = decoding.decoder(method, handler.request_deserializer)
+        decode = wire.decoder(method, handler.request_deserializer)
         is_write = not requires_read(method)
 
         def serve(request: object, context: grpc.ServicerContext) -> bytes:
@@ -98,7 +98,7 @@ class CallPath(grpc.ServerInterceptor):
                         answer = visible_to(call.principal, cast(WriteAnswer, answer))
                     data = encode(answer)
             except Exception as error:
-                status = failures.note(call, error, context)
+                status = note_error(call, error, context)
                 self._accounting.end(call, context)
                 context.abort_with_status(status)
             call.sent_bytes = len(data)
@@ -111,7 +111,7 @@ class CallPath(grpc.ServerInterceptor):
 
     def _stream(self, method: str, handler: Handler) -> _GrpcHandler:
         work, encode = handler.unary_stream or handler.stream_stream, handler.response_serializer
-        decode = decoding.decoder(method, handler.request_deserializer)
+        decode = wire.decoder(method, handler.request_deserializer)
 
         def serve(request: object, context: grpc.ServicerContext) -> Iterator[bytes]:
             call = current_call()
@@ -130,7 +130,7 @@ class CallPath(grpc.ServerInterceptor):
                         call.sent_bytes += len(data)
                         yield data
             except Exception as error:
-                status = failures.note(call, error, context)
+                status = note_error(call, error, context)
                 context.abort_with_status(status)
             finally:
                 self._accounting.end(call, context)
@@ -155,4 +155,4 @@ def _handler(
     make: Callable[..., _GrpcHandler], behavior: Callable[..., object], method: str
 ) -> _GrpcHandler:
     """Make a handler that gets requests, and returns answers, as bytes."""
-    return make(behavior, decoding.receiver(method), None)
+    return make(behavior, wire.receiver(method), None)

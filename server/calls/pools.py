@@ -7,9 +7,8 @@ from typing import NamedTuple, TypeAlias
 import grpc
 
 from server.access.principal import Principal
-from server.calls.admission import RequestPool
+from server.calls.admission import Limit, RequestPool
 from server.calls.arrivals import IncomingCall
-from server.calls.concurrency import Limit
 from server.calls.current import current_call
 from server.errors import RefusedError
 

@@ -15,8 +15,7 @@ from functools import partial
 import grpc
 from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse
 
-from server.calls.admission import RequestPool
-from server.calls.concurrency import ConcurrencyLimiter, Limit
+from server.calls.admission import ConcurrencyLimiter, Limit, RequestPool
 from server.calls.grpcio_internals import ServerCall, with_pool
 from server.errors import RefusedError
 from server.network import connections
