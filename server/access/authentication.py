@@ -33,19 +33,21 @@ _REMEMBERED = 4096
 
 
 class Authenticator(ABC):
-    """Authenticate calls."""
+    """Authenticate calls, by keys that are refreshed if there is a set of them."""
+
+    _key_set: KeySet | None = None
 
     @abstractmethod
     def authenticate(self, context: grpc.ServicerContext) -> Principal:
         """Return the principal. Raises: UnauthenticatedError, KeysUnavailableError."""
 
-    # For authenticators whose keys change.
+    def start(self) -> None:
+        if self._key_set:
+            self._key_set.start()
 
-    def start(self) -> None:  # noqa: B027
-        """Start to refresh the keys."""
-
-    def stop(self) -> None:  # noqa: B027
-        """Stop to refresh the keys."""
+    def stop(self) -> None:
+        if self._key_set:
+            self._key_set.stop()
 
     def check(self) -> None:  # noqa: B027
         """Raises: KeysUnavailableError, until there are keys to verify with."""
@@ -111,14 +113,6 @@ class TokenAuthenticator(Authenticator):
         self._secrets = [_secret_key(secret) for secret in secrets]
         self._key_set = KeySet(key_source, algorithms, self._use) if key_source else None
         self._use(None if algorithms else {})
-
-    def start(self) -> None:
-        if self._key_set:
-            self._key_set.start()
-
-    def stop(self) -> None:
-        if self._key_set:
-            self._key_set.stop()
 
     def check(self) -> None:
         if self._public is None:
@@ -209,5 +203,4 @@ def _checked(name: str) -> str:
 
 
 def _secret_key(secret: bytes) -> PyJWK:
-    encoded = base64.urlsafe_b64encode(secret).decode()
-    return PyJWK({"kty": "oct", "k": encoded}, SYMMETRIC)
+    return PyJWK({"kty": "oct", "k": base64.urlsafe_b64encode(secret).decode()}, SYMMETRIC)

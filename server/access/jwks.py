@@ -48,16 +48,13 @@ class KeySet:
     """
 
     def __init__(
-        self,
-        source: Path | str,
-        algorithms: Set[str],
-        on_change: Callable[[Keys], None],
+        self, source: Path | str, algorithms: Set[str], on_change: Callable[[Keys], None]
     ) -> None:
         self._source = source
         self._algorithms = algorithms
         self._on_change = on_change
-        self._periodic = Periodic("keys", self._run, REFRESH_SECONDS)
-        self.start, self.stop = self._periodic.start, self._periodic.stop
+        periodic = Periodic("keys", self._run, REFRESH_SECONDS)
+        self.start, self.stop = periodic.start, periodic.stop
         self._known: bytes | None = None
         self._problem = ""
 

@@ -123,12 +123,8 @@ def note_error(call: Call, error: Exception, context: grpc.ServicerContext) -> g
         answer.code = code_pb2.DEADLINE_EXCEEDED
     call.code = _CODE_NAMES[answer.code]
     if answer.code == code_pb2.INTERNAL:
-        log.error(
-            "internal error",
-            method=call.method,
-            request_id=call.request_id,
-            exception=stack_of(error),
-        )
+        where = {"method": call.method, "request_id": call.request_id}
+        log.error("internal error", **where, exception=stack_of(error))
     metrics.count_error(call.method, call.reason)
     get_current_span().set_attributes(
         {"rpc.grpc.status_code": answer.code, "error.type": call.reason}

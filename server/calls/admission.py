@@ -10,15 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from server import errors
 from server.calls.arrivals import Arrivals, IncomingCall
 from server.calls.fair_queue import FairQueue
-from server.errors import (
-    NoThreadError,
-    RefusedError,
-    TooManyBytesError,
-    TooManyCallsError,
-    TooManyOwnCallsError,
-)
 from storage.errors import StatementCancelledError
 
 # grpcio would use the future to enforce `maximum_concurrent_rpcs`, which is not set.
@@ -51,11 +45,11 @@ class ConcurrencyLimiter:
         all_calls, all_bytes = self._in_flight.get(_ALL, (0, 0))
         calls, bytes_ = self._in_flight.get(client, (0, 0))
         if all_calls >= self._total.calls:
-            raise TooManyCallsError
+            raise errors.TooManyCallsError
         if calls >= self._per_client.calls:
-            raise TooManyOwnCallsError
+            raise errors.TooManyOwnCallsError
         if all_bytes + size > self._total.bytes or bytes_ + size > self._per_client.bytes:
-            raise TooManyBytesError
+            raise errors.TooManyBytesError
         self._in_flight[_ALL] = all_calls + 1, all_bytes + size
         self._in_flight[client] = calls + 1, bytes_ + size
 
@@ -69,9 +63,6 @@ class ConcurrencyLimiter:
                 self._in_flight[key] = calls - 1, bytes_ - size
 
 
-_NO_LIMIT = Limit()
-
-
 class RequestPool(ThreadPoolExecutor):
     """Run calls with one request each, on threads that do not wait for requests.
 
@@ -80,13 +71,7 @@ class RequestPool(ThreadPoolExecutor):
     """
 
     def __init__(
-        self,
-        threads: int,
-        name: str,
-        total: Limit = _NO_LIMIT,
-        per_client: Limit = _NO_LIMIT,
-        *,
-        share: int | None = None,
+        self, threads: int, name: str, total: Limit, per_client: Limit, *, share: int | None = None
     ) -> None:
         super().__init__(threads, thread_name_prefix=name)
         self._arrivals = Arrivals(name)
@@ -113,7 +98,7 @@ class RequestPool(ThreadPoolExecutor):
                 self._limiter.acquire(call.client, call.size)
                 self._queue.add(call.client, call)
             self._start(call)
-        except RefusedError as error:
+        except errors.RefusedError as error:
             call.reject(error)
 
     def _start(self, call: IncomingCall) -> None:
@@ -126,7 +111,7 @@ class RequestPool(ThreadPoolExecutor):
                 if was_queued:
                     self._limiter.release(call.client, call.size)
             if was_queued:
-                raise NoThreadError from error
+                raise errors.NoThreadError from error
 
     def _start_another(self) -> None:
         """Have a thread run a queued call that may run now; without one the next call does."""

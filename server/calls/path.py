@@ -106,7 +106,9 @@ class CallPath(grpc.ServerInterceptor):
             return data
 
         return _handler(
-            grpc.unary_unary_rpc_method_handler, self._tracing.unary(method, serve), method
+            grpc.unary_unary_rpc_method_handler,
+            self._tracing.of(method, serve, is_stream=False),
+            method,
         )
 
     def _stream(self, method: str, handler: Handler) -> _GrpcHandler:
@@ -130,18 +132,14 @@ class CallPath(grpc.ServerInterceptor):
                         call.sent_bytes += len(data)
                         yield data
             except Exception as error:
-                status = note_error(call, error, context)
-                context.abort_with_status(status)
+                context.abort_with_status(note_error(call, error, context))
             finally:
                 self._accounting.end(call, context)
 
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_stream_rpc_method_handler
-        )
-        behavior = with_pool(self._tracing.stream(method, serve), pool_of(work) or self._streams)
-        return _handler(make, behavior, method)
+        kind = "stream_stream" if handler.request_streaming else "unary_stream"
+        behavior = self._tracing.of(method, serve, is_stream=True)
+        pooled = with_pool(behavior, pool_of(work) or self._streams)
+        return _handler(getattr(grpc, f"{kind}_rpc_method_handler"), pooled, method)
 
     def _cancellable(self, context: grpc.ServicerContext) -> AbstractContextManager[object]:
         """Cancel the running statement when the call ends before it."""

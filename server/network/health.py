@@ -93,7 +93,7 @@ class HealthServicer:
 
         Probes so never queue behind calls, and load on one port does not affect the other.
         """
-        limits = () if for_probes else (_CALLS, _CALLS_PER_CONNECTION)
+        limits = (Limit(), Limit()) if for_probes else (_CALLS, _CALLS_PER_CONNECTION)
         pool = RequestPool(1, "health", *limits)
         watches = ConcurrencyLimiter(Limit(connections.MAX_CONNECTIONS), _WATCHES_PER_CONNECTION)
         watch = partial(self._watch, watches)
