@@ -92,10 +92,9 @@ class CertificateAuthenticator(Authenticator):
 
 
 class TokenAuthenticator(Authenticator):
-    """Verify bearer tokens: signed JWTs (RFC 7519), by the rules of RFC 8725.
+    """Verify bearer tokens: signed JWTs (RFC 7519), by the rules of RFC 8725 (decision 12).
 
-    A key is found by the algorithm and the kid in the token's header, and serves one algorithm, so
-    that no public key is used as a secret. Other headers (`jku`, `x5u`, `jwk`) are ignored.
+    A key is found by the algorithm and the kid in the token's header; other headers are ignored.
     """
 
     def __init__(
@@ -125,10 +124,7 @@ class TokenAuthenticator(Authenticator):
         return principal
 
     def _use(self, public: Keys | None) -> None:
-        """Verify with these public keys from now on; None until they are known.
-
-        Valid tokens are cached with the keys that verified them.
-        """
+        """Verify with these public keys from now on, and forget the cached tokens of others."""
         self._public = public
         self._verified = lru_cache(_REMEMBERED)(partial(self._verify, public))
 

@@ -135,18 +135,12 @@ def _public_key(jwk: dict[str, object], algorithms: Set[str]) -> PyJWK:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Read keys from the configured URL only."""
-
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 class _DeadlineHandler(HTTPSHandler, HTTPHandler):
-    """Close a connection from another thread.
-
-    urllib's timeout bounds each read only: an issuer that sends a byte at a time would block the
-    refresh of the keys.
-    """
+    """Close a connection from another thread: urllib's timeout bounds each read only."""
 
     is_late = False
     _socket: socket.socket | None = None

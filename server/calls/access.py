@@ -25,8 +25,6 @@ _REFLECTION_PER_SECOND, _REFLECTION_BURST = 50, 100
 
 
 class Access:
-    """Decide whether a client may make a call."""
-
     def __init__(self, settings: Settings, authenticator: Authenticator) -> None:
         rate = settings.calls_per_second
         self._authenticator = authenticator

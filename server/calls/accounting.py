@@ -32,8 +32,7 @@ _DEADLINE_SKEW_SECONDS = 0.1
 
 _CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
-# The codes that make a server's span an error (OpenTelemetry's conventions for gRPC): the others
-# are errors or cancellations of the client.
+# The codes that make a server's span an error (OpenTelemetry's conventions for gRPC).
 _SERVER_ERRORS = {
     code_pb2.UNKNOWN,
     code_pb2.DEADLINE_EXCEEDED,
@@ -53,7 +52,6 @@ class Accounting:
         self._unread = UnreadAnswers()
 
     def begin(self, call: Call, request: object, context: grpc.ServicerContext) -> None:
-        """Note that the call has a thread."""
         call.began = time.perf_counter()
         call.request_id = _request_id(context)
         call.peer = call.peer or context.peer()
@@ -70,14 +68,13 @@ class Accounting:
         call.code = call.code or _code_without_error(context)
         call.seconds = time.perf_counter() - call.arrived
         span = get_current_span()
-        trace = span.get_span_context()
         metrics.count_ended(
             call.method,
             call.code,
             seconds=call.seconds,
             received_bytes=call.received_bytes,
             sent_bytes=call.sent_bytes,
-            trace=trace,
+            trace=span.get_span_context(),
         )
         if span.is_recording():
             span.set_attributes(_attributes(call))
@@ -135,10 +132,7 @@ def note_error(call: Call, error: Exception, context: grpc.ServicerContext) -> g
 
 
 def _with_retry(answer: status_pb2.Status) -> grpc.Status:
-    """Convert a status; for gRPC's own retries, add when to retry (gRFC A6).
-
-    A client retries after RetryInfo's delay, and not at all when a limit without one is exceeded.
-    """
+    """Add when gRPC itself retries (gRFC A6): never when a limit without RetryInfo is exceeded."""
     status: Any = rpc_status.to_status(answer)
     retry = RetryInfo()
     if any(detail.Unpack(retry) for detail in answer.details):

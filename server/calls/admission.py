@@ -54,7 +54,6 @@ class ConcurrencyLimiter:
         self._in_flight[client] = calls + 1, bytes_ + size
 
     def release(self, client: Hashable, size: int) -> None:
-        """Undo `acquire`."""
         for key in (_ALL, client):
             calls, bytes_ = self._in_flight[key]
             if calls == 1:

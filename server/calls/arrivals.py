@@ -1,8 +1,4 @@
-"""Wait for the requests of calls without holding a thread.
-
-grpcio gives a call a thread as soon as its headers have arrived, and the thread waits for the
-request: clients that send only headers would occupy all threads.
-"""
+"""Wait for the requests of calls without a thread (decision 14)."""
 
 import threading
 import time
@@ -30,8 +26,6 @@ _CLOCK_SECONDS = 1.0
 
 
 class IncomingCall(SubmittedCall):
-    """A call on its way to a thread."""
-
     __slots__ = ("authentication_tried", "client", "has_ended_turn", "request")
 
     request: object

@@ -26,14 +26,13 @@ from storage.errors import StatementCancelledError
 
 Behavior: TypeAlias = Callable[[object, grpc.ServicerContext], object]
 StreamBehavior: TypeAlias = Callable[[object, grpc.ServicerContext], Iterator[object]]
-
 _GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _WRAPPED_PACKAGES = "/taskservice.v1.", "/grpc.reflection."
 
 
 class Handler(Protocol):
-    """The handler of a method, as grpcio makes it: one of the three behaviors is there."""
+    """A handler as grpcio makes it: one of the three behaviors is there."""
 
     request_streaming: bool
     response_streaming: bool

@@ -53,8 +53,7 @@ class CallPool(RequestPool):
     """The threads for unary calls, with at most `limit` calls and bytes in flight.
 
     A client has at most half of the limit, or as many calls as there are threads, and never all
-    threads. The client is the principal. Credentials are verified on a thread: until they were
-    verified on this connection, and without authentication, the client is the connection.
+    threads. The client is the principal; before its credentials are verified, the connection.
     """
 
     def __init__(
@@ -121,6 +120,5 @@ class CallPool(RequestPool):
 
 
 def _credentials(call: IncomingCall) -> int:
-    """Identify the credentials of a call on its connection."""
     shown = [value for key, value in call.metadata if key == "authorization"]
     return hash((call.peer, *shown))

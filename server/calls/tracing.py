@@ -1,7 +1,6 @@
 """Make the spans of sampled calls with OpenTelemetry's interceptor.
 
-The library's interceptor costs as much as all other telemetry of a call, even for a call that is
-not sampled. Such a call skips it and only propagates its trace context.
+Other calls skip it: it costs as much as all other telemetry of a call, even without a span.
 """
 
 from collections.abc import Callable

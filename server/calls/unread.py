@@ -30,10 +30,9 @@ class _Answer:
 
 
 class UnreadAnswers:
-    """Limit the bytes of answers in this process that clients have not read.
+    """Beyond MAX_BYTES, evict the oldest answer of the connection that holds the most bytes.
 
-    Beyond MAX_BYTES, evict the oldest answer of the connection that holds the most bytes. There is
-    no time limit: a slow client is served while the limit is not reached.
+    There is no time limit: a slow client is served while the limit is not reached.
     """
 
     def __init__(self) -> None:

@@ -47,10 +47,7 @@ def receiver(method: str) -> Callable[[bytes], bytes | RequestTooLargeError]:
 
 
 def decoder(method: str, deserialize: Callable[[bytes], object]) -> Callable[[object], Message]:
-    """Return a function for the requests of a method, as `receiver` leaves them.
-
-    It raises: RequestTooLargeError, InvalidRequestError.
-    """
+    """Return a function that raises RequestTooLargeError and InvalidRequestError."""
     found = _METHODS.get(method.rpartition("/")[2])
 
     def decode(request: object) -> Message:
@@ -71,8 +68,6 @@ def decoder(method: str, deserialize: Callable[[bytes], object]) -> Callable[[ob
 
 
 class _Span(NamedTuple):
-    """A part of the encoded message."""
-
     begin: int
     end: int
 
@@ -83,10 +78,7 @@ class _Span(NamedTuple):
 
 
 def check_item_counts(data: bytes, kind: Descriptor) -> None:
-    """Limit the items of every repeated field, at every depth.
-
-    Raises: InvalidRequestError.
-    """
+    """Limit the items of each repeated field, at any depth. Raises: InvalidRequestError."""
     whole = _Span(0, len(data))
     if whole.is_large:
         try:
