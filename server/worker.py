@@ -18,7 +18,7 @@ from server.access.authentication import (
 )
 from server.access.tokens import SYMMETRIC
 from server.calls.access import Access
-from server.calls.concurrency import Limit
+from server.calls.admission import Limit
 from server.calls.path import CallPath
 from server.calls.pools import MAX_QUEUED_BYTES, CallPool, StreamPool
 from server.calls.tracing import Tracing

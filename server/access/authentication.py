@@ -33,19 +33,21 @@ _REMEMBERED = 4096
 
 
 class Authenticator(ABC):
-    """Authenticate calls."""
+    """Authenticate calls, by keys that are refreshed if there is a set of them."""
+
+    _key_set: KeySet | None = None
 
     @abstractmethod
     def authenticate(self, context: grpc.ServicerContext) -> Principal:
         """Return the principal. Raises: UnauthenticatedError, KeysUnavailableError."""
 
-    # For authenticators whose keys change.
+    def start(self) -> None:
+        if self._key_set:
+            self._key_set.start()
 
-    def start(self) -> None:  # noqa: B027
-        """Start to refresh the keys."""
-
-    def stop(self) -> None:  # noqa: B027
-        """Stop to refresh the keys."""
+    def stop(self) -> None:
+        if self._key_set:
+            self._key_set.stop()
 
     def check(self) -> None:  # noqa: B027
         """Raises: KeysUnavailableError, until there are keys to verify with."""
@@ -90,10 +92,9 @@ class CertificateAuthenticator(Authenticator):
 
 
 class TokenAuthenticator(Authenticator):
-    """Verify bearer tokens: signed JWTs (RFC 7519), by the rules of RFC 8725.
+    """Verify bearer tokens: signed JWTs (RFC 7519), by the rules of RFC 8725 (decision 12).
 
-    A key is found by the algorithm and the kid in the token's header, and serves one algorithm, so
-    that no public key is used as a secret. Other headers (`jku`, `x5u`, `jwk`) are ignored.
+    A key is found by the algorithm and the kid in the token's header; other headers are ignored.
     """
 
     def __init__(
@@ -112,14 +113,6 @@ class TokenAuthenticator(Authenticator):
         self._key_set = KeySet(key_source, algorithms, self._use) if key_source else None
         self._use(None if algorithms else {})
 
-    def start(self) -> None:
-        if self._key_set:
-            self._key_set.start()
-
-    def stop(self) -> None:
-        if self._key_set:
-            self._key_set.stop()
-
     def check(self) -> None:
         if self._public is None:
             raise KeysUnavailableError
@@ -131,10 +124,7 @@ class TokenAuthenticator(Authenticator):
         return principal
 
     def _use(self, public: Keys | None) -> None:
-        """Verify with these public keys from now on; None until they are known.
-
-        Valid tokens are cached with the keys that verified them.
-        """
+        """Verify with these public keys from now on, and forget the cached tokens of others."""
         self._public = public
         self._verified = lru_cache(_REMEMBERED)(partial(self._verify, public))
 
@@ -209,5 +199,4 @@ def _checked(name: str) -> str:
 
 
 def _secret_key(secret: bytes) -> PyJWK:
-    encoded = base64.urlsafe_b64encode(secret).decode()
-    return PyJWK({"kty": "oct", "k": encoded}, SYMMETRIC)
+    return PyJWK({"kty": "oct", "k": base64.urlsafe_b64encode(secret).decode()}, SYMMETRIC)

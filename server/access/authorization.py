@@ -1,16 +1,8 @@
-"""Authorise calls: one table from the method to all scopes that it needs.
+"""Authorise calls: one table from the method to all scopes that it needs (decision 18).
 
-No scope implies another.
-
-tasks:read reads every task of every principal: there are no tenants. Of a task's history it reads
-the events of the principal's own writes; together with tasks:admin, those of all.
-
-tasks:write changes tasks. Without tasks:read the answer contains only the id and the etag of each
-task. Errors still reveal that a task exists or is deleted, and its status when a transition is
-refused; an unchanged etag reveals that a field already had its new value.
-
-tasks:admin purges deleted tasks, together with tasks:read, because the filter of a purge and its
-count reveal the content of tasks.
+No scope implies another. tasks:read reads the tasks of all principals: there are no tenants. Of a
+history it reads the events of the principal's own writes; together with tasks:admin, those of all.
+Without tasks:read a write answers with ids and etags; its errors still reveal that a task exists.
 """
 
 from typing import TypeAlias, get_args

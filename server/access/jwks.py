@@ -48,16 +48,13 @@ class KeySet:
     """
 
     def __init__(
-        self,
-        source: Path | str,
-        algorithms: Set[str],
-        on_change: Callable[[Keys], None],
+        self, source: Path | str, algorithms: Set[str], on_change: Callable[[Keys], None]
     ) -> None:
         self._source = source
         self._algorithms = algorithms
         self._on_change = on_change
-        self._periodic = Periodic("keys", self._run, REFRESH_SECONDS)
-        self.start, self.stop = self._periodic.start, self._periodic.stop
+        periodic = Periodic("keys", self._run, REFRESH_SECONDS)
+        self.start, self.stop = periodic.start, periodic.stop
         self._known: bytes | None = None
         self._problem = ""
 
@@ -138,18 +135,12 @@ def _public_key(jwk: dict[str, object], algorithms: Set[str]) -> PyJWK:
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Read keys from the configured URL only."""
-
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 class _DeadlineHandler(HTTPSHandler, HTTPHandler):
-    """Close a connection from another thread.
-
-    urllib's timeout bounds each read only: an issuer that sends a byte at a time would block the
-    refresh of the keys.
-    """
+    """Close a connection from another thread: urllib's timeout bounds each read only."""
 
     is_late = False
     _socket: socket.socket | None = None

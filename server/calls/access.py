@@ -4,25 +4,27 @@ from collections.abc import Iterator
 from typing import cast
 
 import grpc
+from throttled import RateLimiterType, Throttled, per_sec
+from throttled.store import MemoryStore
 
 from server.access.authentication import Authenticator
 from server.access.authorization import authorize
 from server.access.principal import ANONYMOUS
-from server.access.rate_limits import RateLimiter
 from server.calls.current import Call
+from server.errors import RateLimitedError
 from server.settings import Settings
 
 # A principal may send the calls of this many seconds at once.
 BURST_SECONDS = 2
 
+# The most recent ones, about 300 bytes each. Others begin with a full burst.
+_MAX_CLIENTS = 10_000
 _REFLECTION = "/grpc.reflection."
 # Per client. An answer with all files costs ten times as much as a call; grpcurl asks 20 at most.
 _REFLECTION_PER_SECOND, _REFLECTION_BURST = 50, 100
 
 
 class Access:
-    """Decide whether a client may make a call."""
-
     def __init__(self, settings: Settings, authenticator: Authenticator) -> None:
         rate = settings.calls_per_second
         self._authenticator = authenticator
@@ -56,3 +58,20 @@ class Access:
             if self._rate_limiter:
                 self._rate_limiter.check(client)
             yield request
+
+
+class RateLimiter:
+    """Limit the calls of each client in this process: a rate, and a burst (GCRA)."""
+
+    def __init__(self, per_second: int, burst: int) -> None:
+        self._throttled = Throttled(
+            using=RateLimiterType.GCRA.value,
+            quota=per_sec(per_second, burst),
+            store=MemoryStore(options={"MAX_SIZE": _MAX_CLIENTS}),
+        )
+
+    def check(self, client: str) -> None:
+        """Count a call. Raises: RateLimitedError."""
+        result = self._throttled.limit(client)
+        if result.limited:
+            raise RateLimitedError(client, result.state.retry_after)

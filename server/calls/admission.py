@@ -1,25 +1,65 @@
-"""Admit calls: queue them fairly and run them on threads.
+"""Admit calls: limit them, queue them fairly and run them on threads.
 
 A pool belongs to one server: its calls arrive on that server's polling thread, one after another.
 """
 
+import math
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
+from server import errors
 from server.calls.arrivals import Arrivals, IncomingCall
-from server.calls.concurrency import ConcurrencyLimiter, Limit
 from server.calls.fair_queue import FairQueue
-from server.errors import NoThreadError, RefusedError
 from storage.errors import StatementCancelledError
-
-_NO_LIMIT = Limit()
 
 # grpcio would use the future to enforce `maximum_concurrent_rpcs`, which is not set.
 _DONE: Future[None] = Future()
 _DONE.set_result(None)
+
+_ALL = None
+
+
+class Limit(NamedTuple):
+    """The most calls at once, and the most bytes of their requests."""
+
+    calls: float = math.inf
+    bytes: float = math.inf
+
+
+class ConcurrencyLimiter:
+    """Count what is in flight against two limits. Not thread-safe."""
+
+    def __init__(self, total: Limit, per_client: Limit) -> None:
+        self._total = total
+        self._per_client = per_client
+        self._in_flight: dict[Hashable, tuple[int, int]] = {}  # Calls and bytes.
+
+    def acquire(self, client: Hashable, size: int) -> None:
+        """Count a call with a request of `size` bytes.
+
+        Raises: TooManyCallsError, TooManyOwnCallsError, TooManyBytesError.
+        """
+        all_calls, all_bytes = self._in_flight.get(_ALL, (0, 0))
+        calls, bytes_ = self._in_flight.get(client, (0, 0))
+        if all_calls >= self._total.calls:
+            raise errors.TooManyCallsError
+        if calls >= self._per_client.calls:
+            raise errors.TooManyOwnCallsError
+        if all_bytes + size > self._total.bytes or bytes_ + size > self._per_client.bytes:
+            raise errors.TooManyBytesError
+        self._in_flight[_ALL] = all_calls + 1, all_bytes + size
+        self._in_flight[client] = calls + 1, bytes_ + size
+
+    def release(self, client: Hashable, size: int) -> None:
+        for key in (_ALL, client):
+            calls, bytes_ = self._in_flight[key]
+            if calls == 1:
+                del self._in_flight[key]
+            else:
+                self._in_flight[key] = calls - 1, bytes_ - size
 
 
 class RequestPool(ThreadPoolExecutor):
@@ -30,13 +70,7 @@ class RequestPool(ThreadPoolExecutor):
     """
 
     def __init__(
-        self,
-        threads: int,
-        name: str,
-        total: Limit = _NO_LIMIT,
-        per_client: Limit = _NO_LIMIT,
-        *,
-        share: int | None = None,
+        self, threads: int, name: str, total: Limit, per_client: Limit, *, share: int | None = None
     ) -> None:
         super().__init__(threads, thread_name_prefix=name)
         self._arrivals = Arrivals(name)
@@ -63,7 +97,7 @@ class RequestPool(ThreadPoolExecutor):
                 self._limiter.acquire(call.client, call.size)
                 self._queue.add(call.client, call)
             self._start(call)
-        except RefusedError as error:
+        except errors.RefusedError as error:
             call.reject(error)
 
     def _start(self, call: IncomingCall) -> None:
@@ -76,7 +110,7 @@ class RequestPool(ThreadPoolExecutor):
                 if was_queued:
                     self._limiter.release(call.client, call.size)
             if was_queued:
-                raise NoThreadError from error
+                raise errors.NoThreadError from error
 
     def _start_another(self) -> None:
         """Have a thread run a queued call that may run now; without one the next call does."""

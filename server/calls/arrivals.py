@@ -1,8 +1,4 @@
-"""Wait for the requests of calls without holding a thread.
-
-grpcio gives a call a thread as soon as its headers have arrived, and the thread waits for the
-request: clients that send only headers would occupy all threads.
-"""
+"""Wait for the requests of calls without a thread (decision 14)."""
 
 import threading
 import time
@@ -30,8 +26,6 @@ _CLOCK_SECONDS = 1.0
 
 
 class IncomingCall(SubmittedCall):
-    """A call on its way to a thread."""
-
     __slots__ = ("authentication_tried", "client", "has_ended_turn", "request")
 
     request: object
@@ -69,8 +63,7 @@ class IncomingCall(SubmittedCall):
 class Arrivals:
     """The calls of one server whose requests have not arrived.
 
-    A call whose request takes longer than REQUEST_SECONDS is rejected, and so is the oldest of too
-    many.
+    Late ones are rejected, and so is the oldest of too many.
     """
 
     def __init__(self, name: str) -> None:
@@ -84,19 +77,15 @@ class Arrivals:
 
     def wait_for(self, call: IncomingCall, on_request: Callable[[IncomingCall], None]) -> None:
         """Call `on_request` on the polling thread when the request has arrived."""
+        oldest = None
         with self._lock:
-            oldest = self._evicted()
+            if len(self._deadlines) >= _MAX_WAITING:
+                oldest = next(iter(self._deadlines))
+                del self._deadlines[oldest]
             self._deadlines[call] = time.monotonic() + REQUEST_SECONDS
         if oldest:
             oldest.guard(oldest.reject, TooManyWaitingError())
         call.receive_request(partial(call.guard, self._received, call, on_request))
-
-    def _evicted(self) -> IncomingCall | None:
-        if len(self._deadlines) < _MAX_WAITING:
-            return None
-        oldest = next(iter(self._deadlines))
-        del self._deadlines[oldest]
-        return oldest
 
     def _received(
         self, call: IncomingCall, on_request: Callable[[IncomingCall], None], request: object

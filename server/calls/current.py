@@ -24,22 +24,18 @@ class Call:
         self.method = method.removeprefix("/")
         self.is_stream = is_stream
         self.arrived = self.began = time.perf_counter()
-        self.requested = 0.0
-        self.seconds = 0.0
+        self.requested = self.seconds = 0.0
         self.spent = Spent()
         self.peer = ""  # The address of the client, as grpcio spells it.
         self.request_id = ""
-        self.is_rest = False
-        """Whether the REST gateway calls."""
-        self.identity: Principal | Exception | None = None
-        """The result of authentication; None before it."""
+        self.is_rest = False  # Whether the REST gateway calls.
+        self.identity: Principal | Exception | None = None  # None before authentication.
         self.principal: Principal = ANONYMOUS
         self.on_opened: Callable[[], None] = lambda: None
         """Called when a stream has only its answers left to send."""
         self.code = ""
         self.reason = ""  # The reason in its ErrorInfo; empty for OK.
-        self.received_bytes = 0
-        self.sent_bytes = 0
+        self.received_bytes = self.sent_bytes = 0
 
     @property
     def queued_seconds(self) -> float:
@@ -51,7 +47,6 @@ _current: ContextVar[Call] = ContextVar("call")
 
 
 def current_call() -> Call:
-    """Return the call that this thread serves."""
     return _current.get()
 
 
@@ -61,7 +56,6 @@ def has_current_call() -> bool:
 
 
 def begin_call(method: str, *, is_stream: bool) -> None:
-    """Make a new call the current one in this context."""
     call = Call(method, is_stream=is_stream)
     _current.set(call)
     spent.set(call.spent)

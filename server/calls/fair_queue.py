@@ -8,10 +8,7 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """A queue of items by client; at most `share` items of a client run at once.
-
-    Not thread-safe.
-    """
+    """Queue items by client; at most `share` of a client run at once. Not thread-safe."""
 
     def __init__(self, share: int) -> None:
         self._share = share
@@ -48,7 +45,6 @@ class FairQueue(Generic[T]):
         return running < self._share
 
     def finish(self, client: Hashable) -> None:
-        """Count one running item less."""
         self._running[client] -= 1
         if not self._running[client]:
             del self._running[client]

@@ -31,10 +31,7 @@ _RECEIVE, _SEND = _server._RECEIVE_MESSAGE_TOKEN, _server._SEND_MESSAGE_TOKEN
 
 
 def with_pool(behavior: B, pool: ThreadPoolExecutor, *, non_blocking: bool = False) -> B:
-    """Return the behavior with a thread pool of its own.
-
-    A non-blocking behavior returns while its stream stays open.
-    """
+    """Give the behavior a thread pool. A non-blocking one returns while its stream stays open."""
     pooled: Any = partial(behavior)
     pooled.experimental_thread_pool = pool
     pooled.experimental_non_blocking = non_blocking
@@ -60,7 +57,6 @@ class ServerCall:
 
     @classmethod
     def of(cls, context: Any) -> ServerCall:
-        """Return the call of a `grpc.ServicerContext`."""
         return cls(context._rpc_event, context._state)
 
     @property
@@ -118,7 +114,7 @@ class ServerCall:
                 _server._abort(self._state, self._event.call, code, details.encode())
 
     def cancel(self, code: grpc.StatusCode, details: str) -> None:
-        """End the call at once with a status, ahead of messages that the client does not read.
+        """End the call ahead of messages that the client does not read.
 
         The public `context.cancel()` has no status but CANCELLED.
         """

@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeAlias, cast
 import grpc
 
 from server.access.authorization import WriteAnswer, requires_read, visible_to
-from server.calls import decoding, failures
+from server.calls import wire
 from server.calls.access import Access
-from server.calls.accounting import Accounting
+from server.calls.accounting import Accounting, note_error
 from server.calls.current import begin_call, current_call
 from server.calls.grpcio_internals import pool_of, with_pool
 from server.calls.tracing import Tracing
@@ -27,14 +27,13 @@ from taskservice.v1.task_pb2 import Task
 
 Behavior: TypeAlias = Callable[[object, grpc.ServicerContext], object]
 StreamBehavior: TypeAlias = Callable[[object, grpc.ServicerContext], Iterator[object]]
-
 _GrpcHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _WRAPPED_PACKAGES = "/taskservice.v1.", "/grpc.reflection."
 
 
 class Handler(Protocol):
-    """The handler of a method, as grpcio makes it: one of the three behaviors is there."""
+    """A handler as grpcio makes it: one of the three behaviors is there."""
 
     request_streaming: bool
     response_streaming: bool
@@ -83,7 +82,7 @@ class CallPath(grpc.ServerInterceptor):
 
     def _unary(self, method: str, handler: Handler) -> _GrpcHandler:
         work, encode = handler.unary_unary, handler.response_serializer
-        decode = decoding.decoder(method, handler.request_deserializer)
+        decode = wire.decoder(method, handler.request_deserializer)
         is_write = not requires_read(method)
 
         def serve(request: object, context: grpc.ServicerContext) -> bytes:
@@ -101,7 +100,7 @@ class CallPath(grpc.ServerInterceptor):
                 if call.is_rest and isinstance(answer, Task):
                     context.send_initial_metadata((("task-id", answer.id), ("etag", answer.etag)))
             except Exception as error:
-                status = failures.note(call, error, context)
+                status = note_error(call, error, context)
                 self._accounting.end(call, context)
                 context.abort_with_status(status)
             call.sent_bytes = len(data)
@@ -109,12 +108,14 @@ class CallPath(grpc.ServerInterceptor):
             return data
 
         return _handler(
-            grpc.unary_unary_rpc_method_handler, self._tracing.unary(method, serve), method
+            grpc.unary_unary_rpc_method_handler,
+            self._tracing.of(method, serve, is_stream=False),
+            method,
         )
 
     def _stream(self, method: str, handler: Handler) -> _GrpcHandler:
         work, encode = handler.unary_stream or handler.stream_stream, handler.response_serializer
-        decode = decoding.decoder(method, handler.request_deserializer)
+        decode = wire.decoder(method, handler.request_deserializer)
 
         def serve(request: object, context: grpc.ServicerContext) -> Iterator[bytes]:
             call = current_call()
@@ -133,18 +134,14 @@ class CallPath(grpc.ServerInterceptor):
                         call.sent_bytes += len(data)
                         yield data
             except Exception as error:
-                status = failures.note(call, error, context)
-                context.abort_with_status(status)
+                context.abort_with_status(note_error(call, error, context))
             finally:
                 self._accounting.end(call, context)
 
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_stream_rpc_method_handler
-        )
-        behavior = with_pool(self._tracing.stream(method, serve), pool_of(work) or self._streams)
-        return _handler(make, behavior, method)
+        kind = "stream_stream" if handler.request_streaming else "unary_stream"
+        behavior = self._tracing.of(method, serve, is_stream=True)
+        pooled = with_pool(behavior, pool_of(work) or self._streams)
+        return _handler(getattr(grpc, f"{kind}_rpc_method_handler"), pooled, method)
 
     def _cancellable(self, context: grpc.ServicerContext) -> AbstractContextManager[object]:
         """Cancel the running statement when the call ends before it."""
@@ -158,4 +155,4 @@ def _handler(
     make: Callable[..., _GrpcHandler], behavior: Callable[..., object], method: str
 ) -> _GrpcHandler:
     """Make a handler that gets requests, and returns answers, as bytes."""
-    return make(behavior, decoding.receiver(method), None)
+    return make(behavior, wire.receiver(method), None)

@@ -7,14 +7,12 @@ from typing import NamedTuple, TypeAlias
 import grpc
 
 from server.access.principal import Principal
-from server.calls.admission import RequestPool
+from server.calls.admission import Limit, RequestPool
 from server.calls.arrivals import IncomingCall
-from server.calls.concurrency import Limit
 from server.calls.current import current_call
 from server.errors import RefusedError
 
 Authenticate: TypeAlias = Callable[[grpc.ServicerContext], Principal]
-
 # The bytes of all requests in flight in a process; a client may have half of them.
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
 # About 200 bytes each.
@@ -30,18 +28,12 @@ class _PrincipalName(NamedTuple):
 class StreamPool(RequestPool):
     """The threads for streams of answers; a client opens one stream at a time.
 
-    Without that, a thousand streams opened after a restart would all compete for the processor
-    with unary calls.
+    Else a thousand streams opened after a restart would compete for the processor with unary calls.
     """
 
     def __init__(self, threads: int) -> None:
-        super().__init__(
-            threads,
-            "stream",
-            Limit(bytes=MAX_QUEUED_BYTES),
-            Limit(bytes=MAX_QUEUED_BYTES / 2),
-            share=1,
-        )
+        total, per_client = Limit(bytes=MAX_QUEUED_BYTES), Limit(bytes=MAX_QUEUED_BYTES / 2)
+        super().__init__(threads, "stream", total, per_client, share=1)
 
     def _may_run(self, call: IncomingCall) -> bool:
         call.run(self._observe, call)
@@ -61,24 +53,14 @@ class CallPool(RequestPool):
     """The threads for unary calls, with at most `limit` calls and bytes in flight.
 
     A client has at most half of the limit, or as many calls as there are threads, and never all
-    threads. The client is the principal. Credentials are verified on a thread: until they were
-    verified on this connection, and without authentication, the client is the connection.
+    threads. The client is the principal; before its credentials are verified, the connection.
     """
 
     def __init__(
-        self,
-        threads: int,
-        *,
-        limit: Limit,
-        authenticate: Authenticate | None = None,
+        self, threads: int, *, limit: Limit, authenticate: Authenticate | None = None
     ) -> None:
-        super().__init__(
-            threads,
-            "call",
-            total=limit,
-            per_client=Limit(max(threads, limit.calls // 2), limit.bytes / 2),
-            share=max(1, threads - 1),
-        )
+        per_client = Limit(max(threads, limit.calls // 2), limit.bytes / 2)
+        super().__init__(threads, "call", limit, per_client, share=max(1, threads - 1))
         self._authenticate = authenticate
         self._known: dict[int, _PrincipalName] = {}  # By the hash of connection and credentials.
 
@@ -138,6 +120,5 @@ class CallPool(RequestPool):
 
 
 def _credentials(call: IncomingCall) -> int:
-    """Identify the credentials of a call on its connection."""
     shown = [value for key, value in call.metadata if key == "authorization"]
     return hash((call.peer, *shown))

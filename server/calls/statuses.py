@@ -1,12 +1,13 @@
 """Map exceptions to gRPC statuses (AIP-193): one table of codes, reasons, messages and details.
 
 Every status has an ErrorInfo before its other details. The contract describes each reason in its
-enum ErrorReason. `ErrorInterceptor` applies the table.
+enum ErrorReason.
 """
 
 import math
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from google.protobuf import any_pb2
@@ -15,33 +16,12 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2 as code
 from google.rpc import error_details_pb2, status_pb2
 
-from server.errors import (
-    AnswerTooLargeError,
-    BatchItemError,
-    CredentialsExpiredError,
-    InvalidRequestError,
-    KeysUnavailableError,
-    NoThreadError,
-    PermissionDeniedError,
-    RateLimitedError,
-    RefusedError,
-    RequestMissingError,
-    RequestTimeoutError,
-    RequestTooLargeError,
-    ShuttingDownError,
-    TooManyBytesError,
-    TooManyCallsError,
-    TooManyFiltersError,
-    TooManyOwnCallsError,
-    TooManyWaitingError,
-    TooManyWatchesError,
-    TransitionNotAllowedError,
-    UnauthenticatedError,
-)
+from server import errors
 from storage import errors as storage
 
 DOMAIN = "taskservice"
 _INTERNAL = "INTERNAL"
+_TASK = "taskservice.v1.Task"
 _RETRY_SECONDS = 1, 2
 
 
@@ -59,21 +39,15 @@ def _violations(error: Any) -> Sequence[Message]:
 
 
 def _task(error: Exception) -> Sequence[Message]:
-    return [
-        error_details_pb2.ResourceInfo(
-            resource_type="taskservice.v1.Task", resource_name=getattr(error, "task_id", "")
-        )
-    ]
+    task_id = getattr(error, "task_id", "")
+    return [error_details_pb2.ResourceInfo(resource_type=_TASK, resource_name=task_id)]
 
 
-def _precondition(kind: str) -> Callable[[Exception], Sequence[Message]]:
-    def details(error: Exception) -> Sequence[Message]:
-        violation = error_details_pb2.PreconditionFailure.Violation(
-            type=kind, subject=getattr(error, "task_id", ""), description=str(error)
-        )
-        return [*_task(error), error_details_pb2.PreconditionFailure(violations=[violation])]
-
-    return details
+def _precondition(kind: str, error: Exception) -> Sequence[Message]:
+    violation = error_details_pb2.PreconditionFailure.Violation(
+        type=kind, subject=getattr(error, "task_id", ""), description=str(error)
+    )
+    return [*_task(error), error_details_pb2.PreconditionFailure(violations=[violation])]
 
 
 def _retry(error: Exception) -> Sequence[Message]:
@@ -86,15 +60,18 @@ def _retry(error: Exception) -> Sequence[Message]:
 
 def _quota(error: Exception) -> Sequence[Message]:
     """Return RetryInfo, and QuotaFailure if the limit is the principal's."""
-    subject = getattr(error, "subject", "")
-    if not subject:
+    if not (subject := getattr(error, "subject", "")):
         return _retry(error)
     violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=str(error))
     return [*_retry(error), error_details_pb2.QuotaFailure(violations=[violation])]
 
 
+_exhausted = partial(_Row, code.RESOURCE_EXHAUSTED)
+_busy = partial(_exhausted, details=_retry)
+_unavailable = partial(_Row, code.UNAVAILABLE, details=_retry)
+
 TABLE: dict[type[Exception], _Row] = {
-    InvalidRequestError: _Row(code.INVALID_ARGUMENT, "INVALID_REQUEST", None, _violations),
+    errors.InvalidRequestError: _Row(code.INVALID_ARGUMENT, "INVALID_REQUEST", None, _violations),
     storage.TaskNotFoundError: _Row(
         code.NOT_FOUND, "TASK_NOT_FOUND", "there is no such task", _task
     ),
@@ -120,74 +97,60 @@ TABLE: dict[type[Exception], _Row] = {
         code.FAILED_PRECONDITION,
         "TASK_DELETED",
         "the task is deleted; undelete it first",
-        _precondition("TASK_DELETED"),
+        partial(_precondition, "TASK_DELETED"),
     ),
-    TransitionNotAllowedError: _Row(
+    errors.TransitionNotAllowedError: _Row(
         code.FAILED_PRECONDITION,
         "STATUS_TRANSITION_NOT_ALLOWED",
         None,
-        _precondition("STATUS_TRANSITION"),
+        partial(_precondition, "STATUS_TRANSITION"),
     ),
     storage.EventsRemovedError: _Row(
         code.OUT_OF_RANGE,
         "RESUME_TOKEN_EXPIRED",
         "the events after the resume_token are no longer stored; use send_initial_tasks",
     ),
-    UnauthenticatedError: _Row(
+    errors.UnauthenticatedError: _Row(
         code.UNAUTHENTICATED, "UNAUTHENTICATED", "valid credentials are needed"
     ),
-    CredentialsExpiredError: _Row(
+    errors.CredentialsExpiredError: _Row(
         code.UNAUTHENTICATED,
         "CREDENTIALS_EXPIRED",
         "the credentials are no longer valid; resume with new ones",
     ),
-    PermissionDeniedError: _Row(code.PERMISSION_DENIED, "PERMISSION_DENIED", None),
-    KeysUnavailableError: _Row(
-        code.UNAVAILABLE, "KEYS_UNAVAILABLE", "there are no keys yet to verify tokens with", _retry
+    errors.PermissionDeniedError: _Row(code.PERMISSION_DENIED, "PERMISSION_DENIED", None),
+    errors.KeysUnavailableError: _unavailable(
+        "KEYS_UNAVAILABLE", "there are no keys yet to verify tokens with"
     ),
-    RequestTooLargeError: _Row(code.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", None),
-    AnswerTooLargeError: _Row(code.RESOURCE_EXHAUSTED, "ANSWER_TOO_LARGE", None),
-    TooManyCallsError: _Row(
-        code.RESOURCE_EXHAUSTED,
-        "TOO_MANY_CALLS",
-        "this server is at its limit of concurrent calls; try again",
-        _retry,
+    errors.RequestTooLargeError: _exhausted("REQUEST_TOO_LARGE", None),
+    errors.AnswerTooLargeError: _exhausted("ANSWER_TOO_LARGE", None),
+    errors.TooManyCallsError: _busy(
+        "TOO_MANY_CALLS", "this server is at its limit of concurrent calls; try again"
     ),
-    TooManyOwnCallsError: _Row(
-        code.RESOURCE_EXHAUSTED,
+    errors.TooManyOwnCallsError: _busy(
         "TOO_MANY_CALLS_OF_CALLER",
         "this server is at its limit of concurrent calls from one client; try again",
-        _retry,
     ),
-    TooManyBytesError: _Row(
-        code.RESOURCE_EXHAUSTED,
-        "TOO_MANY_BYTES",
-        "this server is at its limit of bytes in queued requests; try again",
-        _retry,
+    errors.TooManyBytesError: _busy(
+        "TOO_MANY_BYTES", "this server is at its limit of bytes in queued requests; try again"
     ),
-    TooManyWaitingError: _Row(
-        code.RESOURCE_EXHAUSTED,
-        "TOO_MANY_WAITING",
-        "the request did not arrive, and too many other calls are waiting",
-        _retry,
+    errors.TooManyWaitingError: _busy(
+        "TOO_MANY_WAITING", "the request did not arrive, and too many other calls are waiting"
     ),
-    RequestTimeoutError: _Row(
+    errors.RequestTimeoutError: _Row(
         code.DEADLINE_EXCEEDED, "REQUEST_TIMEOUT", "the request did not arrive in time"
     ),
-    RequestMissingError: _Row(
+    errors.RequestMissingError: _Row(
         code.UNIMPLEMENTED, "REQUEST_MISSING", "the call ended without a request"
     ),
-    NoThreadError: _Row(
-        code.UNAVAILABLE, "NO_THREAD", "this server cannot start a thread for the call", _retry
+    errors.NoThreadError: _unavailable(
+        "NO_THREAD", "this server cannot start a thread for the call"
     ),
-    RateLimitedError: _Row(code.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED", None, _quota),
-    TooManyWatchesError: _Row(code.RESOURCE_EXHAUSTED, "TOO_MANY_WATCHES", None, _quota),
-    TooManyFiltersError: _Row(code.RESOURCE_EXHAUSTED, "TOO_MANY_WATCH_FILTERS", None, _quota),
-    ShuttingDownError: _Row(
-        code.UNAVAILABLE,
-        "SHUTTING_DOWN",
-        "this server is shutting down; use another connection",
-        _retry,
+    errors.RateLimitedError: _exhausted("RATE_LIMIT_EXCEEDED", None, _quota),
+    errors.TooManyWatchesError: _exhausted("TOO_MANY_WATCHES", None, _quota),
+    errors.TooManyFiltersError: _exhausted("TOO_MANY_WATCH_FILTERS", None, _quota),
+    errors.ShuttingDownError: _unavailable(
+        "SHUTTING_DOWN", "this server is shutting down; use another connection"
     ),
     storage.StatementTimeoutError: _Row(
         code.DEADLINE_EXCEEDED, "STATEMENT_TIMEOUT", "the query took too long"
@@ -195,39 +158,37 @@ TABLE: dict[type[Exception], _Row] = {
     storage.StatementCancelledError: _Row(
         code.CANCELLED, "CALL_CANCELLED", "the call was cancelled"
     ),
-    storage.DatabaseUnavailableError: _Row(
-        code.UNAVAILABLE, "DATABASE_UNAVAILABLE", "the database is unavailable", _retry
+    storage.DatabaseUnavailableError: _unavailable(
+        "DATABASE_UNAVAILABLE", "the database is unavailable"
     ),
 }
 
 
 # Rejections that are cheap to provoke, so that the log limits their rate.
-_LIMITED = RefusedError | RateLimitedError | UnauthenticatedError
+_LIMITED = errors.RefusedError | errors.RateLimitedError | errors.UnauthenticatedError
 REFUSALS = [row.reason for error, row in TABLE.items() if issubclass(error, _LIMITED)]
 
 
 def status_of(error: Exception) -> status_pb2.Status | None:
     """Return the status of an exception, or None if the table has no row for it."""
-    item = error.item if isinstance(error, BatchItemError) else ""
-    row = _row_of(error)
+    item, cause = _unwrapped(error)
+    row = TABLE.get(type(cause))
     if row is None:
         return None
-    if isinstance(error, BatchItemError):
-        error = error.cause
-    text = row.message or str(error)
+    text = row.message or str(cause)
     message = f"{item}: {text}" if item else text
     metadata = {"item": item} if item else None
-    return _status(row.code, message, row.reason, *row.details(error), metadata=metadata)
+    return _status(row.code, message, row.reason, *row.details(cause), metadata=metadata)
 
 
 def reason_of(error: Exception) -> str:
     """Return the reason in the ErrorInfo of an exception's status."""
-    row = _row_of(error)
+    row = TABLE.get(type(_unwrapped(error)[1]))
     return row.reason if row else _INTERNAL
 
 
-def _row_of(error: Exception) -> _Row | None:
-    return TABLE.get(type(error.cause if isinstance(error, BatchItemError) else error))
+def _unwrapped(error: Exception) -> tuple[str, Exception]:
+    return (error.item, error.cause) if isinstance(error, errors.BatchItemError) else ("", error)
 
 
 def internal_status(request_id: str) -> status_pb2.Status:

@@ -1,7 +1,6 @@
 """Make the spans of sampled calls with OpenTelemetry's interceptor.
 
-The library's interceptor costs as much as all other telemetry of a call, even for a call that is
-not sampled. Such a call skips it and only propagates its trace context.
+Other calls skip it: it costs as much as all other telemetry of a call, even without a span.
 """
 
 from collections.abc import Callable
@@ -28,16 +27,12 @@ class Tracing:
         self._sampler = sampler
         self._interceptor: Any = server_interceptor(_Tracers())  # type: ignore[no-untyped-call]
 
-    def unary(self, method: str, serve: B) -> B:
-        return self._either(method, serve, grpc.unary_unary_rpc_method_handler, "unary_unary")
-
-    def stream(self, method: str, serve: B) -> B:
-        return self._either(method, serve, grpc.unary_stream_rpc_method_handler, "unary_stream")
-
-    def _either(self, method: str, untraced: B, make: Callable[[B], object], kind: str) -> B:
+    def of(self, method: str, untraced: B, *, is_stream: bool) -> B:
+        """Return the behavior of the method, with a span for a sampled call."""
+        kind = "unary_stream" if is_stream else "unary_unary"
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
         name = method.removeprefix("/")
-        # The interceptor reads the name of the method, and wraps the handler.
-        details = SimpleNamespace(method=name)
+        details = SimpleNamespace(method=name)  # All that the interceptor reads.
         handler = self._interceptor.intercept_service(lambda _: make(untraced), details)
         traced = getattr(handler, kind)
         sampler = ALWAYS_OFF if method.startswith(_NEVER_SAMPLED) else self._sampler

@@ -20,8 +20,6 @@ MAX_BYTES = 64 * 1024 * 1024
 # A call is kept with its answer: empty answers count, too.
 _CALL_BYTES = 16 * 1024
 
-_NOT_READ = "ANSWER_NOT_READ"
-
 
 class _Answer:
     def __init__(self, call: Call, context: grpc.ServicerContext) -> None:
@@ -32,10 +30,9 @@ class _Answer:
 
 
 class UnreadAnswers:
-    """Limit the bytes of answers in this process that clients have not read.
+    """Beyond MAX_BYTES, evict the oldest answer of the connection that holds the most bytes.
 
-    Beyond MAX_BYTES, evict the oldest answer of the connection that holds the most bytes. There is
-    no time limit: a slow client is served while the limit is not reached.
+    There is no time limit: a slow client is served while the limit is not reached.
     """
 
     def __init__(self) -> None:
@@ -66,7 +63,7 @@ class UnreadAnswers:
             return answer
 
     def _drop(self, answer: _Answer) -> None:
-        answer.call.reason = _NOT_READ
+        answer.call.reason = "ANSWER_NOT_READ"
         metrics.count_error(answer.call.method, answer.call.reason)
         if calls := self._dropped.count():
             log.warning("answers were not read, and are dropped", calls=calls, peer=answer.peer)

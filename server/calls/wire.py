@@ -1,17 +1,23 @@
-"""Limit requests: their bytes, and the items of an encoded message before it is parsed.
+"""Decode requests on the thread of their call, after their clients are authorised.
 
-An item of two bytes becomes an object of 200 when it is parsed, and 3 MiB of them, which compress
-to 3 KB, 160 MB. The scan of a large message stops at the first item too many.
+grpcio would decode them on the polling thread, has one size limit for all methods, and answers a
+malformed request with INTERNAL.
+
+The items of a large message are counted before it is parsed: an item of two bytes becomes an object
+of 200, and 3 MiB of them, which compress to 3 KB, 160 MB.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError, Message
 
-from server.errors import InvalidRequestError, violation
+from server.calls.text import normalise
+from server.errors import InvalidRequestError, RequestTooLargeError, violation
+from taskservice.v1.task_service_pb2 import DESCRIPTOR
 
 # The contract's limit for the items of a batch, and for any other repeated field.
 MAX_BATCH_ITEMS = 1000
@@ -24,12 +30,44 @@ LARGEST_VALID_BYTES = 16 * 1024
 # A varint has ten bytes at most, of seven bits each.
 _LAST_SHIFT = 63
 
-MALFORMED = violation("", "the request is not a message of this method", "MALFORMED")
+_METHODS = DESCRIPTOR.services_by_name["TaskService"].methods_by_name
+_LARGE = ("/BatchCreateTasks", "/BatchUpdateTasks")
+
+_MALFORMED = violation("", "the request is not a message of this method", "MALFORMED")
+
+
+def receiver(method: str) -> Callable[[bytes], bytes | RequestTooLargeError]:
+    """Return what grpcio gets as deserializer: it keeps the bytes unless they are too many."""
+    limit = MAX_BATCH_REQUEST_BYTES if method.endswith(_LARGE) else MAX_REQUEST_BYTES
+
+    def keep(data: bytes) -> bytes | RequestTooLargeError:
+        return data if len(data) <= limit else RequestTooLargeError(len(data), limit)
+
+    return keep
+
+
+def decoder(method: str, deserialize: Callable[[bytes], object]) -> Callable[[object], Message]:
+    """Return a function that raises RequestTooLargeError and InvalidRequestError."""
+    found = _METHODS.get(method.rpartition("/")[2])
+
+    def decode(request: object) -> Message:
+        if isinstance(request, Exception):
+            raise request
+        data = cast(bytes, request)
+        if found:
+            check_item_counts(data, found.input_type)
+        try:
+            message = cast(Message, deserialize(data))
+        except DecodeError:
+            raise InvalidRequestError([_MALFORMED]) from None
+        if not data.isascii():
+            normalise(message)
+        return message
+
+    return decode
 
 
 class _Span(NamedTuple):
-    """A part of the encoded message."""
-
     begin: int
     end: int
 
@@ -40,16 +78,13 @@ class _Span(NamedTuple):
 
 
 def check_item_counts(data: bytes, kind: Descriptor) -> None:
-    """Limit the items of every repeated field, at every depth.
-
-    Raises: InvalidRequestError.
-    """
+    """Limit the items of each repeated field, at any depth. Raises: InvalidRequestError."""
     whole = _Span(0, len(data))
     if whole.is_large:
         try:
             _check(data, whole, kind, "")
         except IndexError:
-            raise InvalidRequestError([MALFORMED]) from None
+            raise InvalidRequestError([_MALFORMED]) from None
 
 
 def _check(data: bytes, span: _Span, kind: Descriptor, prefix: str) -> None:
@@ -64,7 +99,7 @@ def _check(data: bytes, span: _Span, kind: Descriptor, prefix: str) -> None:
             violated = violation(prefix + field.name, description, "REPEATED_MAX_ITEMS")
             raise InvalidRequestError([violated])
         if field.message_type and not field.is_repeated and count > 1:
-            raise InvalidRequestError([MALFORMED])  # Legal, and merged; no library writes it.
+            raise InvalidRequestError([_MALFORMED])  # Legal, and merged; no library writes it.
         if field.message_type and value.is_large:
             item = f"[{count - 1}]" if field.is_repeated else ""
             _check(data, value, field.message_type, f"{prefix}{field.name}{item}.")
@@ -95,9 +130,9 @@ def _length_delimited(data: bytes, span: _Span) -> Iterator[tuple[int, _Span]]:
             case 5:
                 at += 4
             case _:  # Groups, which the contract does not have.
-                raise InvalidRequestError([MALFORMED])
+                raise InvalidRequestError([_MALFORMED])
         if at > span.end:
-            raise InvalidRequestError([MALFORMED])
+            raise InvalidRequestError([_MALFORMED])
         if tag & 7 == 2:
             yield tag >> 3, _Span(begin, at)
 
@@ -108,7 +143,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     value, shift = byte & 0x7F, 7
     while byte & 0x80:
         if shift > _LAST_SHIFT:
-            raise InvalidRequestError([MALFORMED])
+            raise InvalidRequestError([_MALFORMED])
         at += 1
         byte = data[at]
         value |= (byte & 0x7F) << shift

@@ -15,8 +15,7 @@ from functools import partial
 import grpc
 from grpc_health.v1.health_pb2 import DESCRIPTOR, HealthCheckRequest, HealthCheckResponse
 
-from server.calls.admission import RequestPool
-from server.calls.concurrency import ConcurrencyLimiter, Limit
+from server.calls.admission import ConcurrencyLimiter, Limit, RequestPool
 from server.calls.grpcio_internals import ServerCall, with_pool
 from server.errors import RefusedError
 from server.network import connections
@@ -87,7 +86,7 @@ class HealthServicer:
 
     def add_to(self, server: grpc.Server, *, for_probes: bool = False) -> None:
         """Serve health on a server, with a thread and limits of its own, apart from other calls."""
-        limits = () if for_probes else (_CALLS, _CALLS_PER_CONNECTION)
+        limits = (Limit(), Limit()) if for_probes else (_CALLS, _CALLS_PER_CONNECTION)
         pool = RequestPool(1, "health", *limits)
         watches = ConcurrencyLimiter(Limit(connections.MAX_CONNECTIONS), _WATCHES_PER_CONNECTION)
         watch = partial(self._watch, watches)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from google.rpc import error_details_pb2
 
-from server.access.rate_limits import RateLimiter
+from server.calls.access import RateLimiter
 from server.errors import RateLimitedError
 from server.settings import Settings
 from storage.database import Database
