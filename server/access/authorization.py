@@ -9,19 +9,15 @@ from typing import TypeAlias, get_args
 
 from server.access.principal import Principal, Scope
 from server.errors import PermissionDeniedError
+from taskservice.v1 import task_service_pb2 as pb
 from taskservice.v1.task_pb2 import Task
-from taskservice.v1.task_service_pb2 import (
-    BatchCreateTasksResponse,
-    BatchDeleteTasksResponse,
-    BatchUpdateTasksResponse,
-)
 
 READ: Scope = "tasks:read"
 WRITE: Scope = "tasks:write"
 ADMIN: Scope = "tasks:admin"
 
 WriteAnswer: TypeAlias = (
-    Task | BatchCreateTasksResponse | BatchUpdateTasksResponse | BatchDeleteTasksResponse
+    Task | pb.BatchCreateTasksResponse | pb.BatchUpdateTasksResponse | pb.BatchDeleteTasksResponse
 )
 
 ALL_SCOPES: frozenset[Scope] = frozenset(get_args(Scope))

@@ -42,10 +42,7 @@ class _LeftOutError(Exception):
 
 
 class KeySet:
-    """Report the keys when they are first read, and when they have changed.
-
-    The known keys stay while the set cannot be read or is malformed.
-    """
+    """Report the keys when they change; they stay while the set is malformed or unreadable."""
 
     def __init__(
         self, source: Path | str, algorithms: Set[str], on_change: Callable[[Keys], None]

@@ -20,8 +20,7 @@ class Principal(NamedTuple):
     expires: float = math.inf  # The end of its credentials, in seconds since 1970.
 
 
-# A client that is not authenticated; it has no scope.
-ANONYMOUS = Principal("anonymous")
+ANONYMOUS = Principal("anonymous")  # Not authenticated, and without a scope.
 
 _MAX_NAME_CHARACTERS = 200
 # Printable by `str.isprintable`, but shown as nothing or as a blank: the letters and marks among

@@ -61,10 +61,7 @@ class IncomingCall(SubmittedCall):
 
 
 class Arrivals:
-    """The calls of one server whose requests have not arrived.
-
-    Late ones are rejected, and so is the oldest of too many.
-    """
+    """Reject the calls whose requests are late, and the oldest of too many that wait."""
 
     def __init__(self, name: str) -> None:
         self._lock = threading.Lock()  # Not held while a call is answered.

@@ -1,7 +1,4 @@
-"""The state of the current call, in a context variable.
-
-grpcio runs each call in a context (contextvars) of its own, from its arrival to its end.
-"""
+"""The state of the current call, in the context (contextvars) that grpcio makes for each."""
 
 import time
 from collections.abc import Callable
@@ -31,8 +28,8 @@ class Call:
         self.is_rest = False  # Whether the REST gateway calls.
         self.identity: Principal | Exception | None = None  # None before authentication.
         self.principal: Principal = ANONYMOUS
+        # Called when a stream has only its answers left to send.
         self.on_opened: Callable[[], None] = lambda: None
-        """Called when a stream has only its answers left to send."""
         self.code = ""
         self.reason = ""  # The reason in its ErrorInfo; empty for OK.
         self.received_bytes = self.sent_bytes = 0

@@ -1,16 +1,8 @@
 """Use grpcio's private parts: all of them are in this module.
 
 The public API offers neither to wait for a request without a thread (admission) nor to send without
-blocking one (health). The functions here do what `grpc._server` does, and rely on its
-
-- functions `_receive_message`, `_is_rpc_state_active`, `_abort`, `_status` and
-  `_possibly_finish_call`, the class `_Context`, and the tokens of pending operations;
-- call state (`condition`, `due`, `request`) and event (`call`, `call_details`,
-  `invocation_metadata`), which `ServicerContext` keeps as `_state` and `_rpc_event`;
-- arguments of `submit`, when it gives a call to the thread pool of its handler;
-- attributes `experimental_thread_pool` and `experimental_non_blocking` of a behavior;
-- operations in `cygrpc`.
-
+blocking one (health). The functions here do what `grpc._server` does, with its functions, its state
+of a call, its operations in `cygrpc`, and the arguments of `submit` to a handler's thread pool.
 `pyproject.toml` excludes the versions of grpcio that this was not tested with.
 """
 
@@ -114,10 +106,7 @@ class ServerCall:
                 _server._abort(self._state, self._event.call, code, details.encode())
 
     def cancel(self, code: grpc.StatusCode, details: str) -> None:
-        """End the call ahead of messages that the client does not read.
-
-        The public `context.cancel()` has no status but CANCELLED.
-        """
+        """End the call ahead of unread messages; `context.cancel()` has no status but CANCELLED."""
         self._event.call.cancel(code.value[0], details.encode())
 
 

@@ -15,8 +15,7 @@ from server.errors import RefusedError
 Authenticate: TypeAlias = Callable[[grpc.ServicerContext], Principal]
 # The bytes of all requests in flight in a process; a client may have half of them.
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
-# About 200 bytes each.
-_MAX_KNOWN_CREDENTIALS = 4096
+_MAX_KNOWN_CREDENTIALS = 4096  # About 200 bytes each.
 
 
 class _PrincipalName(NamedTuple):
@@ -103,7 +102,9 @@ class CallPool(RequestPool):
     def _moved(self, call: IncomingCall, client: _PrincipalName) -> bool:
         """Raises: TooManyOwnCallsError, TooManyBytesError."""
         with self._lock:
-            self._remember(_credentials(call), client)
+            self._known[_credentials(call)] = client
+            if len(self._known) > _MAX_KNOWN_CREDENTIALS:
+                del self._known[next(iter(self._known))]
             self._queue.finish(call.client)
             self._limiter.release(call.client, call.size)
             call.client = client
@@ -112,11 +113,6 @@ class CallPool(RequestPool):
             if not may_run:
                 self._queue.add(client, call)
             return may_run
-
-    def _remember(self, credentials: int, client: _PrincipalName) -> None:
-        self._known[credentials] = client
-        if len(self._known) > _MAX_KNOWN_CREDENTIALS:
-            del self._known[next(iter(self._known))]
 
 
 def _credentials(call: IncomingCall) -> int:

@@ -193,8 +193,7 @@ def _unwrapped(error: Exception) -> tuple[str, Exception]:
 
 def internal_status(request_id: str) -> status_pb2.Status:
     """Return the status of an unexpected exception: the id of its log entry and no detail of it."""
-    metadata = {"request_id": request_id}
-    return _status(code.INTERNAL, "internal error", _INTERNAL, metadata=metadata)
+    return _status(code.INTERNAL, "internal error", _INTERNAL, metadata={"request_id": request_id})
 
 
 def _status(

@@ -73,7 +73,6 @@ class _Span(NamedTuple):
 
     @property
     def is_large(self) -> bool:
-        """Whether it is larger than any valid message; a smaller one cannot hold much."""
         return self.end - self.begin > LARGEST_VALID_BYTES
 
 
@@ -111,10 +110,7 @@ def _fields_of(kind: Descriptor) -> dict[int, FieldDescriptor]:
 
 
 def _length_delimited(data: bytes, span: _Span) -> Iterator[tuple[int, _Span]]:
-    """Yield the number and the value of each field that has a length.
-
-    Raises: IndexError, if the data end too early; InvalidRequestError.
-    """
+    """Yield the fields that have a length. Raises: InvalidRequestError; IndexError at the end."""
     at = span.begin
     while at < span.end:
         tag, at = _varint(data, at)
