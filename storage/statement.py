@@ -4,8 +4,6 @@ SQLAlchemy builds a statement; `Statement` compiles it once, and `Session` runs 
 driver's cursor. A frequent one is prepared by each session at its first use (docs/decisions/0020).
 """
 
-from __future__ import annotations
-
 import itertools
 import logging
 import math
@@ -13,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import psycopg2
 from psycopg2.errors import FeatureNotSupported, InvalidSqlStatementName
@@ -55,7 +53,7 @@ class Statement:
         self.execute_sql = f"EXECUTE {form} ({values})" if values else f"EXECUTE {form}"
 
     @cached_property
-    def unprepared(self) -> Statement:
+    def unprepared(self) -> Self:
         """The same statement, planned at each run: for a batch, by the number of its items."""
         statement = copy(self)
         statement.is_prepared = False

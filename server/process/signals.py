@@ -1,12 +1,11 @@
 """Signals that a process waits for."""
 
-from __future__ import annotations
-
 import os
 import select
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Self
 
 
 class Signals:
@@ -15,7 +14,7 @@ class Signals:
     def __init__(self, *numbers: signal.Signals) -> None:
         self._numbers = numbers
 
-    def __enter__(self) -> Signals:
+    def __enter__(self) -> Self:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)

@@ -1,11 +1,9 @@
 """Read the settings of `.env.example` and check them before anything starts."""
 
-from __future__ import annotations
-
 import re
 from importlib import metadata
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, Json, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
@@ -108,7 +106,7 @@ class Settings(BaseSettings):
         return "none" if info.field_name == "auth_mode" and value is None else value
 
     @classmethod
-    def load(cls) -> Settings:
+    def load(cls) -> Self:
         """Read and check the settings. Raises: SettingsError."""
         try:
             return cls()
