@@ -72,11 +72,13 @@ def test_a_symbol_comes_with_all_it_needs(ask: Ask) -> None:
         "google/api/http.proto",
         "google/api/launch_stage.proto",
         "google/api/resource.proto",
+        "google/protobuf/any.proto",
         "google/protobuf/descriptor.proto",
         "google/protobuf/duration.proto",
         "google/protobuf/field_mask.proto",
         "google/protobuf/struct.proto",
         "google/protobuf/timestamp.proto",
+        "google/rpc/status.proto",
     }
 
 
