@@ -239,15 +239,15 @@ def _reserved(settings: Settings) -> Iterator[Ports]:
     # A service with a database of its own never shares its ports with another service.
     may_join = settings.explicit_database_url is not None
     wanted = {
-        "grpc": (settings.grpc_host, settings.grpc_port),
-        "health": (settings.grpc_host, settings.health_port),
-        "metrics": (settings.metrics_host, settings.metrics_port),
+        "grpc": ("GRPC", settings.grpc_host, settings.grpc_port),
+        "health": ("GRPC", settings.grpc_host, settings.health_port),
+        "metrics": ("METRICS", settings.metrics_on, settings.metrics_port),
     }
     with ExitStack() as bound:
         ports = Ports(0)
-        for name, (host, port) in wanted.items():
+        for name, (owner, host, port) in wanted.items():
             if port is not None:
-                names = f"GRPC_HOST or {name.upper()}_PORT"
+                names = f"{owner}_HOST or {name.upper()}_PORT"
                 held = bound.enter_context(reserve_port(host, port, names, may_join=may_join))
                 ports = ports._replace(**{name: held.getsockname()[1]})
         yield ports

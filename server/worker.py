@@ -1,5 +1,6 @@
 """Run one serving process: start, wait for a signal, drain."""
 
+import datetime as dt
 import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from server.calls.admission import Limit
 from server.calls.path import CallPath
 from server.calls.pools import MAX_QUEUED_BYTES, CallPool, StreamPool
 from server.calls.tracing import Tracing
-from server.jobs import census, retention
+from server.jobs import census
 from server.jobs.census import Census
 from server.jobs.readiness import ReadinessMonitor
 from server.jobs.retention import Maintenance
@@ -98,7 +99,7 @@ class Worker:
             EventLog(self._database),
             self._watches,
             self._settings.accepted_keys(),
-            deleted_retention=retention.DELETED_RETENTION,
+            deleted_retention=dt.timedelta(days=self._settings.deleted_retention_days),
         )
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(servicer, self._server)
         self._health.add_to(self._server)
@@ -280,9 +281,9 @@ def _scraping(settings: Settings, slot: WorkerSlot) -> Iterator[None]:
         return
     scraping = Scraping(slot.number, slot.metrics_folder)
     try:
-        scraping.start(settings.metrics_host, slot.ports.metrics)
+        scraping.start(settings.metrics_on, slot.ports.metrics)
     except OSError as error:
-        where = listen_address(settings.metrics_host, slot.ports.metrics)
+        where = listen_address(settings.metrics_on, slot.ports.metrics)
         raise AddressError(f"cannot listen on {where}: {error.strerror}") from error
     try:
         yield

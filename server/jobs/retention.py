@@ -19,8 +19,6 @@ log = structlog.get_logger()
 
 # The request ids of writes are remembered at least for so long.
 REQUEST_RETENTION = dt.timedelta(hours=24)
-# How long a deleted task can be undeleted (AIP-164).
-DELETED_RETENTION = dt.timedelta(days=30)
 
 _INTERVAL_SECONDS = 600.0
 _BATCH = 1000
@@ -37,6 +35,7 @@ class Maintenance:
         self._repository = TaskRepository(database)
         self._events = EventLog(database)
         self._event_retention = dt.timedelta(days=settings.event_retention_days)
+        self._deleted_retention = dt.timedelta(days=settings.deleted_retention_days)
         self._periodic = Periodic(
             "maintenance", self._run, _INTERVAL_SECONDS, delay_seconds=_INTERVAL_SECONDS
         )
@@ -50,7 +49,7 @@ class Maintenance:
             removed = {
                 "requests": self._all(self._repository.forget_requests, REQUEST_RETENTION),
                 "events": self._all(self._events.trim, self._event_retention),
-                "tasks": self._all(self._repository.purge_old, DELETED_RETENTION),
+                "tasks": self._all(self._repository.purge_old, self._deleted_retention),
             }
             if repaired := self._repository.repair_counters():
                 log.warning("counters of tasks repaired", counters=repaired)

@@ -73,6 +73,7 @@ class Settings(BaseSettings):
     max_concurrent_calls: int | None = Field(None, ge=1, le=100_000)
     rate_limit_per_second: int | None = Field(None, ge=1, le=1_000_000)
 
+    metrics_host: str | None = None
     metrics_port: int | None = Field(None, ge=0, le=65535)
     otel_enabled: bool = True
     otel_service_name: str | None = None
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = None
     secret_key_previous: SecretStr | None = None
     event_retention_days: float = Field(30, gt=0, le=100 * 365)
+    deleted_retention_days: float = Field(30, gt=0, le=100 * 365)
 
     # Used beside calls: readiness, maintenance (two), the census, the announcer, the reader of
     # watches, its listener while it connects, and two watches that read their first tasks.
@@ -191,9 +193,10 @@ class Settings(BaseSettings):
         return self.reflection or ("on" if self.environment == "development" else "authenticated")
 
     @property
-    def metrics_host(self) -> str:
+    def metrics_on(self) -> str:
         """Return the host of the metrics port, which needs no credentials."""
-        return "127.0.0.1" if self.environment == "development" else self.grpc_host
+        local = "127.0.0.1" if self.environment == "development" else self.grpc_host
+        return self.metrics_host or local
 
     def key(self) -> bytes:
         """Return the secret that keys are derived from, or the kept one. Raises: SettingsError."""

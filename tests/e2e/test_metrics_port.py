@@ -1,4 +1,4 @@
-"""METRICS_PORT: one path, and nothing written beside the log."""
+"""METRICS_PORT: one path, a host of its own, and nothing written beside the log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.support.service import PATIENCE_SECONDS, ServiceProcess
 
 # Other addresses of this machine.
-HERE, SERVICES = "127.0.0.1", "127.0.0.2"
+HERE, SERVICES, METRICS = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 
 Start = Callable[..., ServiceProcess]
 
@@ -119,18 +119,25 @@ def test_in_development_metrics_are_for_this_machine(start: Start) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_elsewhere_metrics_are_where_calls_are(start: Start, workers: str) -> None:
-    service = start(ENVIRONMENT="staging", WORKERS=workers, GRPC_HOST=SERVICES)
+@pytest.mark.parametrize(
+    ("settings", "host"),
+    [({}, SERVICES), ({"METRICS_HOST": METRICS}, METRICS)],
+    ids=["as the service", "of its own"],
+)
+def test_elsewhere_metrics_are_where_the_settings_say(
+    start: Start, settings: dict[str, str], host: str, workers: str
+) -> None:
+    service = start(ENVIRONMENT="staging", WORKERS=workers, GRPC_HOST=SERVICES, **settings)
     port = port_of(service)
-    assert answer(port, "/metrics", host=SERVICES)[0] == 200
+    assert answer(port, "/metrics", host=host)[0] == 200
     with pytest.raises(ConnectionRefusedError):
         answer(port, "/metrics", host=HERE)
 
 
 def test_a_port_of_metrics_that_is_taken_is_named(start_service: Start) -> None:
-    with socket.create_server((HERE, 0)) as other:
+    with socket.create_server((METRICS, 0)) as other:
         port = other.getsockname()[1]
-        service = start_service(METRICS_PORT=str(port))
+        service = start_service(METRICS_HOST=METRICS, METRICS_PORT=str(port))
         assert service.wait() == 1
-    assert f"cannot listen on {HERE}:{port}: Address already in use" in service.log
-    assert "choose another GRPC_HOST or METRICS_PORT" in service.log
+    assert f"cannot listen on {METRICS}:{port}: Address already in use" in service.log
+    assert "choose another METRICS_HOST or METRICS_PORT" in service.log

@@ -53,8 +53,12 @@ def ages(database: Database) -> None:
 def keeping(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Two days for requests, one for events and three for deleted tasks."""
     monkeypatch.setattr("server.jobs.retention.REQUEST_RETENTION", dt.timedelta(days=2))
-    monkeypatch.setattr("server.jobs.retention.DELETED_RETENTION", dt.timedelta(days=3))
-    return settings.model_copy(update={"event_retention_days": 1})
+    return settings.model_copy(
+        update={
+            "event_retention_days": 1,
+            "deleted_retention_days": 3,
+        }
+    )
 
 
 def kept(database: Database) -> dict[str, int]:

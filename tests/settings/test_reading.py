@@ -139,7 +139,7 @@ def test_the_example_shows_the_defaults(load: Load) -> None:
 
 
 def test_there_are_few_settings() -> None:
-    assert len(Settings.model_fields) <= 45
+    assert len(Settings.model_fields) <= 47
 
 
 @pytest.mark.parametrize(

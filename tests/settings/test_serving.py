@@ -21,14 +21,14 @@ def test_other_ports_are_off_unless_they_are_named(load: Load, setting: str) -> 
     [
         ({}, "127.0.0.1"),
         ({"GRPC_HOST": "10.0.0.1"}, "127.0.0.1"),
+        ({"GRPC_HOST": "10.0.0.1", "METRICS_HOST": "::"}, "::"),
         (SAFE | {"GRPC_HOST": "10.0.0.1"}, "10.0.0.1"),
+        (SAFE | {"GRPC_HOST": "10.0.0.1", "METRICS_HOST": "10.0.0.7"}, "10.0.0.7"),
     ],
 )
-def test_metrics_are_where_calls_are_but_in_development(
-    load: Load, settings: dict[str, str], host: str
-) -> None:
-    """They need no credentials: in development other machines cannot read them."""
-    assert load(**settings).metrics_host == host
+def test_metrics_have_a_host_of_their_own(load: Load, settings: dict[str, str], host: str) -> None:
+    """They need no credentials: in development other machines cannot read them by default."""
+    assert load(**settings).metrics_on == host
 
 
 @pytest.mark.parametrize("endpoint", ["https://[::1]:4317", "http://collector.example:4317/"])

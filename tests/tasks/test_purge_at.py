@@ -30,12 +30,10 @@ DAYS = 3
 
 
 @pytest.fixture
-def keeping(
-    settings: Settings, database_url: str, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[TaskServiceStub]:
+def keeping(settings: Settings, database_url: str, database: Database) -> Iterator[TaskServiceStub]:
     """A service that keeps deleted tasks for three days."""
-    monkeypatch.setattr("server.jobs.retention.DELETED_RETENTION", dt.timedelta(days=DAYS))
-    with running_worker(settings, database_url) as channel:
+    own = settings.model_copy(update={"deleted_retention_days": DAYS})
+    with running_worker(own, database_url) as channel:
         yield TaskServiceStub(channel)
 
 
@@ -83,3 +81,14 @@ def test_what_a_client_sends_as_purge_at_is_ignored(stub: TaskServiceStub) -> No
     task = Task(title="one")
     task.purge_at.GetCurrentTime()
     assert not stub.CreateTask(CreateTaskRequest(task=task)).HasField("purge_at")
+
+
+def test_a_retention_of_a_century_still_has_a_date(
+    settings: Settings, database_url: str, database: Database
+) -> None:
+    own = settings.model_copy(update={"deleted_retention_days": 100 * 365})
+    with running_worker(own, database_url) as channel:
+        stub = TaskServiceStub(channel)
+        task = stub.CreateTask(CreateTaskRequest(task=Task(title="one")))
+        deleted = stub.DeleteTask(DeleteTaskRequest(id=task.id))
+    assert kept_for(deleted) == dt.timedelta(days=100 * 365)
