@@ -5,8 +5,6 @@ releases it (docs/decisions/0003). This relies on `psycopg2._psycopg` being the 
 that libpq is linked to: `pyproject.toml` bounds the version of psycopg2.
 """
 
-from __future__ import annotations
-
 import ctypes
 import math
 import threading
@@ -61,7 +59,7 @@ class Cancellation:
         self.cancelled = False
         self.ended = False
 
-    def __enter__(self) -> Cancellation:
+    def __enter__(self) -> "Cancellation":
         self._token = current_call.set(self)
         return self
 
@@ -80,7 +78,7 @@ class Cancellation:
             if self._running is not None:
                 self.end(self._running)
 
-    def end(self, statement: RunningStatement) -> None:
+    def end(self, statement: "RunningStatement") -> None:
         """Send cancel requests until this statement has ended; later ones may run. May block."""
         with self._changed:  # PostgreSQL ignores a request that arrives before its statement.
             for pause_seconds in _PAUSES_SECONDS:
@@ -89,7 +87,7 @@ class Cancellation:
                 statement.cancel_request.send()
                 self._changed.wait(pause_seconds)
 
-    def set_running(self, statement: RunningStatement | None) -> None:
+    def set_running(self, statement: "RunningStatement | None") -> None:
         """Note the statement that begins, or None at its end. Raises: StatementCancelledError."""
         with self._changed:
             if self.cancelled and statement is not None:
@@ -108,7 +106,7 @@ class RunningStatement:
         self,
         cancellation: Cancellation,
         cancel_request: CancelRequest,
-        timer: StatementTimer,
+        timer: "StatementTimer",
         seconds: float,
     ) -> None:
         self._cancellation = cancellation

@@ -3,8 +3,6 @@
 Reads and writes are single statements in AUTOCOMMIT: what must happen together stands in one.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import math
 import random
@@ -130,7 +128,7 @@ class Database:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def transaction(self, *, commits: bool = True) -> Iterator[Transaction]:
+    def transaction(self, *, commits: bool = True) -> "Iterator[Transaction]":
         """Open a transaction, committed at the end of the block. Raises: as `write`."""
         with self._pool.connect() as session, session.transaction():
             transaction = Transaction(session, commits=commits)

@@ -3,8 +3,6 @@
 Values are bound parameters and names come from the tables: no text of a client becomes SQL.
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import operator
 from collections.abc import Callable, Sequence
@@ -71,17 +69,17 @@ class HasWords:
 
 @dataclass(frozen=True, slots=True)
 class Not:
-    term: Filter
+    term: "Filter"
 
 
 @dataclass(frozen=True, slots=True)
 class And:
-    terms: tuple[Filter, ...]
+    terms: "tuple[Filter, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Or:
-    terms: tuple[Filter, ...]
+    terms: "tuple[Filter, ...]"
 
 
 Filter = Comparison | Present | HasTag | HasWords | Not | And | Or

@@ -3,8 +3,6 @@
 Writes take any number of tasks and are atomic. Each leaves an event (`storage.events`).
 """
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -208,7 +206,7 @@ class TaskRepository:
         return written.get(item.task_id)
 
     @contextmanager
-    def locking(self, task_ids: Sequence[str]) -> Iterator[TaskRepository]:
+    def locking(self, task_ids: Sequence[str]) -> "Iterator[TaskRepository]":
         """Give a repository in a transaction that locks these tasks; its writes commit together."""
         if isinstance(self._database, Transaction):
             raise TypeError("the repository is in a transaction already")

@@ -6,8 +6,6 @@ of a call, its operations in `cygrpc`, and the arguments of `submit` to a handle
 `pyproject.toml` excludes the versions of grpcio that this was not tested with.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -48,7 +46,7 @@ class ServerCall:
         self.lock = state.condition  # Reentrant. Callbacks of operations hold it, too.
 
     @classmethod
-    def of(cls, context: Any) -> ServerCall:
+    def of(cls, context: Any) -> "ServerCall":
         return cls(context._rpc_event, context._state)
 
     @property

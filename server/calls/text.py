@@ -25,10 +25,7 @@ def is_blank(text: str) -> bool:
 
 
 def normalise(message: Message) -> None:
-    """Convert each text in a message to Unicode's normal form C (AIP-210).
-
-    Comparison, limits, storage and search then see one spelling.
-    """
+    """Convert each text in a message to Unicode's normal form C (AIP-210): one spelling."""
     for field, value in message.ListFields():
         if field.type == FieldDescriptor.TYPE_STRING:
             if not field.is_repeated:

@@ -5,8 +5,6 @@ cases. As Linux gives a client's successive connections ports 2 to 16 apart, a B
 changes the worker every 16 ports does so in one of 60 cases.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import stat
@@ -53,7 +51,7 @@ def spread_connections(port: int, workers: int) -> None:
         log.debug("connections are spread by the kernel's hash", why=str(error))
 
 
-def _program(workers: int) -> array[int]:
+def _program(workers: int) -> "array[int]":
     """Assemble: the client's port, and one for every 16 ports, modulo the workers."""
     instructions = [
         (_LOAD_BYTE, 0, 0, _IP_HEADER),
@@ -70,7 +68,7 @@ def _program(workers: int) -> array[int]:
     return array("B", b"".join(_INSTRUCTION.pack(*instruction) for instruction in instructions))
 
 
-def _attach(listener: socket.socket, program: array[int]) -> None:
+def _attach(listener: socket.socket, program: "array[int]") -> None:
     """Attach a program to all sockets that listen on the address of this one."""
     address, size = program.buffer_info()
     value = struct.pack("HP", size // _INSTRUCTION.size, address)

@@ -26,10 +26,7 @@ _TIME = "t"
 
 
 class Tokens:
-    """Encrypts and decrypts tokens of one purpose: "page" or "resume".
-
-    The binding identifies the list or stream that a token is a position in.
-    """
+    """Encrypt and decrypt tokens of one purpose; a binding identifies their list or stream."""
 
     def __init__(self, keys: Sequence[bytes], purpose: str) -> None:
         """Derive the ciphers: the first key encrypts, every key decrypts."""

@@ -1,7 +1,5 @@
 """Log plain lines in development and JSON elsewhere; SIGUSR1 and SIGUSR2 change the level."""
 
-from __future__ import annotations
-
 import atexit
 import datetime as dt
 import logging
@@ -28,7 +26,7 @@ _NUMBERS = {name.lower(): number for name, number in logging.getLevelNamesMappin
     "exception": logging.ERROR
 }
 _level = logging.INFO
-_calls: _Output | None = None
+_calls: "_Output | None" = None
 
 # The lines of calls are written together. A process that is killed loses those of this time.
 FLUSH_SECONDS = 0.1

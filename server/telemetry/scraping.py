@@ -4,8 +4,6 @@ A scrape reaches any worker, which collects the metrics of the others as JSON, o
 private folder. They have a label for the worker: a sum would fall when a worker is replaced.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import secrets
@@ -121,7 +119,7 @@ def _decode(encoded: bytes) -> Iterator[Metric]:
         yield family
 
 
-def _metrics_app(registry: CollectorRegistry) -> WSGIApplication:
+def _metrics_app(registry: CollectorRegistry) -> "WSGIApplication":
     metrics = make_wsgi_app(registry)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
