@@ -8,8 +8,10 @@ from google.api import annotations_pb2, field_behavior_pb2
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
+    EnumValueDescriptorProto,
     FieldDescriptorProto,
     FileDescriptorSet,
+    MethodDescriptorProto,
 )
 
 from buf.validate import validate_pb2
@@ -20,6 +22,7 @@ DESCRIPTORS = Path(task_service_pb2.__file__).parents[1] / "task.binpb"
 Field: TypeAlias = FieldDescriptorProto
 
 _Place: TypeAlias = tuple[int, ...]
+_Member: TypeAlias = FieldDescriptorProto | EnumValueDescriptorProto | MethodDescriptorProto
 
 # The numbers of fields in descriptor.proto: the path of an element in the source information.
 _FILE_MESSAGE, _FILE_ENUM, _FILE_SERVICE = 4, 5, 6
@@ -47,7 +50,7 @@ class Contract:
         self.messages: dict[str, DescriptorProto] = {}
         self.enums: dict[str, EnumDescriptorProto] = {}
         self.comments: dict[str, str] = {}
-        """Of messages, fields, enums and values: `Message`, `Message.field`, `Enum.VALUE`."""
+        """By name: `Message`, `Message.field`, `Enum`, `Enum.VALUE`, `Service.Method`."""
         self.operations: list[Operation] = []
         for file in FileDescriptorSet.FromString(descriptors).file:
             places = {
@@ -57,23 +60,27 @@ class Contract:
             self._add(file.package, file.message_type, (_FILE_MESSAGE,), places)
             self._add_enums(file.package, file.enum_type, (_FILE_ENUM,), places)
             for number, service in enumerate(file.service):
-                for index, method in enumerate(service.method):
-                    comment = _text(places.get((_FILE_SERVICE, number, _MEMBER, index), ""))
-                    rule = method.options.Extensions[annotations_pb2.http]
-                    for binding in (rule, *rule.additional_bindings):
-                        verb = str(binding.WhichOneof("pattern"))
-                        self.operations.append(
-                            Operation(
-                                method.name,
-                                comment,
-                                verb,
-                                getattr(binding, verb),
-                                binding.body,
-                                method.input_type.removeprefix("."),
-                                method.output_type.removeprefix("."),
-                                method.server_streaming,
-                            )
-                        )
+                here = _FILE_SERVICE, number
+                self._comment_members(service.name, service.method, here, places)
+                for method in service.method:
+                    self._add_operations(method, self.comments[f"{service.name}.{method.name}"])
+
+    def _add_operations(self, method: MethodDescriptorProto, comment: str) -> None:
+        """Add an operation for each REST binding of a method."""
+        rule = method.options.Extensions[annotations_pb2.http]
+        for binding in (rule, *rule.additional_bindings):
+            verb = str(binding.WhichOneof("pattern"))
+            operation = Operation(
+                name=method.name,
+                comment=comment,
+                verb=verb,
+                path=getattr(binding, verb),
+                body=binding.body,
+                request=method.input_type.removeprefix("."),
+                response=method.output_type.removeprefix("."),
+                is_stream=method.server_streaming,
+            )
+            self.operations.append(operation)
 
     def _add(
         self,
@@ -86,9 +93,7 @@ class Contract:
             name, here = f"{scope}.{message.name}", (*path, number)
             self.messages[name] = message
             self.comments[name] = _text(places.get(here, ""))
-            for index, field in enumerate(message.field):
-                place = *here, _MEMBER, index
-                self.comments[f"{name}.{field.name}"] = _text(places.get(place, ""))
+            self._comment_members(name, message.field, here, places)
             self._add(name, message.nested_type, (*here, _NESTED_MESSAGE), places)
             self._add_enums(name, message.enum_type, (*here, _NESTED_ENUM), places)
 
@@ -103,9 +108,15 @@ class Contract:
             name, here = f"{scope}.{enum.name}", (*path, number)
             self.enums[name] = enum
             self.comments[name] = _text(places.get(here, ""))
-            for index, value in enumerate(enum.value):
-                place = *here, _MEMBER, index
-                self.comments[f"{name}.{value.name}"] = _text(places.get(place, ""))
+            self._comment_members(name, enum.value, here, places)
+
+    def _comment_members(
+        self, name: str, members: Iterable[_Member], path: _Place, places: Mapping[_Place, str]
+    ) -> None:
+        """Note the comments of fields, of the values of an enum, or of methods."""
+        for index, member in enumerate(members):
+            place = *path, _MEMBER, index
+            self.comments[f"{name}.{member.name}"] = _text(places.get(place, ""))
 
 
 def read_contract() -> Contract:
