@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from tests.gateway.conftest import CreateTask
-from tests.support.rest import Gateway
-from tests.support.service import PATIENCE_SECONDS, ServiceProcess
+from tests.support.credentials import SECRET_KEY
+from tests.support.rest import Gateway, running_gateway
+from tests.support.service import PATIENCE_SECONDS, ServiceProcess, running_service
 
 EVENTS = "text/event-stream"
+# For which the service accepts a token that has expired.
+LEEWAY_SECONDS = 30
 ACCEPTED = [({}, "application/x-ndjson"), ({"accept": f"{EVENTS}, */*"}, EVENTS)]
 
 
@@ -67,6 +73,29 @@ def test_a_watch_that_cannot_begin_is_an_error(
         answer = gateway.call(f"GET /tasks:watch{query}", headers=headers)
         assert (answer.status, answer.reason) == (400, reason), media
         assert answer.headers["content-type"] == "application/json"
+
+
+def test_the_last_message_says_that_the_token_expired(
+    tmp_path: Path, own_database_url: str
+) -> None:
+    """With the code at which a client resumes with new credentials."""
+    settings = {"DATABASE_URL": own_database_url, "AUTH_MODE": "jwt", "SECRET_KEY": SECRET_KEY}
+    with (
+        running_service(tmp_path / "service", **settings) as service,
+        running_gateway(tmp_path / "gateway", service) as gateway,
+    ):
+        token = _expiring_token()
+        with Watch(gateway, "?send_initial_tasks=true", authorization=f"Bearer {token}") as watch:
+            (last,) = watch.messages()
+    assert (last["type"], last["status"]["code"]) == ("TYPE_ENDED", 16)
+    assert last["status"]["details"][0]["reason"] == "CREDENTIALS_EXPIRED"
+
+
+def _expiring_token() -> str:
+    """Make a token that the service accepts for a few seconds more."""
+    now = int(time.time())
+    claims = {"sub": "ann", "scope": "tasks:read", "iat": now - 60, "exp": now - LEEWAY_SECONDS + 3}
+    return jwt.encode(claims, SECRET_KEY, "HS256")
 
 
 def test_the_last_message_says_why_a_watch_ends(
