@@ -16,8 +16,9 @@ from pathlib import Path
 from select import select
 from socket import AF_INET6, AF_UNIX, socket
 from threading import BoundedSemaphore
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Metric, make_wsgi_app
@@ -25,9 +26,6 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.samples import Exemplar
 
 from server.telemetry.tracing import run_with_timeout
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = structlog.get_logger()
 
@@ -119,7 +117,7 @@ def _decode(encoded: bytes) -> Iterator[Metric]:
         yield family
 
 
-def _metrics_app(registry: CollectorRegistry) -> "WSGIApplication":
+def _metrics_app(registry: CollectorRegistry) -> WSGIApplication:
     metrics = make_wsgi_app(registry)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -109,7 +109,9 @@ class Planner:
 
     def explain(self, call: Callable[[], object]) -> Plan:
         sent: list[tuple[str, dict[str, Any]]] = []
-        with each_statement(lambda statement, values: sent.append((statement.sql, values))):
+        with each_statement(
+            lambda statement, values: sent.append((statement.sql, values)), this_thread=True
+        ):
             call()
         with self._engine.connect() as connection:
             answers = [

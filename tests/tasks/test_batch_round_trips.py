@@ -21,7 +21,7 @@ def counted_statements(database: Database) -> Iterator[list[str]]:
     """The statements that reach the database while this holds."""
     statements: list[str] = []
 
-    with each_statement(lambda statement, _: statements.append(statement.sql)):
+    with each_statement(lambda statement, _: statements.append(statement.sql), this_thread=True):
         yield statements
 
 
