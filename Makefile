@@ -168,6 +168,22 @@ $(TOOLS)/installed: deploy/tools/requirements.lock
 	@$(TOOLS)/bin/python deploy/tools/unpack.py $(TOOLS)/bin
 	@touch $@
 
+# --- Checks of deploy/ and .github, without a network but for the installation of tools --------------
+NPM_TOOLS := $(TOOLS)/npm
+
+$(NPM_TOOLS)/installed: $(TOOLS)/installed deploy/tools/package-lock.json
+	@mkdir -p $(NPM_TOOLS) && cp deploy/tools/package.json deploy/tools/package-lock.json deploy/tools/.npmrc $(NPM_TOOLS)
+	@npm ci --prefix $(NPM_TOOLS) --loglevel error >/dev/null
+	@touch $@
+
+# CHECKPOINT_DISABLE: terraform would ask for newer releases.
+.PHONY: terraform-check
+terraform-check: $(INSTALLED) $(NPM_TOOLS)/installed ## Check the form, arguments and safety of deploy/terraform
+	@CHECKPOINT_DISABLE=1 $(TOOLS)/bin/terraform fmt -check -diff -recursive deploy/terraform 2>/dev/null
+	@$(BIN)/python -m pytest -q -m deploy tests/deploy/test_terraform.py
+	@$(TOOLS)/bin/checkov --directory deploy/terraform --framework terraform --skip-download --quiet --compact
+	@$(TOOLS)/bin/trivy config --skip-check-update --quiet --exit-code 1 deploy/terraform
+
 .PHONY: migration
 migration: $(INSTALLED) ## Write a migration from what changed in the tables: make migration NAME="add colour"
 	@$(BIN)/python -m storage.migrations new "$(NAME)"
