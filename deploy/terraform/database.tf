@@ -65,7 +65,7 @@ resource "aws_db_instance" "this" {
   instance_class = var.database.instance_class
 
   # RDS makes the password, keeps it in Secrets Manager and rotates it. Only operators use this role:
-  # roles.sql creates those of the service and of its migration.
+  # deploy/database/roles.sql creates those of the service and of its migration.
   username                            = "administrator"
   manage_master_user_password         = true
   master_user_secret_kms_key_id       = aws_kms_key.this.arn

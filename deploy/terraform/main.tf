@@ -12,6 +12,6 @@ locals {
 
   # A worker's pool is THREADS_PER_WORKER connections and 9 for the service itself, and opens up to 10
   # more; the last term is what RDS, monitoring and operators use (docs/configuration.md).
-  connections_per_pod = var.service.workers * (var.service.threads_per_worker + 19)
+  connections_per_pod = var.service.workers * (var.service.threads_per_worker + 20)
   connections         = var.service.maximum_pods * local.connections_per_pod + 30
 }

@@ -9,7 +9,7 @@ output "registries" {
 }
 
 output "database" {
-  description = "The address of PostgreSQL, and the secret of its administrator, for roles.sql."
+  description = "The address of PostgreSQL, and the secret of its administrator, for deploy/database/roles.sql."
   value = {
     endpoint             = aws_db_instance.this.endpoint
     administrator_secret = aws_db_instance.this.master_user_secret[0].secret_arn

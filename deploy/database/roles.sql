@@ -1,5 +1,5 @@
--- The database and its roles. Run it once, as the server's administrator, and then give two of them
--- their passwords; psql sends verifiers, so that no password is in a log:
+-- The database and its roles. Run it once, as the server's administrator, then give two of them their
+-- passwords: psql asks for them and sends verifiers, so that no password is in a log.
 --
 --     psql "$ADMINISTRATOR_URL" --file roles.sql
 --     psql "$ADMINISTRATOR_URL" --command '\password tasks_migration' --command '\password tasks_service'
@@ -22,8 +22,6 @@ GRANT CONNECT ON DATABASE tasks TO tasks_service, tasks_operator;
 \connect tasks
 ALTER DEFAULT PRIVILEGES FOR ROLE tasks_migration
     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO tasks_service;
-ALTER DEFAULT PRIVILEGES FOR ROLE tasks_migration
-    GRANT USAGE, SELECT ON SEQUENCES TO tasks_service;
 
 -- Only RDS has this role; its members log in with IAM tokens, and with nothing else.
 SELECT 'GRANT rds_iam TO tasks_operator' WHERE EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_iam')
