@@ -182,7 +182,53 @@ terraform-check: $(INSTALLED) $(NPM_TOOLS)/installed ## Check the form, argument
 	@CHECKPOINT_DISABLE=1 $(TOOLS)/bin/terraform fmt -check -diff -recursive deploy/terraform 2>/dev/null
 	@$(BIN)/python -m pytest -q -m deploy tests/deploy/test_terraform.py
 	@$(TOOLS)/bin/checkov --directory deploy/terraform --framework terraform --skip-download --quiet --compact
-	@$(TOOLS)/bin/trivy config --skip-check-update --quiet --exit-code 1 deploy/terraform
+
+IGNORED := .venv,.tools,.npm-tools,.proto-deps,.data,.bench,.cache,.site
+
+.PHONY: scan
+scan: sbom ## Look for secrets, unsafe code and unsafe workflows
+	@$(TOOLS)/bin/bandit --quiet --configfile pyproject.toml --recursive benchmarks deploy docs gateway server storage
+	@$(TOOLS)/bin/gitleaks git --no-banner --log-level error --verbose --redact .
+	@$(TOOLS)/bin/trivy fs --scanners misconfig,secret --skip-check-update --offline-scan --skip-dirs $(IGNORED) --quiet --exit-code 1 .
+	@$(TOOLS)/bin/zizmor --offline --quiet --persona pedantic .github
+	@$(TOOLS)/bin/actionlint
+	@$(foreach file,$(wildcard deploy/docker/Dockerfile*),$(TOOLS)/bin/hadolint $(file);)
+
+# syft knows requirements by their name.
+.PHONY: sbom
+sbom: $(TOOLS)/installed ## List what the service is made of, in dist/sbom.cdx.json
+	@rm -rf dist/sbom && mkdir -p dist/sbom && cp requirements.lock dist/sbom/requirements.txt
+	@SYFT_CHECK_FOR_APP_UPDATE=false $(TOOLS)/bin/syft scan dir:dist/sbom --source-name task-service --quiet \
+		--output cyclonedx-json=dist/sbom.cdx.json
+
+# Lists of known vulnerabilities change every day and come from the network: the pipeline reads them.
+.PHONY: scan-online
+scan-online: $(TOOLS)/installed ## Look for known vulnerabilities in what is installed (needs the network)
+	@$(foreach lock,requirements.lock requirements-dev.lock deploy/tools/requirements.lock, \
+		$(TOOLS)/bin/pip-audit --strict --require-hashes --no-deps --requirement $(lock) &&) true
+	@$(TOOLS)/bin/trivy fs --scanners vuln --skip-dirs $(IGNORED) --exit-code 1 --ignore-unfixed .
+
+.PHONY: zap
+zap: $(INSTALLED) ## Attack the REST gateway with ZAP (needs docker)
+	@deploy/scan/zap.sh
+
+# REGISTRY=ghcr.io/owner VERSION=v1.2.0 TAG=v1.2.0; the pipeline's own identity signs.
+.PHONY: images publish release release-notes
+images: ## Build the images with docker
+	@deploy/release/images.sh $(or $(REGISTRY),localhost) $(or $(VERSION),development)
+
+publish: $(TOOLS)/installed ## Build, push and sign the images and the chart of a release
+	@deploy/release/images.sh $(REGISTRY) $(VERSION) --push
+	@deploy/release/chart.sh $(REGISTRY) $(VERSION)
+
+release: ## Make the release of TAG on GitHub
+	@$(MAKE) --no-print-directory release-notes | gh release create $(TAG) --verify-tag --title $(TAG) --notes-file -
+
+release-notes: ## Print the notes of the release TAG
+	@deploy/release/notes.sh $(TAG)
+
+.PHONY: deploy-check
+deploy-check: terraform-check scan ## Check all of deploy/ and .github
 
 .PHONY: migration
 migration: $(INSTALLED) ## Write a migration from what changed in the tables: make migration NAME="add colour"
