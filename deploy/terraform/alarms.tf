@@ -26,8 +26,8 @@ resource "aws_cloudwatch_metric_alarm" "database" {
   statistic           = each.value[0]
   comparison_operator = each.value[1]
   threshold           = each.value[2]
-  period              = 60
-  evaluation_periods  = each.value[3]
+  period              = 300
+  evaluation_periods  = each.value[3] / 5
   treat_missing_data  = "breaching"
   alarm_actions       = [aws_sns_topic.alarms.arn]
   ok_actions          = [aws_sns_topic.alarms.arn]
@@ -66,7 +66,7 @@ data "aws_iam_policy_document" "alarms" {
 
     principals {
       type        = "Service"
-      identifiers = ["cloudwatch.amazonaws.com", "events.rds.amazonaws.com", "aps.amazonaws.com"]
+      identifiers = local.publishers
     }
 
     condition {

@@ -27,18 +27,30 @@ data "aws_iam_policy_document" "key" {
   }
 
   statement {
-    sid       = "ServicesThatEncryptLogsAndMessages"
-    actions   = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey"]
+    sid       = "Logs"
+    actions   = local.use
     resources = ["*"]
 
     principals {
-      type = "Service"
-      identifiers = [
-        "logs.${local.region}.amazonaws.com",
-        "cloudwatch.amazonaws.com",
-        "events.rds.amazonaws.com",
-        "aps.amazonaws.com",
-      ]
+      type        = "Service"
+      identifiers = ["logs.${local.region}.amazonaws.com"]
+    }
+
+    condition {
+      test     = "ArnLike"
+      variable = "kms:EncryptionContext:aws:logs:arn"
+      values   = ["arn:${local.partition}:logs:${local.region}:${local.account}:*"]
+    }
+  }
+
+  statement {
+    sid       = "WhatPublishesAlarms"
+    actions   = ["kms:Decrypt", "kms:GenerateDataKey*"]
+    resources = ["*"]
+
+    principals {
+      type        = "Service"
+      identifiers = local.publishers
     }
 
     condition {
@@ -48,17 +60,38 @@ data "aws_iam_policy_document" "key" {
     }
   }
 
-  # The volumes of nodes are attached by EC2 Auto Scaling's service-linked role.
+  # The volumes of nodes are attached by EC2 Auto Scaling.
   statement {
     sid       = "VolumesOfNodes"
-    actions   = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey", "kms:CreateGrant"]
+    actions   = local.use
     resources = ["*"]
 
     principals {
-      type = "AWS"
-      identifiers = [
-        "arn:${local.partition}:iam::${local.account}:role/aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling",
-      ]
+      type        = "AWS"
+      identifiers = [local.auto_scaling]
     }
   }
+
+  statement {
+    sid       = "GrantsForVolumesOfNodes"
+    actions   = ["kms:CreateGrant"]
+    resources = ["*"]
+
+    principals {
+      type        = "AWS"
+      identifiers = [local.auto_scaling]
+    }
+
+    condition {
+      test     = "Bool"
+      variable = "kms:GrantIsForAWSResource"
+      values   = ["true"]
+    }
+  }
+}
+
+locals {
+  use          = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey"]
+  publishers   = ["cloudwatch.amazonaws.com", "events.rds.amazonaws.com", "aps.amazonaws.com"]
+  auto_scaling = "arn:${local.partition}:iam::${local.account}:role/aws-service-role/autoscaling.amazonaws.com/AWSServiceRoleForAutoScaling"
 }
