@@ -8,4 +8,4 @@ registry=${1,,} version=${2#v}
 pushed=$(.tools/bin/helm push "dist/task-service-$version.tgz" "oci://$registry/charts" 2>&1)
 digest=$(grep -oE 'sha256:[0-9a-f]{64}' <<<"$pushed")
 cosign sign --yes "$registry/charts/task-service@$digest"
-echo "chart=$digest" >>"${GITHUB_OUTPUT:-/dev/stdout}"
+echo "chart=$digest" | tee --append "${GITHUB_OUTPUT:-/dev/null}"

@@ -2,8 +2,8 @@
 # Builds the images of the service and of the gateway: images.sh REGISTRY VERSION [--push]
 #
 # With --push, for two architectures, with SLSA provenance; each is then signed and gets its SBOM as an attestation.
-# cosign signs without a key: with the identity that the pipeline has for this run. The digests go to
-# GITHUB_OUTPUT, or are printed.
+# cosign signs without a key: with the identity that the pipeline has for this run. The digests are printed, and
+# go to GITHUB_OUTPUT.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 registry=${1,,} version=${2#v} push=${3:-}
@@ -25,10 +25,12 @@ publish() {
 	.tools/bin/syft scan "registry:$image@$digest" --quiet --output "cyclonedx-json=dist/$target.cdx.json"
 	cosign sign --yes "$image@$digest"
 	cosign attest --yes --type cyclonedx --predicate "dist/$target.cdx.json" "$image@$digest"
-	echo "$target=$digest" >>"${GITHUB_OUTPUT:-/dev/stdout}"
+	echo "$target=$digest" | tee --append "${GITHUB_OUTPUT:-/dev/null}"
 }
 
-run=build
+load() { build "$@" --load; }
+
+run=load
 [ "$push" != --push ] || run=publish
 $run service "$registry/task-service"
 $run gateway "$registry/task-service-gateway"

@@ -1,9 +1,13 @@
 # A release is copied here once, with its signatures; a tag never changes afterwards.
 
 resource "aws_ecr_repository" "this" {
-  for_each = toset(["service", "gateway", "chart"])
+  for_each = {
+    service = "task-service"
+    gateway = "task-service-gateway"
+    chart   = "charts/task-service"
+  }
 
-  name                 = "${var.name}/${each.key}"
+  name                 = "${var.name}/${each.value}"
   image_tag_mutability = "IMMUTABLE"
 
   image_scanning_configuration {
