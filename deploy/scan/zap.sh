@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Attacks the REST gateway with ZAP: every operation of openapi.json, and the pages. Reports go to dist/zap.
-# It starts a service with an empty database, and needs docker.
+# Attacks the REST gateway with ZAP: every operation of openapi.json, and the pages. A warning fails it, too.
+# Reports go to dist/zap. It starts a service with an empty database, and needs docker.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 image=ghcr.io/zaproxy/zaproxy:2.17.0@sha256:781a2bdaea47324e7bab583e2263f21d257b0aee61ed51521a5be45f5f5081ef
@@ -13,5 +13,7 @@ curl --silent --show-error --retry 60 --retry-all-errors --retry-delay 1 --outpu
 
 mkdir -p dist/zap && chmod 777 dist/zap && cp gateway/static/openapi.json deploy/scan/zap.tsv dist/zap
 zap() { docker run --rm --network host --volume "$PWD/dist/zap:/zap/wrk" "$image" "$@"; }
-zap zap-api-scan.py -t openapi.json -f openapi -O "$address" -c zap.tsv -J api.json
-zap zap-baseline.py -t "$address" -c zap.tsv -J pages.json
+failed=0
+zap zap-api-scan.py -t openapi.json -f openapi -O "$address" -c zap.tsv -J api.json || failed=$?
+zap zap-baseline.py -t "$address" -c zap.tsv -J pages.json || failed=$?
+exit "$failed"

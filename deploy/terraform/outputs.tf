@@ -72,6 +72,10 @@ locals {
       extraVolumes      = local.ca_volumes
       extraVolumeMounts = local.ca_mounts
     }
+    # Rules and scrapes are of telemetry.tf and collector.yaml, in the same namespace, not of an operator.
+    serviceMonitor = { enabled = false }
+    prometheusRule = { enabled = false }
+    networkPolicy  = { metricsFrom = [{ podSelector = {} }] }
     gateway = {
       image = { repository = aws_ecr_repository.this["gateway"].repository_url }
     }
