@@ -104,6 +104,8 @@ resource "aws_db_instance" "this" {
   enabled_cloudwatch_logs_exports = ["postgresql", "upgrade"]
 
   lifecycle {
+    ignore_changes = [snapshot_identifier]
+
     precondition {
       condition     = local.connections <= var.database.max_connections
       error_message = "The pools of all pods may open ${local.connections} connections: raise database.max_connections, or lower service.maximum_pods."

@@ -127,7 +127,7 @@ variable "secret_version" {
 # --- The database -------------------------------------------------------------------------------
 
 variable "database" {
-  description = "The RDS instance. max_connections must hold the pools of all pods."
+  description = "The RDS instance. max_connections must hold the pools of all pods; restore_snapshot counts only when the instance is made."
   type = object({
     engine_version   = optional(string, "18")
     instance_class   = optional(string, "db.m7g.large")

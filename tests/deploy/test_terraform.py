@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from server.settings import Settings
 from tests.support.terraform import ROOT, attributes, mistakes, parse
 
 pytestmark = pytest.mark.deploy
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.deploy
 MODULE = ROOT / "deploy" / "terraform"
 EXAMPLE = MODULE / "examples" / "production"
 CHART = ROOT / "deploy" / "helm" / "task-service"
+REFERENCE = r"(?<![\w.\"/])(?:data\.aws_\w+|aws_\w+|local)\.\w+"
 FOLDERS = pytest.mark.parametrize("folder", [MODULE, EXAMPLE], ids=["module", "example"])
 
 
@@ -55,8 +58,7 @@ def test_what_is_referred_to_exists() -> None:
     module = parse(MODULE)
     declared = {f"{kind}.{name}" for kind, name, _ in module.blocks()}
     declared |= {f"local.{name}" for name in module.locals}
-    reference = r"(?<![\w.\"/])(?:data\.aws_\w+|aws_\w+|local)\.\w+"
-    assert set(re.findall(reference, written(MODULE))) - declared == set()
+    assert set(re.findall(REFERENCE, written(MODULE))) - declared == set()
 
 
 def test_every_argument_is_one_of_the_provider() -> None:
@@ -80,6 +82,19 @@ def test_an_unknown_and_a_missing_argument_are_found() -> None:
         "colour is unknown",
         "vpc_config is required",
     ]
+
+
+def test_blocks_do_not_need_each_other_in_a_circle() -> None:
+    module = parse(MODULE)
+    bodies = {f"{kind}.{name}": str(body) for kind, name, body in module.blocks()}
+    bodies |= {f"local.{name}": str(value) for name, value in module.locals.items()}
+    needs = {name: set(re.findall(REFERENCE, body)) for name, body in bodies.items()}
+    assert len(list(TopologicalSorter(needs).static_order())) == len(bodies)
+
+
+def test_the_database_accepts_the_connections_of_a_worker() -> None:
+    each = Settings.own_connections + Settings.pool_overflow + 1
+    assert f"threads_per_worker + {each})" in str(parse(MODULE).locals["connections_per_pod"])
 
 
 def test_no_generated_secret_is_in_the_state() -> None:
