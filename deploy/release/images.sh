@@ -31,6 +31,12 @@ publish() {
 load() { build "$@" --load; }
 
 run=load
-[ "$push" != --push ] || run=publish
+if [ "$push" = --push ]; then
+	run=publish
+	grep --quiet --line-regexp "version = \"$version\"" pyproject.toml || {
+		echo "$version is not the version in pyproject.toml" >&2
+		exit 1
+	}
+fi
 $run service "$registry/task-service"
 $run gateway "$registry/task-service-gateway"
