@@ -8,8 +8,8 @@ address=http://127.0.0.1:8080
 
 data=$(mktemp -d)
 DATA_DIR=$data .venv/bin/python -m gateway up >"$data/log" 2>&1 &
-trap 'kill %1 && wait %1; rm -rf "$data"' EXIT
-curl --silent --show-error --retry 60 --retry-all-errors --retry-delay 1 --output /dev/null "$address/health"
+trap 'kill %1; wait %1 || true; rm -rf "$data"' EXIT
+timeout 60 bash -c "until curl --silent --fail $address/health; do sleep 1; done"
 
 mkdir -p dist/zap && chmod 777 dist/zap && cp gateway/static/openapi.json deploy/scan/zap.tsv dist/zap
 zap() { docker run --rm --network host --volume "$PWD/dist/zap:/zap/wrk" "$image" "$@"; }
