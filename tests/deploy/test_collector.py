@@ -1,4 +1,4 @@
-"""The collector's configuration, as far as it can be read without a collector."""
+"""The configurations of collectors, as far as they can be read without a collector."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import yaml
 from tests.support.prometheus import OBSERVABILITY
 
 
-@pytest.fixture
-def collector() -> Any:
-    return yaml.safe_load((OBSERVABILITY / "collector.yaml").read_text())
+@pytest.fixture(params=["alone", "aws"])
+def collector(request: pytest.FixtureRequest) -> Any:
+    if request.param == "alone":
+        return yaml.safe_load((OBSERVABILITY / "collector.yaml").read_text())
+    values = OBSERVABILITY.parent / "terraform" / "collector.yaml"
+    return yaml.safe_load(values.read_text())["alternateConfig"]
 
 
 def test_pipelines_use_all_components_that_are_defined_and_no_other(collector: Any) -> None:
