@@ -57,7 +57,10 @@ locals {
     secrets = {
       externalSecret = {
         secretStoreRef = local.secret_store
-        extract        = aws_secretsmanager_secret.this["service"].name
+        extract        = aws_secretsmanager_secret.this["keys"].name
+        data = {
+          DATABASE_URL = { key = aws_secretsmanager_secret.this["service"].name, property = "DATABASE_URL" }
+        }
       }
     }
     extraVolumes      = local.ca_volumes

@@ -118,10 +118,14 @@ variable "service" {
   }
 }
 
-variable "secret_version" {
-  description = "Increase it to write new values into the secrets; docs/security.md says what else a rotation needs."
-  type        = number
-  default     = 1
+variable "secret_versions" {
+  description = "Increase a number to generate that secret anew; README.md says what else a rotation needs."
+  type = object({
+    keys      = optional(number, 1)
+    service   = optional(number, 1)
+    migration = optional(number, 1)
+  })
+  default = {}
 }
 
 # --- The database -------------------------------------------------------------------------------
