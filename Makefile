@@ -189,7 +189,7 @@ IGNORED := .venv,.tools,.npm-tools,.proto-deps,.data,.bench,.cache,.site
 scan: sbom ## Look for secrets, unsafe code and unsafe workflows
 	@$(TOOLS)/bin/bandit --quiet --configfile pyproject.toml --recursive benchmarks deploy docs gateway server storage
 	@$(TOOLS)/bin/gitleaks git --no-banner --log-level error --verbose --redact .
-	@$(TOOLS)/bin/trivy fs --scanners misconfig,secret --skip-check-update --offline-scan --skip-dirs $(IGNORED) --quiet --exit-code 1 .
+	@$(TOOLS)/bin/trivy fs --scanners misconfig,secret --skip-check-update --offline-scan --skip-dirs $(IGNORED) --ignorefile .trivyignore.yaml --quiet --exit-code 1 .
 	@$(TOOLS)/bin/zizmor --offline --quiet --persona pedantic .github
 	@$(TOOLS)/bin/actionlint
 	@$(foreach file,$(wildcard deploy/docker/Dockerfile*),$(TOOLS)/bin/hadolint $(file) &&) true
