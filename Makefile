@@ -168,6 +168,10 @@ $(TOOLS)/installed: deploy/tools/requirements.lock
 	@$(TOOLS)/bin/python deploy/tools/unpack.py $(TOOLS)/bin
 	@touch $@
 
+.PHONY: helm-check
+helm-check: $(INSTALLED) $(TOOLS)/installed ## Render, validate and scan the Helm chart
+	@$(BIN)/python -m pytest -q -m deploy tests/deploy/test_chart*.py
+
 .PHONY: migration
 migration: $(INSTALLED) ## Write a migration from what changed in the tables: make migration NAME="add colour"
 	@$(BIN)/python -m storage.migrations new "$(NAME)"
