@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,7 +77,7 @@ def test_replicas_are_the_autoscalers_while_it_is_on() -> None:
     found = rendered({"autoscaling": {"enabled": True, "targetCalls": 24}})
     assert "replicas" not in the("Deployment", found)["spec"]
     cpu, calls = the("HorizontalPodAutoscaler", found)["spec"]["metrics"]
-    assert cpu["resource"]["target"]["averageUtilization"] == 70
+    assert cpu["containerResource"]["target"]["averageUtilization"] == 70
     assert calls["pods"] == {
         "metric": {"name": "taskservice_server_calls"},
         "target": {"type": "AverageValue", "averageValue": "24"},
@@ -108,6 +110,13 @@ def test_all_that_selects_pods_selects_those_of_the_service_only() -> None:
         assert constraint["labelSelector"]["matchLabels"] == pods
 
 
+def test_attributes_of_telemetry_are_added_to_those_of_the_pod() -> None:
+    config = {"OTEL_RESOURCE_ATTRIBUTES": "team=billing"}
+    env = {item["name"]: item for item in container(rendered({"config": config}))["env"]}
+    attributes = "k8s.namespace.name=tasks,k8s.pod.name=$(POD_NAME),team=billing"
+    assert env["OTEL_RESOURCE_ATTRIBUTES"]["value"] == attributes
+
+
 def test_change_of_a_setting_restarts_pods() -> None:
     def checksum(**config: object) -> str:
         found = the("Deployment", rendered({"config": config}))
@@ -115,6 +124,16 @@ def test_change_of_a_setting_restarts_pods() -> None:
 
     assert checksum() == checksum()
     assert checksum(LOG_LEVEL="DEBUG") != checksum()
+
+
+def test_new_version_of_the_chart_alone_replaces_no_pods(tmp_path: Path) -> None:
+    newer = shutil.copytree(chart.CHART, tmp_path / "newer")
+    about = newer / "Chart.yaml"
+    about.write_text(about.read_text().replace("version: 0.1.0", "version: 0.2.0"))
+    one, other = rendered(), rendered(path=newer)
+    assert one != other
+    templates = [the("Deployment", found)["spec"]["template"] for found in (one, other)]
+    assert templates[0] == templates[1]
 
 
 def test_ports_are_those_of_the_settings() -> None:
@@ -164,7 +183,7 @@ def test_numbers_are_not_written_in_exponents(program: str) -> None:
 
 @pytest.mark.parametrize("name", ["development", "staging", "production"])
 def test_service_accepts_the_settings_of_each_environment(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     image = {"image": {"repository": "registry.example.com/task-service"}}
     found = rendered(image, f"values-{name}.yaml", base={})

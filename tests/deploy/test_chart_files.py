@@ -1,4 +1,4 @@
-"""What the chart repeats of the repository is current. It needs no Helm."""
+"""What the chart repeats is current; `python -m deploy.helm.renew` renews it. No Helm is needed."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import yaml
 
-from deploy.helm import readme
+from deploy.helm import renew
 from server.settings import Settings
 from tests.support import chart
-from tests.support.prometheus import RULES
 
 SCHEMA = json.loads((chart.CHART / "values.schema.json").read_text())
 # Set by `secrets`, by `tls`, and by `gateway`; DATA_DIR is the embedded database's.
@@ -24,12 +23,11 @@ NOT_IN_CONFIG = SECRET | FILES | {"HTTP_PORT", "CORS_ORIGINS", "DATA_DIR"}
 def test_rules_are_copies_of_those_that_are_tested() -> None:
     """A package of a chart holds no files from outside of it."""
     copies = {path.name: path.read_text() for path in (chart.CHART / "rules").iterdir()}
-    assert copies == {path.name: path.read_text() for path in RULES.glob("*.yml")}
+    assert copies == {path.name: path.read_text() for path in renew.RULES.glob("*.yml")}
 
 
 def test_readme_has_the_values_as_they_are() -> None:
-    """`python deploy/helm/readme.py` writes it."""
-    assert readme.README.read_text() == readme.text()
+    assert renew.README.read_text() == renew.text()
 
 
 def test_schema_knows_the_settings_of_the_service() -> None:

@@ -51,13 +51,16 @@ def helm(
 
 
 def rendered(
-    values: Values | None = None, *files: str, base: Values = MINIMAL, program: str = HELM
+    values: Values | None = None,
+    *files: str,
+    base: Values = MINIMAL,
+    program: str = HELM,
+    path: Path = CHART,
 ) -> list[Object]:
     """Render the chart with files of values, the base over them, and further values over both."""
     given = [f"--values={CHART / name}" for name in files]
-    ran = helm(
-        "template", "prod", CHART, *given, values=merged(base, values or {}), program=program
-    )
+    everything = merged(base, values or {})
+    ran = helm("template", "prod", path, *given, values=everything, program=program)
     assert ran.returncode == 0, ran.stderr
     return list(objects(ran.stdout))
 

@@ -28,16 +28,22 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
-{{- /* Arguments: the root context, the component. */}}
-{{- define "task-service.labels" -}}
+{{- /* Not the chart's version: a new one alone would replace all pods. Arguments: the root context, the component. */}}
+{{- define "task-service.podLabels" -}}
 {{- $root := index . 0 -}}
 {{ include "task-service.selector" . }}
 app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ $root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- with $root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{- /* Arguments: the root context, the component. */}}
+{{- define "task-service.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "task-service.podLabels" . }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- /* Arguments: the root context, the image's values. */}}

@@ -4,7 +4,7 @@
 {{- $root := index . 0 }}
 {{- $values := index . 2 -}}
 labels:
-  {{- include "task-service.labels" (list $root (index . 1)) | nindent 2 }}
+  {{- include "task-service.podLabels" (list $root (index . 1)) | nindent 2 }}
   {{- with $values.podLabels }}
   {{- include "task-service.tpl" (list $root .) | nindent 2 }}
   {{- end }}

@@ -1,7 +1,11 @@
-"""Write the table of values in the chart's README from the comments of values.yaml."""
+"""Renew what the chart repeats: the rules of Prometheus, and the values in its README.
+
+Run it by `python -m deploy.helm.renew`.
+"""
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +13,7 @@ import yaml
 
 CHART = Path(__file__).parent / "task-service"
 README = CHART / "README.md"
+RULES = Path(__file__).parents[1] / "observability" / "rules"
 _HEADING = "## Values\n"
 _KEY = re.compile(r"( *)(\w+):")
 _COMMENT = re.compile(r" *# (.*)")
@@ -58,3 +63,5 @@ def _row(path: list[str], default: str, meaning: str) -> str:
 
 if __name__ == "__main__":
     README.write_text(text())
+    for file in RULES.glob("*.yml"):
+        shutil.copy(file, CHART / "rules")
