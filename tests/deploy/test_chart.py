@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from server.network import health
 from server.settings import Settings
@@ -27,6 +29,22 @@ def migration(mode: str, **more: Any) -> chart.Values:
 
 def annotations_of(found: chart.Object) -> dict[str, str]:
     return dict(found["metadata"].get("annotations", {}))
+
+
+def environment(of: chart.Object) -> dict[str, str]:
+    return {variable["name"]: variable["value"] for variable in of["env"]}
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Settings]:
+    """Load the settings of an environment."""
+
+    def loaded(given: dict[str, str]) -> Settings:
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        return Settings.load()
+
+    return loaded
 
 
 # --- Pods ---------------------------------------------------------------------------------------
@@ -183,17 +201,38 @@ def test_numbers_are_not_written_in_exponents(program: str) -> None:
 
 @pytest.mark.parametrize("name", ["development", "staging", "production"])
 def test_service_accepts_the_settings_of_each_environment(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, load: Callable[[dict[str, str]], Settings]
 ) -> None:
     image = {"image": {"repository": "registry.example.com/task-service"}}
     found = rendered(image, f"values-{name}.yaml", base={})
     given = the("ConfigMap", found)["data"] | SERVICE
-    monkeypatch.chdir(tmp_path)
-    for setting, value in given.items():
-        monkeypatch.setenv(setting, value)
-    settings = Settings.load()
+    settings = load(given)
     assert settings.environment == name
     assert settings.worker_count == int(given["WORKERS"])
+
+
+@pytest.mark.parametrize("values", [{}, {"config": {"DB_HOST": "db", "DB_PORT": 5433}}])
+def test_migration_needs_no_settings_but_those_of_the_database(
+    values: chart.Values, load: Callable[[dict[str, str]], Settings]
+) -> None:
+    found = the("Job", rendered(values), "prod-task-service-migrate")
+    (migration,) = found["spec"]["template"]["spec"]["containers"]
+    secret = {"DB_USER": "owner", "DB_PASSWORD": "p"} if values else OWNER
+    url = load(environment(migration) | secret).explicit_database_url
+    assert url is not None
+    assert make_url(url).username == "owner"
+    assert make_url(url).host == "db"
+
+
+def test_gateway_accepts_its_settings_without_secrets(
+    load: Callable[[dict[str, str]], Settings],
+) -> None:
+    config = {"HTTP_PORT": 8081, "CORS_ORIGINS": "https://a.example.com,https://b.example.com"}
+    on = {"enabled": True, "image": {"repository": "gateway"}, "config": config}
+    (gateway,) = pod(rendered({"gateway": on}))["initContainers"]
+    settings = load(environment(gateway))
+    assert (settings.http_port, settings.grpc_port) == (8081, 50051)
+    assert settings.cors_origins == config["CORS_ORIGINS"]
 
 
 def test_notes_say_how_many_connections_the_release_may_open() -> None:

@@ -112,6 +112,13 @@ timeoutSeconds: {{ $root.Values.probes.timeoutSeconds }}
 {{- end }}
 {{- end }}
 
+{{- /* Settings as variables of a container. Argument: the settings. */}}
+{{- define "task-service.env" -}}
+{{- range $name, $value := include "task-service.settings" . | fromYaml }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+
 {{- /* Where the certificate is. Argument: the root context. */}}
 {{- define "task-service.tlsSettings" -}}
 {{- if .Values.tls.secretName }}
