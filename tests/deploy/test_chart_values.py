@@ -32,8 +32,14 @@ def test_chart_without_values_is_refused_with_all_that_is_missing() -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"secrets": {"existingSecret": ""}}, "- secrets: set exactly one of"),
-        ({"secrets": {"externalSecret": EXTERNAL}}, "- secrets: set exactly one of"),
+        (
+            {"secrets": {"existingSecret": ""}},
+            "- secrets: the database's URL and SECRET_KEY must be given by",
+        ),
+        (
+            {"secrets": {"externalSecret": EXTERNAL}},
+            "- secrets: only one of existingSecret, externalSecret and values",
+        ),
         (
             {"secrets": {"existingSecret": "", "externalSecret": EXTERNAL}},
             "- secrets.externalSecret: extract or data must be set",
@@ -51,7 +57,10 @@ def test_chart_without_values_is_refused_with_all_that_is_missing() -> None:
             },
             "- secrets.values.SECRET_KEY: must have 32 characters or more",
         ),
-        ({"migration": {"secrets": {"existingSecret": ""}}}, "- migration.secrets: set exactly"),
+        (
+            {"migration": {"secrets": {"existingSecret": ""}}},
+            "- migration.secrets: the database's URL must",
+        ),
         ({"migration": {"activeDeadlineSeconds": 901}}, "- probes.startupSeconds: must not be"),
         ({"config": {"AUTH_MODE": "mtls"}}, "- config.AUTH_MODE: mtls needs"),
         ({"config": {"TLS_TERMINATED_UPSTREAM": False}}, "- tls.secretName: must be set in"),
@@ -85,6 +94,14 @@ def test_value_that_the_schema_does_not_know_is_refused(program: str, values: ch
     ran = chart.helm("template", "prod", chart.CHART, values=given, program=program)
     assert ran.returncode != 0
     assert "values don't meet the specifications of the schema" in ran.stderr
+
+
+def test_secrets_may_come_by_extra_variables_alone() -> None:
+    """As an injector of secrets gives them."""
+    none = {"existingSecret": ""}
+    url = {"extraEnv": [{"name": "DATABASE_URL", "value": "$(INJECTED)"}]}
+    found = rendered({"secrets": none, "migration": url | {"secrets": none}} | url)
+    assert chart.container(found)["envFrom"] == [{"configMapRef": {"name": "prod-task-service"}}]
 
 
 def test_settings_of_opentelemetry_are_accepted() -> None:

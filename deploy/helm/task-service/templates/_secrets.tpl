@@ -1,7 +1,15 @@
-{{- /* The name of the Secret with a component's secret settings.
+{{- /* The name of the Secret with a component's secret settings, empty if there is none.
        Arguments: the root context, the values of `secrets`, the name's end. */}}
 {{- define "task-service.secretName" -}}
-{{- (index . 1).existingSecret | default (printf "%s%s" (include "task-service.fullname" (index . 0)) (index . 2)) }}
+{{- $root := index . 0 }}
+{{- $end := index . 2 }}
+{{- with index . 1 }}
+{{- if .existingSecret }}
+{{- .existingSecret }}
+{{- else if or .values .externalSecret.secretStoreRef }}
+{{- printf "%s%s" (include "task-service.fullname" $root) $end }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- /* That Secret, or the ExternalSecret that makes it; nothing if it exists.
