@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,13 @@ def test_rules_are_copies_of_those_that_are_tested() -> None:
     """A package of a chart holds no files from outside of it."""
     copies = {path.name: path.read_text() for path in (chart.CHART / "rules").iterdir()}
     assert copies == {path.name: path.read_text() for path in renew.RULES.glob("*.yml")}
+
+
+def test_chart_installs_the_version_of_the_service() -> None:
+    project = tomllib.loads((chart.DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    assert (
+        yaml.safe_load((chart.CHART / "Chart.yaml").read_text())["appVersion"] == project["version"]
+    )
 
 
 def test_readme_has_the_values_as_they_are() -> None:

@@ -32,7 +32,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- define "task-service.podLabels" -}}
 {{- $root := index . 0 -}}
 {{ include "task-service.selector" . }}
-app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | replace "+" "_" | quote }}
 {{- with $root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
