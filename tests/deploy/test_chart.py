@@ -178,6 +178,25 @@ def test_gateway_never_waits_for_the_service_to_start() -> None:
     assert "envFrom" not in gateway
 
 
+def test_gateway_serves_by_the_certificate_of_the_service() -> None:
+    gateway = {"enabled": True, "image": {"repository": "gateway"}}
+    found = rendered({"gateway": gateway, "tls": {"secretName": "tls"}})
+    (sidecar,) = pod(found)["initContainers"]
+    assert sidecar["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
+    (mount,) = sidecar["volumeMounts"]
+    for name in ("TLS_CERT_FILE", "TLS_KEY_FILE"):
+        assert environment(sidecar)[name].startswith(mount["mountPath"])
+    (volume,) = (each for each in pod(found)["volumes"] if each["name"] == mount["name"])
+    assert volume["secret"] == {"secretName": "tls", "defaultMode": 0o440}
+
+
+def test_ports_without_credentials_are_open_within_the_cluster_at_most() -> None:
+    """A node may always probe its own pods."""
+    calls, metrics = the("NetworkPolicy", rendered())["spec"]["ingress"]
+    assert calls == {"ports": [{"port": "grpc"}]}
+    assert metrics == {"ports": [{"port": "metrics"}], "from": [{"namespaceSelector": {}}]}
+
+
 # --- Settings -----------------------------------------------------------------------------------
 
 
