@@ -230,6 +230,10 @@ release-notes: ## Print the notes of the release TAG
 .PHONY: deploy-check
 deploy-check: terraform-check scan ## Check all of deploy/ and .github
 
+.PHONY: helm-check
+helm-check: $(INSTALLED) $(TOOLS)/installed ## Render, validate and scan the Helm chart
+	@$(BIN)/python -m pytest -q -m deploy tests/deploy/test_chart*.py
+
 .PHONY: migration
 migration: $(INSTALLED) ## Write a migration from what changed in the tables: make migration NAME="add colour"
 	@$(BIN)/python -m storage.migrations new "$(NAME)"
