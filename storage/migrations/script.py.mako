@@ -9,6 +9,9 @@ ${imports if imports else ""}
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
+# The revision of the oldest build whose statements work on this schema: the build before, for a
+# migration that only adds; a migration that removes comes a release after the last build that used it.
+oldest_build = ${repr(down_revision)}
 
 
 def upgrade() -> None:

@@ -7,6 +7,7 @@ from alembic import op
 
 revision = "0001"
 down_revision = None
+oldest_build = "0001"
 
 _TABLES = """
 CREATE TABLE requests (

@@ -7,6 +7,7 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
+oldest_build = "0002"
 
 _EVENTS = """
 CREATE TABLE event_horizon (xid xid8 NOT NULL, id bigint NOT NULL);

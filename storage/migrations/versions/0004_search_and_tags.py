@@ -12,6 +12,7 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
+oldest_build = "0004"
 
 # PostgreSQL's parser makes one token of a path, a host, an address, a signed number or a tag if
 # these characters stand in it; all other ASCII punctuation separates words anyway.

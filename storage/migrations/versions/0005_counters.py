@@ -10,6 +10,7 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
+oldest_build = "0005"
 
 _TABLES = """
 CREATE TABLE task_counters (
