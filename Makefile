@@ -173,8 +173,11 @@ migration: $(INSTALLED) ## Write a migration from what changed in the tables: ma
 	@$(BIN)/python -m storage.migrations new "$(NAME)"
 
 .PHONY: migration-check
-migration-check: $(INSTALLED) ## Fail if the migrations do not give what the tables say
+migration-check: $(INSTALLED) $(TOOLS)/installed ## Fail if migrations differ from the tables, or would stop calls (squawk)
 	@$(BIN)/python -m storage.migrations check
+	@sql=$$(mktemp -d) && trap 'rm -rf "$$sql"' EXIT && \
+		$(BIN)/python -m storage.migrations sql "$$sql" && \
+		$(TOOLS)/bin/squawk --config storage/migrations/squawk.toml --reporter gcc "$$sql"/*.sql
 
 .PHONY: lock
 lock: ## Write the locked requirements anew from pyproject.toml (needs uv)

@@ -1,10 +1,11 @@
 """Check and migrate the schema; check that the service can work with the database."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from alembic import command
 from alembic.config import Config
@@ -22,6 +23,9 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 # An advisory lock of the session, unique in the database: the letters "task".
 _MIGRATION_LOCK = 0x7461736B
+
+# A statement that waits for the lock of a table makes all calls on that table wait behind it.
+LOCK_LIMIT = "SET lock_timeout = '3s'"
 
 # PgBouncer's message for a connection whose parameters it does not pass on.
 _REFUSED_BY_POOLER = "unsupported startup parameter"
@@ -46,9 +50,10 @@ _READ_ONLY = text("""
 """)
 
 
-# The columns as JSON: the second is absent before migration 0006, and in no other application's.
+# By way of JSON, as migration 0006 adds the second column.
 _REVISION = text("""
-    SELECT version_num, to_jsonb(it) ->> 'oldest_build' AS oldest_build FROM alembic_version AS it
+    SELECT version_num, to_jsonb(version) ->> 'oldest_build' AS oldest_build
+    FROM alembic_version AS version
 """)
 _RECORDED_SINCE = "0006"
 
@@ -80,6 +85,7 @@ def upgrade(url: str) -> str:
     with _connection(url) as connection:
         check_fit(connection, needs_direct=True)
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+        connection.execute(text(LOCK_LIMIT))
         connection.commit()
         try:
             note = check_revision(connection)
@@ -182,7 +188,7 @@ def record_oldest_build(context: MigrationContext, revision: str) -> None:
 @cache
 def oldest_builds() -> dict[str, str]:
     """Return, for each revision, the oldest build that the schema serves."""
-    return {it.revision: it.module.oldest_build for it in _scripts().walk_revisions()}
+    return {script.revision: script.module.oldest_build for script in _scripts().walk_revisions()}
 
 
 @contextmanager
@@ -204,9 +210,9 @@ def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(configuration())
 
 
-def configuration(connection: Connection | None = None) -> Config:
-    """Configure Alembic: where the migrations are, and which connection to use."""
-    config = Config()
+def configuration(connection: Connection | None = None, output: TextIO = sys.stdout) -> Config:
+    """Configure Alembic: where the migrations are, and the connection, or where to write SQL."""
+    config = Config(output_buffer=output)
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config

@@ -22,6 +22,7 @@ def _record(
 
 context.configure(
     connection=context.config.attributes["connection"],
+    dialect_name="postgresql",  # Without a connection, the SQL is written.
     target_metadata=metadata,
     compare_server_default=True,
     transaction_per_migration=True,

@@ -8,7 +8,7 @@ import pytest
 from alembic.util import CommandError
 from sqlalchemy import Column, Text
 
-from storage.migrations.__main__ import main
+from storage.migrations.__main__ import check
 from storage.tables import metadata, tasks
 
 
@@ -21,10 +21,10 @@ def changed_table() -> Iterator[None]:
 
 def test_the_migrations_give_what_the_tables_say() -> None:
     assert metadata.tables
-    main("check")
+    check()
 
 
 @pytest.mark.usefixtures("changed_table")
 def test_a_change_without_a_migration_is_found() -> None:
     with pytest.raises(CommandError, match="colour"):
-        main("check")
+        check()

@@ -198,7 +198,7 @@ def test_a_database_ahead_that_serves_this_build_is_accepted(
     assert schema.check_revision(own_database).startswith("the schema is ahead: it is at 9999")
 
 
-def test_upgrade_of_a_database_ahead_that_serves_this_build_changes_nothing(
+def test_upgrade_changes_nothing_where_the_schema_is_ahead_and_serves(
     own_database_url: str, own_database: Connection
 ) -> None:
     """A rollback of a release runs the migrations of the build before."""
@@ -286,6 +286,21 @@ def test_an_upgrade_waits_for_another_one_under_way(empty_database_url: str) -> 
         other.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": schema._MIGRATION_LOCK})
         upgrade.result()
     schema.check(empty_database_url)
+
+
+def test_an_upgrade_gives_up_where_calls_would_wait_behind_it(
+    own_database_url: str, own_database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement that waits for the lock of a table stops all calls on the table."""
+    monkeypatch.setattr(schema, "LOCK_LIMIT", "SET lock_timeout = '100ms'")
+    downgrade(own_database_url, "0001")
+    with create_engine(own_database_url, poolclass=NullPool).begin() as reader:
+        reader.execute(text("SELECT count(*) FROM tasks"))
+        with pytest.raises(DatabaseUnavailableError, match="lock timeout"):
+            schema.upgrade(own_database_url)
+    assert own_database.scalar(text("SELECT version_num FROM alembic_version")) == "0001"
+    schema.upgrade(own_database_url)
+    schema.check(own_database_url)
 
 
 @pytest.fixture
