@@ -179,6 +179,14 @@ migration-check: $(INSTALLED) $(TOOLS)/installed ## Fail if migrations differ fr
 		$(BIN)/python -m storage.migrations sql "$$sql" && \
 		$(TOOLS)/bin/squawk --config storage/migrations/squawk.toml --reporter gcc "$$sql"/*.sql
 
+.PHONY: upgrade-check
+upgrade-check: $(INSTALLED) ## Run the previous release's tests on this schema
+	@$(BIN)/python -m tests.support.previous_release --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+.PHONY: upgrade-rounds
+upgrade-rounds: $(INSTALLED) ## Act out a rolling upgrade and its rollback under load, ROUNDS=20 times
+	@ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q --capture=no tests/e2e/test_rolling_upgrade.py
+
 .PHONY: lock
 lock: ## Write the locked requirements anew from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \

@@ -55,7 +55,7 @@ _REVISION = text("""
     SELECT version_num, to_jsonb(version) ->> 'oldest_build' AS oldest_build
     FROM alembic_version AS version
 """)
-_RECORDED_SINCE = "0006"
+RECORDED_SINCE = "0006"
 
 
 class SchemaError(Exception):
@@ -180,7 +180,7 @@ def _revision(connection: Connection) -> tuple[str | None, str | None]:
 
 def record_oldest_build(context: MigrationContext, revision: str) -> None:
     """Record the oldest build that a schema of this revision serves, for builds that lack it."""
-    if revision >= _RECORDED_SINCE:
+    if revision >= RECORDED_SINCE:
         oldest_build = oldest_builds()[revision]
         context.execute(f"UPDATE alembic_version SET oldest_build = '{oldest_build}'")  # noqa: S608
 
