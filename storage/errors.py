@@ -7,8 +7,6 @@ import psycopg2
 _UNAVAILABLE = {"25006", "57P01", "57P02", "57P03", "57P04", "57P05"}
 _UNAVAILABLE_CLASSES = {"08", "53"}
 _SHORT_OF_RESOURCES = {"53000", "53100", "53200", "53400"}
-# No such table, column: a statement of this build on the schema of one before it.
-_SCHEMA_BEHIND = {"42P01", "42703"}
 _CONFLICT = {"40001", "40P01"}
 _QUERY_CANCELED = "57014"
 _SYNTAX_OR_ACCESS_CLASS = "42"
@@ -72,7 +70,7 @@ class StatementCancelledError(StorageError):
 
 
 class DatabaseUnavailableError(StorageError):
-    """No connection, a lost one, a server that starts, stops or is read-only, or no schema yet."""
+    """No connection, a lost one, or a server that starts, stops or is read-only."""
 
     def __init__(self, message: str, *, pool_exhausted: bool = False) -> None:
         super().__init__(message)
@@ -104,7 +102,7 @@ def translated(error: Exception, *, is_cancelled: bool = False) -> StorageError:
         return StatementCancelledError() if is_cancelled else StatementTimeoutError()
     if sqlstate in _CONFLICT:
         return TransactionConflictError(details.message_primary)
-    if _is_unavailable(error) or sqlstate in _SCHEMA_BEHIND:
+    if _is_unavailable(error):
         return DatabaseUnavailableError(details.message_primary or str(error).strip())
     if details.constraint_name:
         return ConstraintError(details.constraint_name)

@@ -9,8 +9,7 @@ ${imports if imports else ""}
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
-# The revision of the oldest build whose statements work on this schema: the build before, for a
-# migration that only adds; a migration that removes comes a release after the last build that used it.
+# The oldest build whose statements work on this schema: see "Write a migration" in CONTRIBUTING.md.
 oldest_build = ${repr(down_revision)}
 
 

@@ -39,6 +39,7 @@ from tests.support.traffic import traffic
 
 ROUNDS = int(os.environ.get("ROUNDS", "2"))
 EXPAND = "ALTER TABLE tasks ADD colour text NOT NULL DEFAULT 'red'"
+INDEX = "CREATE INDEX CONCURRENTLY idx_task_colour ON tasks (colour)"
 UNDO = """
     ALTER TABLE tasks DROP colour;
     UPDATE alembic_version SET version_num = :head, oldest_build = :head
@@ -153,7 +154,7 @@ def roll_back(fleet: Fleet, new: Instance) -> Instance:
 def test_no_call_fails_while_a_release_replaces_another(fleet: Fleet, tmp_path: Path) -> None:
     """An instance stays ready on the schema of the next release, until it is told to stop."""
     began = time.monotonic()
-    following = next_release(tmp_path / "next", EXPAND)
+    following = next_release(tmp_path / "next", EXPAND, INDEX)
     old = fleet.start(CHECKOUT, fleet.ports[0])
     fleet.admit(old)
     with traffic(fleet.balancer.port) as calls:

@@ -24,16 +24,23 @@ oldest_build = {before!r}
 
 def upgrade() -> None:
     op.execute({sql!r})
+    with op.get_context().autocommit_block():
+        op.execute({concurrently!r})
 '''
 
 
-def next_release(folder: Path, sql: str) -> Path:
-    """Copy this checkout, and add a migration that serves the build of this checkout."""
+def next_release(folder: Path, sql: str, concurrently: str = "SELECT 1") -> Path:
+    """Copy this checkout, and add a migration that serves the build of this checkout.
+
+    The second statement runs in no transaction.
+    """
     for name in _PACKAGES:
         shutil.copytree(
             CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
         )
-    migration = _MIGRATION.format(revision=NEXT_REVISION, before=schema.head_revision(), sql=sql)
+    migration = _MIGRATION.format(
+        revision=NEXT_REVISION, before=schema.head_revision(), sql=sql, concurrently=concurrently
+    )
     versions = folder / "storage" / "migrations" / "versions"
     (versions / f"{NEXT_REVISION}_next.py").write_text(migration)
     return folder
