@@ -95,7 +95,7 @@ class Fleet:
             ENVIRONMENT="staging",
             VERSION=checkout.name,
             WORKERS="1",
-            SHUTDOWN_DELAY_SECONDS="1",
+            SHUTDOWN_DELAY_SECONDS="2",  # More than the balancer's interval and timeout.
             **settings,
         )
         return Instance(self._services.enter_context(service))

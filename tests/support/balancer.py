@@ -20,8 +20,29 @@ _TYPES = "type.googleapis.com/envoy.extensions"
 _ROUTER = f"{_TYPES}.filters.http.router.v3.Router"
 _MANAGER = f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"
 _HTTP = f"{_TYPES}.upstreams.http.v3.HttpProtocolOptions"
-# The service has not seen such a call, so that a write can be repeated, too.
-_UNSEEN = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
+# The service has not seen such a call, so that a write can be repeated, too: on another instance.
+_UNSEEN = {
+    "retry_on": "connect-failure,refused-stream",
+    "num_retries": 2,
+    "host_selection_retry_max_attempts": 5,
+    "retry_host_predicate": [
+        {
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {
+                "@type": f"{_TYPES}.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+            },
+        }
+    ],
+}
+# A client that watched the health of one instance would wait while it drains, though others serve.
+_NO_HEALTH = {
+    "match": {"prefix": "/grpc.health.v1.Health/"},
+    "direct_response": {"status": 200},
+    "response_headers_to_add": [
+        {"header": {"key": "content-type", "value": "application/grpc"}},
+        {"header": {"key": "grpc-status", "value": "12"}},
+    ],
+}
 _HEALTH_CHECK = {
     "timeout": "1s",
     "interval": "0.2s",
@@ -88,7 +109,7 @@ def _address(port: int) -> Config:
 
 def _manager() -> Config:
     route = {"cluster": "service", "timeout": "0s", "retry_policy": _UNSEEN}
-    routes = [{"match": {"prefix": "/"}, "route": route}]
+    routes = [_NO_HEALTH, {"match": {"prefix": "/"}, "route": route}]
     return {
         "name": "http",
         "typed_config": {
