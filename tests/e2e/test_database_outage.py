@@ -241,6 +241,14 @@ def test_service_starts_on_an_empty_database_and_waits_for_the_schema(
     TaskServiceStub(channel).GetTaskStats(GetTaskStatsRequest())
 
 
+def test_service_that_waits_for_the_schema_stops_in_order(
+    start_service: Callable[..., ServiceProcess], empty_database_url: str
+) -> None:
+    service = start_service(ENVIRONMENT="staging", DATABASE_URL=empty_database_url, WORKERS="2")
+    service.await_log("not ready")
+    assert service.stop() == 0
+
+
 def test_service_stays_ready_on_a_schema_ahead_that_serves_it(
     start_service: Callable[..., ServiceProcess], own_database_url: str
 ) -> None:
