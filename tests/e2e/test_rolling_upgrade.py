@@ -66,13 +66,13 @@ class Instance:
         with suppress(grpc.RpcError):  # The instance ends.
             self.statuses.extend(answer.status for answer in watch)
 
-    def note(self) -> str:
-        """Return what the instance noted when it was ready last."""
-        lines = [line for line in self.service.lines.copy() if '"ready"' in line]
-        return str(json.loads(lines[-1]).get("note", ""))
+    def await_schema(self, *, ahead: bool) -> None:
+        """Wait until the instance has noted whether the schema is ahead of it."""
+        wait_until(lambda: self._is_behind() == ahead, f"ready, and the schema is ahead: {ahead}")
 
-    def await_note(self, start: str) -> None:
-        wait_until(lambda: self.note().startswith(start), f"ready, and noted: {start}")
+    def _is_behind(self) -> bool:
+        lines = [line for line in self.service.lines.copy() if '"ready"' in line]
+        return "the schema is ahead" in json.loads(lines[-1]).get("note", "")
 
 
 class Fleet:
@@ -135,7 +135,7 @@ def upgrade(fleet: Fleet, old: Instance, checkout: Path) -> Instance:
     new = fleet.start(checkout, fleet.ports[1])
     new.service.await_log("serving once the schema is migrated")
     fleet.migrate(checkout)
-    old.await_note("the schema is ahead")
+    old.await_schema(ahead=True)
     fleet.admit(new)
     fleet.stop(old)
     return new
@@ -154,15 +154,15 @@ def roll_back(fleet: Fleet, new: Instance) -> Instance:
 def test_no_call_fails_while_a_release_replaces_another(fleet: Fleet, tmp_path: Path) -> None:
     """An instance stays ready on the schema of the next release, until it is told to stop."""
     began = time.monotonic()
-    following = next_release(tmp_path / "next", EXPAND, INDEX)
+    newer = next_release(tmp_path / "next", EXPAND, INDEX)
     old = fleet.start(CHECKOUT, fleet.ports[0])
     fleet.admit(old)
     with traffic(fleet.balancer.port) as calls:
         for _ in range(ROUNDS):
-            new = upgrade(fleet, old, following)
+            new = upgrade(fleet, old, newer)
             old = roll_back(fleet, new)
             fleet.undo()
-            old.await_note("")
+            old.await_schema(ahead=False)
     seconds = round(time.monotonic() - began)
     print(  # noqa: T201
         f"{ROUNDS} rounds in {seconds} s: {calls.calls.total()} calls {dict(calls.calls)}, "

@@ -52,11 +52,11 @@ class Traffic:
             stub = TaskServiceStub(channel)
             while not self._ended.is_set():
                 try:
-                    self._live(stub)
+                    self._use(stub)
                 except grpc.RpcError as error:
                     self.failures.append(str(error))
 
-    def _live(self, stub: TaskServiceStub) -> None:
+    def _use(self, stub: TaskServiceStub) -> None:
         """Create, read, change and delete a task."""
         with self._call("CreateTask"):
             new = Task(title="of the traffic")
