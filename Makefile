@@ -239,8 +239,19 @@ migration: $(INSTALLED) ## Write a migration from what changed in the tables: ma
 	@$(BIN)/python -m storage.migrations new "$(NAME)"
 
 .PHONY: migration-check
-migration-check: $(INSTALLED) ## Fail if the migrations do not give what the tables say
+migration-check: $(INSTALLED) $(TOOLS)/installed ## Fail if migrations differ from the tables, or would stop calls (squawk)
 	@$(BIN)/python -m storage.migrations check
+	@sql=$$(mktemp -d) && trap 'rm -rf "$$sql"' EXIT && \
+		$(BIN)/python -m storage.migrations sql "$$sql" && \
+		$(TOOLS)/bin/squawk --config storage/migrations/squawk.toml --reporter gcc "$$sql"/*.sql
+
+.PHONY: upgrade-check
+upgrade-check: $(INSTALLED) ## Run the previous release's tests on this schema
+	@$(BIN)/python -m tests.support.previous_release --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+.PHONY: upgrade-rounds
+upgrade-rounds: $(INSTALLED) ## Act out a rolling upgrade and its rollback under load, ROUNDS=20 times
+	@ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q --capture=no tests/e2e/test_rolling_upgrade.py
 
 .PHONY: lock
 lock: ## Write the locked requirements anew from pyproject.toml (needs uv)

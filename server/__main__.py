@@ -136,8 +136,8 @@ def _prepare_connections(settings: Settings) -> None:
 def migrate(settings: Settings) -> bool:
     """Bring the database's schema to the newest revision."""
     with _database(settings) as url:
-        schema.upgrade(settings.direct_database_url or url)
-    log.info("the schema is at the newest revision")
+        note = schema.upgrade(settings.direct_database_url or url)
+    log.info(note or "the schema is at the newest revision")
     return True
 
 
@@ -172,7 +172,7 @@ def _database(settings: Settings) -> Iterator[str]:
 
 
 def _check_database(settings: Settings, url: str) -> None:
-    """Check the schema; do not wait for an unavailable database. Raises: SchemaError."""
+    """Check the schema, without waiting for it or for its database. Raises: SchemaError."""
     try:
         for advice in schema.check(
             url, settings.direct_database_url, connections=settings.database_connections
@@ -180,6 +180,8 @@ def _check_database(settings: Settings, url: str) -> None:
             log.warning(advice)
     except DatabaseUnavailableError as error:
         log.warning("the database is away; serving once it is back", why=str(error))
+    except schema.BehindError as error:
+        log.warning("serving once the schema is migrated", why=str(error))
 
 
 def _serve_alone(settings: Settings, url: str) -> bool:

@@ -180,14 +180,16 @@ class Worker:
         log.info("stopped")
         return not immediate
 
-    def _check_ready(self) -> None:
+    def _check_ready(self) -> str:
+        """Return a note on what works and differs from what this build expects."""
         self._authenticator.check()
         needs_direct = self._settings.direct_database_url is None
         try:
             with self._database.engine.connect() as connection:
                 schema.check_fit(connection, needs_direct=needs_direct)
-                schema.check_revision(connection)
+                note = schema.check_revision(connection)
                 schema.check_writable(connection)
+                return note
         except schema.ReadOnlyError:
             # Sessions keep the default_transaction_read_only that they began with.
             self._database.replace_connections()

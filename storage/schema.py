@@ -1,13 +1,15 @@
 """Check and migrate the schema; check that the service can work with the database."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg2 import OperationalError as DriverOperationalError
 from sqlalchemy import Connection, NullPool, text
@@ -21,6 +23,9 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 # An advisory lock of the session, unique in the database: the letters "task".
 _MIGRATION_LOCK = 0x7461736B
+
+# A statement that waits for the lock of a table makes all calls on that table wait behind it.
+LOCK_LIMIT = "SET lock_timeout = '3s'"
 
 # PgBouncer's message for a connection whose parameters it does not pass on.
 _REFUSED_BY_POOLER = "unsupported startup parameter"
@@ -45,8 +50,20 @@ _READ_ONLY = text("""
 """)
 
 
+# By way of JSON, as migration 0006 adds the second column.
+_REVISION = text("""
+    SELECT version_num, to_jsonb(version) ->> 'oldest_build' AS oldest_build
+    FROM alembic_version AS version
+""")
+RECORDED_SINCE = "0006"
+
+
 class SchemaError(Exception):
     """The service cannot work with this database, its schema, or this way to it."""
+
+
+class BehindError(SchemaError):
+    """The schema lacks migrations of this build."""
 
 
 class ReadOnlyError(SchemaError):
@@ -59,17 +76,26 @@ def head_revision() -> str:
     return str(_scripts().get_current_head())
 
 
-def upgrade(url: str) -> None:
-    """Migrate to the head, one process at a time. Raises: DatabaseUnavailableError, SchemaError."""
+def upgrade(url: str) -> str:
+    """Migrate to the head, one process at a time; return a note if the schema is ahead of it.
+
+    Raises: DatabaseUnavailableError, SchemaError.
+    """
+    note = ""
     with _connection(url) as connection:
         check_fit(connection, needs_direct=True)
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _MIGRATION_LOCK})
+        connection.execute(text(LOCK_LIMIT))
         connection.commit()
-        _refuse_unknown(current_revision(connection))
-        connection.commit()
-        command.upgrade(configuration(connection), "head")
+        try:
+            note = check_revision(connection)
+            connection.commit()
+        except BehindError:
+            connection.commit()
+            command.upgrade(configuration(connection), "head")
         adopt_restored(connection)
         connection.commit()
+    return note
 
 
 def check(url: str, direct_url: str | None = None, *, connections: int = 0) -> list[str]:
@@ -122,33 +148,47 @@ def check_writable(connection: Connection) -> None:
         raise ReadOnlyError(f"the database is read-only: {why}")
 
 
-def check_revision(connection: Connection) -> None:
-    """Check that the schema is at the head. Raises: SchemaError."""
-    current = current_revision(connection)
-    if current == head_revision():
-        return
-    _refuse_unknown(current)
-    raise SchemaError(
-        f"the schema is behind: it is at {current or 'nothing'} and this build needs "
-        f"{head_revision()}; run `task-service migrate`"
-    )
+def check_revision(connection: Connection) -> str:
+    """Check that the schema serves this build; return a note if it is ahead.
 
-
-def current_revision(connection: Connection) -> str | None:
-    """Return the revision of the database; None before its first migration."""
-    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
-        return None
-    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    return revision
-
-
-def _refuse_unknown(current: str | None) -> None:
-    known = {script.revision for script in _scripts().walk_revisions()}
-    if current is not None and current not in known:
-        raise SchemaError(
-            f"the schema is ahead: it is at {current}, which this build does not know "
-            f"(its newest is {head_revision()}); deploy the build that made it"
+    Raises: BehindError, SchemaError.
+    """
+    current, oldest_build = _revision(connection)
+    head = head_revision()
+    if current == head:
+        return ""
+    if current is None or current in oldest_builds():
+        raise BehindError(
+            f"the schema is behind: it is at {current or 'nothing'} and this build needs "
+            f"{head}; run `task-service migrate`"
         )
+    if oldest_build is None or oldest_build > head:
+        raise SchemaError(
+            f"the schema is ahead: it is at {current} and serves builds from "
+            f"{oldest_build or current} on (this one is of {head}); deploy a newer build"
+        )
+    return f"the schema is ahead: it is at {current}, and serves this build of {head}, too"
+
+
+def _revision(connection: Connection) -> tuple[str | None, str | None]:
+    """Return the revision of the database, and that of the oldest build that it serves."""
+    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+        return None, None
+    row = connection.execute(_REVISION).one_or_none()
+    return (None, None) if row is None else (row.version_num, row.oldest_build)
+
+
+def record_oldest_build(context: MigrationContext, revision: str) -> None:
+    """Record the oldest build that a schema of this revision serves, for builds that lack it."""
+    if revision >= RECORDED_SINCE:
+        oldest_build = oldest_builds()[revision]
+        context.execute(f"UPDATE alembic_version SET oldest_build = '{oldest_build}'")  # noqa: S608
+
+
+@cache
+def oldest_builds() -> dict[str, str]:
+    """Return, for each revision, the oldest build that the schema serves."""
+    return {script.revision: script.module.oldest_build for script in _scripts().walk_revisions()}
 
 
 @contextmanager
@@ -170,9 +210,9 @@ def _scripts() -> ScriptDirectory:
     return ScriptDirectory.from_config(configuration())
 
 
-def configuration(connection: Connection | None = None) -> Config:
-    """Configure Alembic: where the migrations are, and which connection to use."""
-    config = Config()
+def configuration(connection: Connection | None = None, output: TextIO = sys.stdout) -> Config:
+    """Configure Alembic: where the migrations are, and the connection, or where to write SQL."""
+    config = Config(output_buffer=output)
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config

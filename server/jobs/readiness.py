@@ -19,16 +19,17 @@ _OUTAGE_FAILURES = 2
 class ReadinessMonitor:
     """Run the check at an interval, and update the health service when the result changes.
 
-    Check and evaluation have a thread each, so that a check that hangs counts as a failure.
+    The check raises, or returns a note, which is logged when it changes; "" for none. Check and
+    evaluation have a thread each, so that a check that hangs counts as a failure.
     """
 
-    def __init__(self, servicer: HealthServicer, check: Callable[[], None]) -> None:
+    def __init__(self, servicer: HealthServicer, check: Callable[[], str]) -> None:
         self._servicer = servicer
         self._check = check
         self._patience_seconds = 2 * INTERVAL_SECONDS + 1
         self._checks = Periodic("readiness check", self._run_check, INTERVAL_SECONDS)
         self._evaluation = Periodic("readiness", self._evaluate, 0)
-        self._results: queue.Queue[Exception | None] = queue.Queue()
+        self._results: queue.Queue[Exception | str] = queue.Queue()
         self._failures = 0
         self.is_ready = False
         self._why = ""
@@ -43,23 +44,24 @@ class ReadinessMonitor:
 
     def _run_check(self) -> None:
         try:
-            self._check()
-            self._results.put(None)
+            self._results.put(self._check())
         except Exception as error:
             self._results.put(error)
 
     def _evaluate(self) -> None:
         try:
-            problem = self._results.get(timeout=self._patience_seconds)
+            result = self._results.get(timeout=self._patience_seconds)
         except queue.Empty:
-            problem = TimeoutError(f"no answer from the database in {self._patience_seconds} s")
-        self._failures = self._failures + 1 if problem else 0
-        if problem is None:
-            self._set(ready=True)
-        elif self._failures >= _OUTAGE_FAILURES:
-            self._set(ready=False, why=str(problem))
+            result = TimeoutError(f"no answer from the database in {self._patience_seconds} s")
+        if isinstance(result, str):
+            self._failures = 0
+            self._set(ready=True, why=result)
+            return
+        self._failures += 1
+        if self._failures >= _OUTAGE_FAILURES:
+            self._set(ready=False, why=str(result))
 
-    def _set(self, *, ready: bool, why: str = "") -> None:
+    def _set(self, *, ready: bool, why: str) -> None:
         if (ready, why) == (self.is_ready, self._why) or self._evaluation.is_stopped:
             return
         changed = ready != self.is_ready
@@ -68,6 +70,6 @@ class ReadinessMonitor:
             self._servicer.set(READINESS, SERVING if ready else NOT_SERVING)
         if ready:
             self._servicer.set(STARTUP, SERVING)
-            log.info("ready")
+            log.info("ready", **({"note": why} if why else {}))
         else:
             log.error("not ready", why=why)

@@ -1,8 +1,7 @@
 """Serve gRPC health: Check and Watch.
 
 "" is liveness: this process serves, with or without its database. The service's name is readiness:
-the database answers, and its schema is the one of this build. "startup" is that the process was
-ready once.
+the database answers, and its schema serves this build. "startup": the process was ready once.
 
 The servicer of grpcio-health-checking sends while it holds a lock: one client that does not read
 blocks all calls of health. Here no thread waits for a client.

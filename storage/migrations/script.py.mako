@@ -9,6 +9,8 @@ ${imports if imports else ""}
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
+# The oldest build whose statements work on this schema: see "Write a migration" in CONTRIBUTING.md.
+oldest_build = ${repr(down_revision)}
 
 
 def upgrade() -> None:

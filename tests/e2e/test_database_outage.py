@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
-from server.network.health import READINESS
+from server.network.health import LIVENESS, READINESS, STARTUP
 from storage import schema
 from storage.embedded import EmbeddedPostgres
 from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
@@ -27,10 +27,12 @@ from tests.support.service import (
     ServiceProcess,
     await_ready,
     await_unready,
+    health,
     health_stub,
     is_alive,
     run_command,
     running_service,
+    wait_until,
 )
 
 SECRET_KEY = "0123456789abcdef0123456789abcdef"  # noqa: S105 - of no service but these
@@ -162,15 +164,20 @@ def test_cancelled_call_does_not_stop_probes_while_the_database_is_silent(
         assert is_alive(channel)
 
 
-@pytest.mark.parametrize("revision", ["0000", "9999"])
-def test_service_is_not_ready_while_the_schema_is_another_one(
+@pytest.mark.parametrize("revision", ["0001", "9999"])
+def test_service_is_not_ready_while_the_schema_does_not_serve_it(
     channel: grpc.Channel, postgres: EmbeddedPostgres, revision: str
 ) -> None:
-    set_revision = "UPDATE alembic_version SET version_num = :revision"
-    execute(postgres.url, set_revision, revision=revision)
+    set_revision(postgres.url, revision)
     await_unready(channel)
-    execute(postgres.url, set_revision, revision=schema.head_revision())
+    set_revision(postgres.url, schema.head_revision())
     await_ready(channel)
+
+
+def set_revision(url: str, revision: str) -> None:
+    """Set the revision of the schema, which serves builds from this revision on."""
+    statement = "UPDATE alembic_version SET version_num = :revision, oldest_build = :revision"
+    execute(url, statement, revision=revision)
 
 
 def test_watch_sees_the_outage_and_its_end(
@@ -217,15 +224,65 @@ def refusal(folder: Path, url: str) -> str:
     return ran.stdout
 
 
-def test_schema_that_is_behind_is_refused_with_the_way_out(
-    tmp_path: Path, empty_database_url: str
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_service_starts_on_an_empty_database_and_waits_for_the_schema(
+    start_service: Callable[..., ServiceProcess], empty_database_url: str, workers: str
 ) -> None:
-    assert "task-service migrate" in refusal(tmp_path, empty_database_url)
+    """A migration that runs beside the first start must not make it fail."""
+    service = start_service(
+        ENVIRONMENT="staging", DATABASE_URL=empty_database_url, WORKERS=workers, HEALTH_PORT="0"
+    )
+    service.await_log("run `task-service migrate`")
+    channel = service.channel()
+    statuses = [health(channel, name) for name in (LIVENESS, STARTUP, READINESS)]
+    assert statuses == [SERVING, NOT_SERVING, NOT_SERVING]
+    schema.upgrade(empty_database_url)
+    wait_until(lambda: len(service.events("ready")) == int(workers), "every worker is ready")
+    TaskServiceStub(channel).GetTaskStats(GetTaskStatsRequest())
+
+
+def test_service_that_waits_for_the_schema_stops_in_order(
+    start_service: Callable[..., ServiceProcess], empty_database_url: str
+) -> None:
+    service = start_service(ENVIRONMENT="staging", DATABASE_URL=empty_database_url, WORKERS="2")
+    service.await_log("not ready")
+    assert service.stop() == 0
+
+
+def test_service_stays_ready_on_a_schema_ahead_that_serves_it(
+    start_service: Callable[..., ServiceProcess], own_database_url: str
+) -> None:
+    """It is not ready again once the schema serves newer builds only."""
+    service = start_service(ENVIRONMENT="staging", DATABASE_URL=own_database_url, WORKERS="1")
+    channel = service.channel()
+    await_ready(channel)
+    watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest(service=READINESS))
+    execute(own_database_url, "UPDATE alembic_version SET version_num = '9998'")
+    service.await_log("the schema is ahead: it is at 9998, and serves this build")
+    set_revision(own_database_url, "9999")
+    assert [next(watch).status for _ in range(2)] == [SERVING, NOT_SERVING]
+    watch.cancel()
+    assert [event.get("note", "")[:19] for event in service.events("ready")] == [
+        "",
+        "the schema is ahead",
+    ]
+
+
+def test_service_starts_on_a_schema_ahead_that_serves_it(
+    start_service: Callable[..., ServiceProcess], tmp_path: Path, own_database_url: str
+) -> None:
+    """A release is rolled back on the schema of the newer one, and migrate has nothing to do."""
+    execute(own_database_url, "UPDATE alembic_version SET version_num = '9999'")
+    ran = run_command(tmp_path, "migrate", DATABASE_URL=own_database_url)
+    assert ran.returncode == 0, ran.stdout
+    assert "the schema is ahead: it is at 9999, and serves this build" in ran.stdout
+    service = start_service(ENVIRONMENT="staging", DATABASE_URL=own_database_url, WORKERS="1")
+    await_ready(service.channel())
 
 
 def test_schema_that_is_ahead_is_refused_as_such(tmp_path: Path, own_database_url: str) -> None:
     """Migrating would not help: this build is too old for the database."""
-    execute(own_database_url, "UPDATE alembic_version SET version_num = '9999'")
+    set_revision(own_database_url, "9999")
     said = refusal(tmp_path, own_database_url)
     assert "the schema is ahead" in said
     assert "migrate" not in said

@@ -58,8 +58,10 @@ def relations(url: str) -> list[str]:
         return list(connection.scalars(text(RELATIONS)))
 
 
-def set_revision(connection: Connection, revision: str) -> None:
-    connection.execute(text("UPDATE alembic_version SET version_num = :it"), {"it": revision})
+def set_revision(connection: Connection, revision: str, oldest_build: str) -> None:
+    values = {"revision": revision, "oldest_build": oldest_build}
+    assignments = "version_num = :revision, oldest_build = :oldest_build"
+    connection.execute(text(f"UPDATE alembic_version SET {assignments}"), values)  # noqa: S608
 
 
 def test_upgrade_brings_an_empty_database_to_the_head(empty_database_url: str) -> None:
@@ -179,26 +181,67 @@ def test_a_database_migrated_down_to_base_is_behind(own_database_url: str) -> No
         schema.check(own_database_url)
 
 
-def test_a_database_with_an_unknown_revision_is_ahead(
+def test_a_database_ahead_that_serves_newer_builds_only_is_refused(
     own_database_url: str, own_database: Connection
 ) -> None:
-    set_revision(own_database, "9999")
-    with pytest.raises(SchemaError, match="the schema is ahead: it is at 9999"):
-        schema.check(own_database_url)
+    set_revision(own_database, "9999", oldest_build="9998")
+    for step in (schema.check, schema.upgrade):
+        with pytest.raises(SchemaError, match="ahead: it is at 9999 and serves builds from 9998"):
+            step(own_database_url)
 
 
-def test_upgrade_refuses_a_database_that_is_ahead(
+def test_a_database_ahead_that_serves_this_build_is_accepted(
     own_database_url: str, own_database: Connection
 ) -> None:
-    set_revision(own_database, "9999")
-    with pytest.raises(SchemaError, match="the schema is ahead: it is at 9999"):
-        schema.upgrade(own_database_url)
+    set_revision(own_database, "9999", oldest_build=schema.head_revision())
+    schema.check(own_database_url)
+    assert schema.check_revision(own_database).startswith("the schema is ahead: it is at 9999")
+
+
+def test_upgrade_changes_nothing_where_the_schema_is_ahead_and_serves(
+    own_database_url: str, own_database: Connection
+) -> None:
+    """A rollback of a release runs the migrations of the build before."""
+    set_revision(own_database, "9999", oldest_build=schema.head_revision())
+    before = revision(own_database)
+    assert schema.upgrade(own_database_url).startswith("the schema is ahead")
+    assert revision(own_database) == before
+
+
+def test_a_database_of_another_application_is_refused(
+    empty_database_url: str,
+) -> None:
+    with connected(empty_database_url) as other:
+        other.execute(text("CREATE TABLE alembic_version (version_num text)"))
+        other.execute(text("INSERT INTO alembic_version VALUES ('2f6f9a4c7b1d')"))
+        with pytest.raises(SchemaError, match="the schema is ahead: it is at 2f6f9a4c7b1d"):
+            schema.check(empty_database_url)
+
+
+def test_each_migration_names_an_oldest_build_that_never_falls() -> None:
+    """A later migration cannot give back what one before it took away."""
+    oldest = sorted(schema.oldest_builds().items())
+    assert [build for _, build in oldest] == sorted(build for _, build in oldest)
+    assert all(build <= revision for revision, build in oldest)
+
+
+def test_the_oldest_build_is_recorded_with_the_revision(
+    own_database_url: str, own_database: Connection
+) -> None:
+    head = schema.head_revision()
+    assert revision(own_database) == (head, schema.oldest_builds()[head])
+    downgrade(own_database_url, "0005")
+    assert revision(own_database) == ("0005",)
+
+
+def revision(connection: Connection) -> tuple[str, ...]:
+    return tuple(connection.execute(text("SELECT * FROM alembic_version")).one())
 
 
 def test_a_refused_upgrade_changes_nothing(own_database_url: str, own_database: Connection) -> None:
     """Its tables are those of another build: this one must not add its own to them."""
     own_database.execute(text("DROP TABLE tasks"))
-    set_revision(own_database, "9999")
+    set_revision(own_database, "9999", oldest_build="9999")
     before = relations(own_database_url)
     with pytest.raises(SchemaError):
         schema.upgrade(own_database_url)
@@ -243,6 +286,21 @@ def test_an_upgrade_waits_for_another_one_under_way(empty_database_url: str) -> 
         other.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": schema._MIGRATION_LOCK})
         upgrade.result()
     schema.check(empty_database_url)
+
+
+def test_an_upgrade_gives_up_where_calls_would_wait_behind_it(
+    own_database_url: str, own_database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement that waits for the lock of a table stops all calls on the table."""
+    monkeypatch.setattr(schema, "LOCK_LIMIT", "SET lock_timeout = '100ms'")
+    downgrade(own_database_url, "0001")
+    with create_engine(own_database_url, poolclass=NullPool).begin() as reader:
+        reader.execute(text("SELECT count(*) FROM tasks"))
+        with pytest.raises(DatabaseUnavailableError, match="lock timeout"):
+            schema.upgrade(own_database_url)
+    assert own_database.scalar(text("SELECT version_num FROM alembic_version")) == "0001"
+    schema.upgrade(own_database_url)
+    schema.check(own_database_url)
 
 
 @pytest.fixture

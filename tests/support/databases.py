@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,11 +27,20 @@ def made_database(postgres_url: str, *, migrated: bool = True) -> Iterator[str]:
     url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
     try:
         if migrated:
-            schema.upgrade(url)
+            _migrate(url)
         yield url
     finally:
         with engine.connect() as connection:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def _migrate(url: str) -> None:
+    """Migrate a database, by TEST_MIGRATE_COMMAND if it is set: that of a newer release."""
+    if command := os.environ.get("TEST_MIGRATE_COMMAND"):
+        its_own = {"ENVIRONMENT": "development", "DATABASE_URL": url, "DATABASE_DIRECT_URL": url}
+        subprocess.run(shlex.split(command), env=os.environ | its_own, check=True)
+    else:
+        schema.upgrade(url)
 
 
 def downgrade(url: str, revision: str) -> None:

@@ -7,6 +7,7 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
+oldest_build = "0002"
 
 _EVENTS = """
 CREATE TABLE event_horizon (xid xid8 NOT NULL, id bigint NOT NULL);
@@ -35,6 +36,7 @@ COMMENT ON COLUMN task_events.payload IS 'The task''s row before and after';
 COMMENT ON COLUMN task_events.written_by IS 'The transaction that wrote it';
 CREATE INDEX idx_task_event_history ON task_events (aggregateid, xid, id);
 ALTER TABLE tasks ADD xid xid8 NOT NULL DEFAULT '0'::xid8;
+-- squawk-ignore require-concurrent-index-creation -- released before this was checked
 CREATE INDEX idx_task_deleted_at ON tasks (
     (coalesce(deleted_at, 'infinity'::timestamp with time zone))
 ) WHERE deleted_at IS NOT NULL;

@@ -10,6 +10,7 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
+oldest_build = "0005"
 
 _TABLES = """
 CREATE TABLE task_counters (
@@ -29,6 +30,7 @@ CREATE TABLE due_counters (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE due_counters IS
     'The number of open tasks that are due in an hour is the sum over the slots';
+-- squawk-ignore require-concurrent-index-creation -- released before this was checked
 CREATE INDEX idx_task_open_due_date ON tasks (due_date)
     WHERE deleted_at IS NULL AND status IN (1, 2);
 """
