@@ -75,6 +75,7 @@ test: $(INSTALLED) ## Run every test, and fail below 90 % of lines covered
 .PHONY: bench
 bench: $(INSTALLED) $(PROTO_DEPS)/fetched ## Measure all calls beside other services, with plots (half an hour)
 	@$(BIN)/python -m benchmarks --rounds 5 --seconds 2 full
+	@$(BIN)/python -m benchmarks.cost
 
 .PHONY: bench-quick
 bench-quick: $(INSTALLED) ## Measure five calls in three minutes; BASELINE=checkout compares with another
