@@ -56,8 +56,8 @@ def back_up(url: str, file: Path) -> str:
     """Write the rows of one moment to a file, while clients write. Raises: BackupError."""
     if file.exists():
         raise BackupError(f"{file} exists")
-    os.umask(0o077)
     unfinished = file.with_name(f"{file.name}.unfinished")
+    unfinished.touch(mode=0o600)
     try:
         with _snapshot(url) as (connection, snapshot):
             counts = _counts(connection)
@@ -113,7 +113,7 @@ def _counts(connection: Connection) -> str:
 
 def _address(url: str) -> list[str]:
     """Return the URL as an argument of libpq's programs, without the password."""
-    to = make_url(url).set(drivername="postgresql", password=None)
+    to = make_url(url)._replace(drivername="postgresql", password=None)  # set() ignores None.
     return [f"--dbname={to.render_as_string()}"]
 
 

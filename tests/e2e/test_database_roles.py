@@ -1,4 +1,4 @@
-"""The roles of deploy/operations/roles.sql: one migrates, two others serve."""
+"""The roles of deploy/operations: one migrates, two others serve."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+from deploy.operations.backup import back_up, restore
 from server.jobs.retention import Maintenance
 from server.settings import Settings
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres, program
+from storage.repository import TaskRepository
 from taskservice.v1.task_service_pb2 import (
     GetTaskStatsRequest,
     ListTaskEventsRequest,
@@ -23,12 +25,12 @@ from taskservice.v1.task_service_pb2 import (
 from tests.support.load import Load
 from tests.support.postgres import execute
 from tests.support.service import ServiceProcess, await_ready, run_command, wait_until
-from tests.support.watching import create, delete, update
+from tests.support.watching import create, create_by_hand, delete, update
 
 Start = Callable[..., ServiceProcess]
 RoleUrl = Callable[..., str]
 
-ROLES = Path(__file__).parents[2] / "deploy" / "operations" / "roles.sql"
+OPERATIONS = Path(__file__).parents[2] / "deploy" / "operations"
 # Passwords for the roles of the file, and none for the administrator.
 ACCESS = "local all tasks trust\nlocal all all scram-sha-256\n"
 OWNER_PASSWORD, SERVICE_PASSWORD = "the owner's", "the service's"
@@ -41,20 +43,23 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostg
     (folder / "pg_hba.conf").write_text(ACCESS)
     settings = {"hba_file": str(folder / "pg_hba.conf"), "fsync": "off"}
     with EmbeddedPostgres(folder / "data", settings=settings) as postgres:
-        to = [f"--host={postgres.socket_dir}", "--username=tasks", "--dbname=tasks"]
-        subprocess.run(
-            [program("psql"), "--no-psqlrc", "--quiet", *to, f"--file={ROLES}"],
-            env=os.environ
-            | {"OWNER_PASSWORD": OWNER_PASSWORD, "SERVICE_PASSWORD": SERVICE_PASSWORD},
-            check=True,
-        )
+        run_psql(postgres, "roles.sql")
+        run_psql(postgres, "grants.sql")
         owner = url_of(postgres, "tasks_owner", OWNER_PASSWORD)
         assert run_command(folder, "migrate", DATABASE_URL=owner).returncode == 0
         yield postgres
 
 
-def url_of(postgres: EmbeddedPostgres, role: str, password: str) -> str:
-    url = make_url(postgres.url).set(username=role, password=password)
+def run_psql(postgres: EmbeddedPostgres, file: str, database: str = "tasks") -> None:
+    """Run a file of deploy/operations as the administrator."""
+    passwords = {"OWNER_PASSWORD": OWNER_PASSWORD, "SERVICE_PASSWORD": SERVICE_PASSWORD}
+    to = [f"--host={postgres.socket_dir}", "--username=tasks", f"--dbname={database}"]
+    command = [program("psql"), "--no-psqlrc", "--quiet", *to, f"--file={OPERATIONS / file}"]
+    subprocess.run(command, env=os.environ | passwords, check=True)
+
+
+def url_of(postgres: EmbeddedPostgres, role: str, password: str, database: str = "tasks") -> str:
+    url = make_url(postgres.url).set(username=role, password=password, database=database)
     return url.render_as_string(hide_password=False)
 
 
@@ -97,6 +102,20 @@ def test_a_role_without_rights_on_the_schema_maintains(
 def test_the_role_of_the_service_changes_no_schema(role_url: RoleUrl, statement: str) -> None:
     with pytest.raises(ProgrammingError, match=r"must be owner|permission denied"):
         execute(role_url(), statement)
+
+
+def test_a_backup_is_restored_for_the_same_roles(
+    postgres: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    execute(postgres.url, "CREATE DATABASE restored")
+    run_psql(postgres, "grants.sql", "restored")
+    back_up(url_of(postgres, "tasks_owner", OWNER_PASSWORD), tmp_path / "tasks.dump")
+    restore(url_of(postgres, "tasks_owner", OWNER_PASSWORD, "restored"), tmp_path / "tasks.dump")
+    served = url_of(postgres, "tasks_service_a", SERVICE_PASSWORD, "restored")
+    task_id = "01a21b0b-c092-7103-92ab-9cda0edcabe9"
+    database = Database(served)
+    assert create_by_hand(TaskRepository(database), task_id).id == task_id
+    database.close()
 
 
 def test_the_password_is_changed_without_a_failed_call(
