@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import grpc
 import pytest
+from sqlalchemy import make_url
 
+from deploy.operations.backup import BackupError, back_up, restore
 from server.settings import Settings
 from storage import schema
 from storage.embedded import EmbeddedPostgres
@@ -37,6 +39,10 @@ from tests.support.workers import running_worker
 
 ROOT = Path(__file__).parents[2]
 OURS = 'assigned_to = "ann"'
+# So many that the new server, to which the backup goes, has used fewer.
+USE_TRANSACTION_IDS = """
+    DO $$ BEGIN FOR n IN 1..500 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$
+"""
 
 
 class Restored(NamedTuple):
@@ -119,8 +125,7 @@ def restored(
     file = folder / "tasks.dump"
     with made_database(postgres_url) as url, running_worker(settings, url) as channel:
         stub = TaskServiceStub(channel)
-        for _ in range(500):  # The new server has used fewer transaction ids.
-            execute(url, "SELECT pg_current_xact_id()")
+        execute(url, USE_TRANSACTION_IDS)
         tasks = written_by(stub)
         history = history_of(stub, tasks)
         page_token = page(stub).next_page_token
@@ -182,8 +187,8 @@ def test_a_backup_of_an_older_build_is_migrated(
     own_database_url: str, empty_database_url: str, tmp_path: Path
 ) -> None:
     downgrade(own_database_url, "0004")
-    counted("backup", tmp_path / "tasks.dump", own_database_url)
-    counted("restore", tmp_path / "tasks.dump", empty_database_url)
+    back_up(own_database_url, tmp_path / "tasks.dump")
+    restore(empty_database_url, tmp_path / "tasks.dump")
     revision = execute(empty_database_url, "SELECT version_num FROM alembic_version")
     assert revision == schema.head_revision()
 
@@ -191,50 +196,67 @@ def test_a_backup_of_an_older_build_is_migrated(
 # --- What is refused ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def backup(own_database_url: str, tmp_path: Path) -> Path:
-    """A backup of some tasks."""
-    execute(
-        own_database_url,
-        "INSERT INTO tasks (id, title, status, priority, created_by, xid) SELECT "
-        "gen_random_uuid(), md5(n::text), 1, 2, 'ann', '1' FROM generate_series(1, 5000) AS n",
-    )
-    counted("backup", tmp_path / "tasks.dump", own_database_url)
-    return tmp_path / "tasks.dump"
+class Source(NamedTuple):
+    """A database with tasks, and its backup."""
+
+    url: str
+    file: Path
 
 
-def test_a_backup_is_for_its_owner_only(backup: Path) -> None:
-    assert backup.stat().st_mode & 0o077 == 0
+@pytest.fixture(scope="module")
+def source(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    file = tmp_path_factory.mktemp("source") / "tasks.dump"
+    with made_database(postgres_url) as url:
+        execute(
+            url,
+            "INSERT INTO tasks (id, title, status, priority, created_by, xid) SELECT "
+            "gen_random_uuid(), md5(n::text), 1, 2, 'ann', '1' FROM generate_series(1, 5000) AS n",
+        )
+        back_up(url, file)
+        yield Source(url, file)
 
 
-def test_a_truncated_backup_restores_nothing(backup: Path, empty_database_url: str) -> None:
-    with backup.open("r+b") as file:
-        file.truncate(backup.stat().st_size * 3 // 4)
-    done = run("restore", backup, DATABASE_URL=empty_database_url)
-    assert done.returncode == 1
-    assert "end of file" in done.stderr, done.stderr
+def test_a_backup_is_for_its_owner_only(source: Source) -> None:
+    assert source.file.stat().st_mode & 0o077 == 0
+
+
+def test_a_truncated_backup_restores_nothing(
+    source: Source, empty_database_url: str, tmp_path: Path
+) -> None:
+    content = source.file.read_bytes()
+    truncated = tmp_path / "tasks.dump"
+    truncated.write_bytes(content[: len(content) * 3 // 4])
+    with pytest.raises(BackupError, match="end of file"):
+        restore(empty_database_url, truncated)
     assert execute(empty_database_url, "SELECT to_regclass('tasks')") is None
 
 
-def test_a_restore_over_a_schema_is_refused(backup: Path, own_database_url: str) -> None:
-    done = run("restore", backup, DATABASE_URL=own_database_url)
+def test_a_restore_over_a_schema_is_refused(source: Source) -> None:
+    done = run("restore", source.file, DATABASE_URL=source.url)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "the database has a schema: restore into an empty database\n"
-    assert execute(own_database_url, "SELECT count(*) FROM tasks") == 5000
+    assert execute(source.url, "SELECT count(*) FROM tasks") == 5000
 
 
-def test_a_backup_replaces_no_file(backup: Path, own_database_url: str) -> None:
-    before = backup.read_bytes()
-    done = run("backup", backup, DATABASE_URL=own_database_url)
-    assert (done.returncode, done.stderr) == (1, f"{backup} exists\n")
-    assert backup.read_bytes() == before
+def test_a_backup_replaces_no_file(source: Source) -> None:
+    before = source.file.read_bytes()
+    with pytest.raises(BackupError, match="exists"):
+        back_up(source.url, source.file)
+    assert source.file.read_bytes() == before
 
 
-def test_a_backup_that_fails_leaves_no_file(tmp_path: Path, empty_database_url: str) -> None:
-    done = run("backup", tmp_path / "tasks.dump", DATABASE_URL=empty_database_url)
-    assert done.returncode == 1
-    assert 'relation "tasks" does not exist' in done.stderr
-    assert not list(tmp_path.glob("tasks.dump*"))
+def test_a_backup_that_fails_leaves_no_file(tmp_path: Path, source: Source) -> None:
+    """Here by a table that the role may not read."""
+    execute(source.url, "CREATE ROLE reader LOGIN PASSWORD 'reader'")
+    execute(source.url, "GRANT SELECT ON tasks, task_events TO reader")
+    reader = make_url(source.url).set(username="reader", password="reader")  # noqa: S106 - of this test
+    try:
+        with pytest.raises(BackupError, match="permission denied for table"):
+            back_up(reader.render_as_string(hide_password=False), tmp_path / "tasks.dump")
+    finally:
+        execute(source.url, "DROP OWNED BY reader")
+        execute(source.url, "DROP ROLE reader")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_embedded_database_is_backed_up_and_restored(tmp_path: Path) -> None:
