@@ -1,138 +1,103 @@
-"""The roles of deploy/operations: one migrates, two others serve."""
+"""The roles of deploy/database/roles.sql in operation: maintenance, a restore, a new password."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import OperationalError
 
 from deploy.operations.backup import back_up, restore
 from server.jobs.retention import Maintenance
 from server.settings import Settings
+from storage import schema
 from storage.database import Database
 from storage.embedded import EmbeddedPostgres, program
 from storage.repository import TaskRepository
-from taskservice.v1.task_service_pb2 import (
-    GetTaskStatsRequest,
-    ListTaskEventsRequest,
-    PurgeTasksRequest,
-)
 from tests.support.load import Load
 from tests.support.postgres import execute
-from tests.support.service import ServiceProcess, await_ready, run_command, wait_until
-from tests.support.watching import create, create_by_hand, delete, update
+from tests.support.service import ServiceProcess, wait_until
+from tests.support.watching import create_by_hand
 
-Start = Callable[..., ServiceProcess]
-RoleUrl = Callable[..., str]
-
-OPERATIONS = Path(__file__).parents[2] / "deploy" / "operations"
+ROLES = Path(__file__).parents[2] / "deploy" / "database" / "roles.sql"
+GRANT = (
+    "ALTER DEFAULT PRIVILEGES FOR ROLE tasks_migration "
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO tasks_service"
+)
 # Passwords for the roles of the file, and none for the administrator.
 ACCESS = "local all tasks trust\nlocal all all scram-sha-256\n"
-OWNER_PASSWORD, SERVICE_PASSWORD = "the owner's", "the service's"
+TASK_ID = "01a21b0b-c092-7103-92ab-9cda0edcabe9"
+
+
+class Server:
+    """A PostgreSQL that requires passwords; that of each role is its name."""
+
+    def __init__(self, postgres: EmbeddedPostgres) -> None:
+        self._url = make_url(postgres.url)
+
+    def url(self, role: str, database: str = "tasks") -> str:
+        password = None if role == "tasks" else role
+        url = self._url.set(username=role, password=password, database=database)
+        return url.render_as_string(hide_password=False)
+
+    def administer(self, statement: str, database: str = "tasks") -> None:
+        execute(self.url("tasks", database), statement)
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
-    """A server that requires passwords, with the roles, and a schema made by their owner."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the roles, and a schema made by their owner."""
     folder = tmp_path_factory.mktemp("postgres")
     (folder / "pg_hba.conf").write_text(ACCESS)
     settings = {"hba_file": str(folder / "pg_hba.conf"), "fsync": "off"}
     with EmbeddedPostgres(folder / "data", settings=settings) as postgres:
-        run_psql(postgres, "roles.sql")
-        run_psql(postgres, "grants.sql")
-        owner = url_of(postgres, "tasks_owner", OWNER_PASSWORD)
-        assert run_command(folder, "migrate", DATABASE_URL=owner).returncode == 0
-        yield postgres
+        server = Server(postgres)
+        server.administer("DROP DATABASE tasks", "postgres")
+        to = [f"--host={postgres.socket_dir}", "--username=tasks", "--dbname=postgres"]
+        subprocess.run([program("psql"), "--quiet", *to, f"--file={ROLES}"], check=True)
+        for role in ("tasks_migration", "tasks_service"):
+            server.administer(f"ALTER ROLE {role} PASSWORD '{role}'")
+        schema.upgrade(server.url("tasks_migration"))
+        yield server
 
 
-def run_psql(postgres: EmbeddedPostgres, file: str, database: str = "tasks") -> None:
-    """Run a file of deploy/operations as the administrator."""
-    passwords = {"OWNER_PASSWORD": OWNER_PASSWORD, "SERVICE_PASSWORD": SERVICE_PASSWORD}
-    to = [f"--host={postgres.socket_dir}", "--username=tasks", f"--dbname={database}"]
-    command = [program("psql"), "--no-psqlrc", "--quiet", *to, f"--file={OPERATIONS / file}"]
-    subprocess.run(command, env=os.environ | passwords, check=True)
-
-
-def url_of(postgres: EmbeddedPostgres, role: str, password: str, database: str = "tasks") -> str:
-    url = make_url(postgres.url).set(username=role, password=password, database=database)
-    return url.render_as_string(hide_password=False)
-
-
-@pytest.fixture
-def role_url(postgres: EmbeddedPostgres) -> RoleUrl:
-    """The URL of the service's first role, or of another."""
-
-    def role_url(role: str = "tasks_service_a", password: str = SERVICE_PASSWORD) -> str:
-        return url_of(postgres, role, password)
-
-    return role_url
-
-
-def test_a_role_without_rights_on_the_schema_serves(
-    start_service: Start, role_url: RoleUrl
+def test_the_role_of_the_service_has_the_rights_of_maintenance(
+    server: Server, settings: Settings
 ) -> None:
-    service = start_service(ENVIRONMENT="staging", DATABASE_URL=role_url(), WORKERS="1")
-    await_ready(service.channel())
-    stub = service.stub()
-    task, other = create(stub, "one", "other")
-    update(stub, task, title="changed")
-    delete(stub, other)
-    assert len(stub.ListTaskEvents(ListTaskEventsRequest(task_id=task.id)).events) == 2
-    assert stub.GetTaskStats(GetTaskStatsRequest()).total >= 1
-    assert stub.PurgeTasks(PurgeTasksRequest(filter="title = other", force=True)).purge_count == 1
-    assert "permission denied" not in service.log
-
-
-def test_a_role_without_rights_on_the_schema_maintains(
-    role_url: RoleUrl, settings: Settings
-) -> None:
-    """Retention and the repair of counters need no other rights than calls."""
-    database = Database(role_url())
+    database = Database(server.url("tasks_service"))
     kept = settings.model_copy(update={"event_retention_days": 0, "deleted_retention_days": 0})
     assert set(Maintenance(database, kept).run_once()) == {"requests", "events", "tasks"}
     database.close()
 
 
-@pytest.mark.parametrize("statement", ["DROP TABLE tasks", "CREATE TABLE t ()", "TRUNCATE tasks"])
-def test_the_role_of_the_service_changes_no_schema(role_url: RoleUrl, statement: str) -> None:
-    with pytest.raises(ProgrammingError, match=r"must be owner|permission denied"):
-        execute(role_url(), statement)
-
-
-def test_a_backup_is_restored_for_the_same_roles(
-    postgres: EmbeddedPostgres, tmp_path: Path
-) -> None:
-    execute(postgres.url, "CREATE DATABASE restored")
-    run_psql(postgres, "grants.sql", "restored")
-    back_up(url_of(postgres, "tasks_owner", OWNER_PASSWORD), tmp_path / "tasks.dump")
-    restore(url_of(postgres, "tasks_owner", OWNER_PASSWORD, "restored"), tmp_path / "tasks.dump")
-    served = url_of(postgres, "tasks_service_a", SERVICE_PASSWORD, "restored")
-    task_id = "01a21b0b-c092-7103-92ab-9cda0edcabe9"
-    database = Database(served)
-    assert create_by_hand(TaskRepository(database), task_id).id == task_id
+def test_a_backup_is_restored_for_the_same_roles(server: Server, tmp_path: Path) -> None:
+    server.administer("CREATE DATABASE restored OWNER tasks_migration TEMPLATE template0")
+    server.administer(GRANT, "restored")
+    back_up(server.url("tasks_migration"), tmp_path / "tasks.dump")
+    restore(server.url("tasks_migration", "restored"), tmp_path / "tasks.dump")
+    database = Database(server.url("tasks_service", "restored"))
+    assert create_by_hand(TaskRepository(database), TASK_ID).id == TASK_ID
     database.close()
 
 
 def test_the_password_is_changed_without_a_failed_call(
-    postgres: EmbeddedPostgres, role_url: RoleUrl, start_service: Start
+    server: Server, start_service: Callable[..., ServiceProcess]
 ) -> None:
-    """The second role gets the new password; the first one is locked when none uses it."""
+    """Another role has the new password; the one with the old is locked when none uses it."""
     settings = {"ENVIRONMENT": "staging", "WORKERS": "1", "SHUTDOWN_DELAY_SECONDS": "1"}
-    old = start_service(DATABASE_URL=role_url(), **settings)
+    old = start_service(DATABASE_URL=server.url("tasks_service"), **settings)
     with Load(old, clients=4) as load:
         load.await_more()
-        execute(postgres.url, "ALTER ROLE tasks_service_b LOGIN PASSWORD 'new'")
-        new_url = role_url("tasks_service_b", "new")
+        server.administer("CREATE ROLE tasks_b LOGIN PASSWORD 'tasks_b' IN ROLE tasks_service")
+        new_url = server.url("tasks_b")
         new = start_service(DATABASE_URL=new_url, GRPC_PORT=str(old.port), **settings)
         wait_until(lambda: new.events("ready"), "the new service is ready")
         assert old.stop() == 0, old.log
-        execute(postgres.url, "ALTER ROLE tasks_service_a NOLOGIN PASSWORD NULL")
+        server.administer("ALTER ROLE tasks_service NOLOGIN PASSWORD NULL")
         load.await_more()
     assert load.failures == []
     with pytest.raises(OperationalError, match=r"password authentication failed|not permitted"):
-        execute(role_url(), "SELECT 1")
+        execute(server.url("tasks_service"), "SELECT 1")
