@@ -128,13 +128,18 @@ def _run(connection: Connection, name: str, *arguments: str) -> None:
 
 
 def _program(connection: Connection, name: str) -> str:
-    """Find a program as new as the server: on the PATH, or that of the embedded PostgreSQL.
+    """Find a program as new as the server: on the PATH, or else that of the embedded PostgreSQL.
 
-    Not any newer one: what pg_restore 17 sends is refused by servers before 17.
+    In this order, as servers before 17 refuse what pg_restore 17 sends. Raises: BackupError.
     """
     wanted = int(connection.execute(text("SHOW server_version_num")).scalar_one()) // 10_000
     path = shutil.which(name)
-    return path if path is not None and _major(path) >= wanted else program(name)
+    if path is not None and _major(path) >= wanted:
+        return path
+    try:
+        return program(name)
+    except EmbeddedPostgresError:
+        raise BackupError(f"install {name} of PostgreSQL {wanted} or newer") from None
 
 
 def _major(path: str) -> int:
