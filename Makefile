@@ -57,6 +57,14 @@ gateway: $(INSTALLED) ## Start the REST gateway beside a running service
 migrate: $(INSTALLED) ## Bring the database's schema to the newest revision
 	@$(BIN)/python -m server migrate
 
+.PHONY: backup
+backup: $(INSTALLED) ## Write all tasks and their history to a file, while the service runs: FILE=tasks.dump
+	@$(BIN)/python -m deploy.operations.backup backup $(if $(FILE),"$(FILE)")
+
+.PHONY: restore
+restore: $(INSTALLED) ## Restore a backup into an empty database, and migrate it: FILE=tasks.dump
+	@$(BIN)/python -m deploy.operations.backup restore $(if $(FILE),"$(FILE)")
+
 # Python 3.12 and newer count lines at no cost, which doubled the CPU of tests before.
 COVERAGE_CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
@@ -67,6 +75,7 @@ test: $(INSTALLED) ## Run every test, and fail below 90 % of lines covered
 .PHONY: bench
 bench: $(INSTALLED) $(PROTO_DEPS)/fetched ## Measure all calls beside other services, with plots (half an hour)
 	@$(BIN)/python -m benchmarks --rounds 5 --seconds 2 full
+	@$(BIN)/python -m benchmarks.cost
 
 .PHONY: bench-quick
 bench-quick: $(INSTALLED) ## Measure five calls in three minutes; BASELINE=checkout compares with another

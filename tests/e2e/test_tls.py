@@ -353,7 +353,7 @@ def test_worker_that_starts_while_files_are_broken_has_what_was_good(
     assert serial_shown(service) == serial(pair)
 
 
-def test_clients_of_a_ca_that_was_added_are_served(
+def test_a_ca_of_clients_is_replaced_by_way_of_both(
     start_service: StartService, own_database_url: str, tmp_path: Path, ca: trustme.CA
 ) -> None:
     secret, old, new = Secret(tmp_path / "tls", issued(ca)), trustme.CA(), trustme.CA()
@@ -372,6 +372,11 @@ def test_clients_of_a_ca_that_was_added_are_served(
     for authority in (old, new):
         with channel(service, ca, own=authority.issue_cert("client.example")) as known:
             call(known)
+    new.cert_pem.write_to_path(bundle)
+    with channel(service, ca, own=old.issue_cert("client.example")) as too_late:
+        assert refusal(too_late) is grpc.StatusCode.UNAVAILABLE
+    with channel(service, ca, own=new.issue_cert("client.example")) as known:
+        call(known)
 
 
 # --- Files that cannot be used --------------------------------------------------------------------
