@@ -188,6 +188,7 @@ lock: ## Write the locked requirements anew from pyproject.toml (needs uv)
 		--output-file deploy/tools/requirements.lock
 
 # --- Images and compose ---
+# The tests have a network of their own, so that the images listen on their own ports.
 # Another builder: BUILDER="buildah build --format docker", for the image's HEALTHCHECK.
 BUILDER ?= docker build
 TAG ?= latest
@@ -200,7 +201,8 @@ image: ## Build the images task-service and task-service-gateway: make image TAG
 	@for target in service gateway; do \
 		name=task-service; [ $$target = service ] || name=task-service-$$target; \
 		$(BUILDER) --file deploy/docker/Dockerfile --target $$target --tag $$name:$(TAG) \
-			--build-arg VERSION=$(TAG) --build-arg REVISION=$$(git rev-parse HEAD) . || exit; \
+			--label org.opencontainers.image.version=$(TAG) \
+			--label org.opencontainers.image.revision=$$(git rev-parse HEAD) . || exit; \
 	done
 
 .PHONY: image-test
@@ -208,7 +210,8 @@ image-test: $(INSTALLED) $(IMAGES)/base/base.tar ## Build the images with builda
 	@$(STANDIN) --quiet --tag localhost/python:standin --file deploy/docker/standin.Dockerfile $(IMAGES)/base >/dev/null
 	@$(MAKE) --no-print-directory image TAG=test \
 		BUILDER="$(STANDIN) --quiet --build-arg PYTHON_IMAGE=localhost/python:standin" >/dev/null
-	@BUILDAH="$(BUILDAH)" $(BIN)/python -m pytest -m image tests/deploy/test_image.py
+	@BUILDAH="$(BUILDAH)" unshare --net sh -c \
+		'ip link set lo up && $(BIN)/python -m pytest -m image tests/deploy/test_image.py'
 
 $(IMAGES)/base/base.tar: deploy/docker/standin.sh
 	@mkdir -p $(@D)

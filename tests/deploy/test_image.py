@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +20,6 @@ from tests.support.rest import JSON, Gateway
 
 pytestmark = pytest.mark.image
 
-# What the images add to their base, in MB.
-MOST_OF_SERVICE, MOST_OF_GATEWAY = 150, 275
-
 _TOKEN = jwt.encode(claims("ann", iss=None, aud=None), SECRET_KEY, "HS256")
 
 
@@ -39,20 +35,8 @@ def gateway_image() -> Iterator[Image]:
         yield image
 
 
-@pytest.fixture(scope="module")
-def ports() -> dict[str, str]:
-    names = "GRPC_PORT", "HEALTH_PORT", "METRICS_PORT", "HTTP_PORT"
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    found = {name: str(each.getsockname()[1]) for name, each in zip(names, sockets, strict=True)}
-    for each in sockets:
-        each.close()
-    return found
-
-
 @pytest.fixture
-def service(
-    tmp_path: Path, postgres_url: str, service_image: Image, ports: dict[str, str]
-) -> Iterator[Container]:
+def service(tmp_path: Path, postgres_url: str, service_image: Image) -> Iterator[Container]:
     """The image of the service with two workers, beside a real PostgreSQL."""
     with made_database(postgres_url) as url:
         parts = make_url(url).set(drivername="postgresql")
@@ -69,27 +53,23 @@ def service(
             "OTEL_ENABLED": "false",
             "WORKERS": "2",
         }
-        with running(service_image, tmp_path, shared, **settings, **ports) as container:
+        with running(service_image, tmp_path, shared, **settings) as container:
             yield container
 
 
 @pytest.fixture
-def gateway(
-    tmp_path: Path, service: Container, gateway_image: Image, ports: dict[str, str]
-) -> Iterator[Container]:
-    with running(gateway_image, tmp_path, tmp_path, SECRET_KEY=SECRET_KEY, **ports) as container:
+def gateway(tmp_path: Path, service: Container, gateway_image: Image) -> Iterator[Container]:
+    with running(gateway_image, tmp_path, tmp_path) as container:
         yield container
 
 
-def _channel(ports: dict[str, str]) -> grpc.Channel:
-    return grpc.insecure_channel(f"127.0.0.1:{ports['GRPC_PORT']}")
+def _channel() -> grpc.Channel:
+    return grpc.insecure_channel("127.0.0.1:50051")
 
 
-def test_any_uid_serves_calls_on_a_read_only_root(
-    service: Container, ports: dict[str, str]
-) -> None:
+def test_any_uid_serves_calls_on_a_read_only_root(service: Container) -> None:
     create = CreateTaskRequest(task=Task(title="a task"))
-    with _channel(ports) as channel:
+    with _channel() as channel:
         created = TaskServiceStub(authorised(channel, _TOKEN)).CreateTask(create)
         with pytest.raises(grpc.RpcError) as raised:
             TaskServiceStub(channel).CreateTask(create)
@@ -107,8 +87,8 @@ def test_the_healthcheck_fails_where_nothing_answers(service: Container) -> None
     assert (failed.returncode, failed.stderr) == (1, "localhost:1: UNAVAILABLE\n")
 
 
-def test_sigterm_to_the_first_process_drains(service: Container, ports: dict[str, str]) -> None:
-    with _channel(ports) as channel:
+def test_sigterm_to_the_first_process_drains(service: Container) -> None:
+    with _channel() as channel:
         stub = TaskServiceStub(authorised(channel, _TOKEN))
         watch = stub.WatchTasks(WatchTasksRequest(send_initial_tasks=True))
         next(iter(watch))
@@ -119,10 +99,8 @@ def test_sigterm_to_the_first_process_drains(service: Container, ports: dict[str
     assert not any(worker.is_running() for worker in workers)
 
 
-def test_the_gateway_serves_rest_and_pages(
-    tmp_path: Path, gateway: Container, ports: dict[str, str]
-) -> None:
-    rest = Gateway(int(ports["HTTP_PORT"]), tmp_path / "log")
+def test_the_gateway_serves_rest_and_pages(tmp_path: Path, gateway: Container) -> None:
+    rest = Gateway(8080, tmp_path / "log")
     headers = {**JSON, "authorization": f"Bearer {_TOKEN}"}
     assert rest.call("POST /tasks", {"title": "a task"}, headers).status == 201
     assert rest.call("GET /tasks").status == 401
@@ -147,6 +125,7 @@ def test_the_image_has_nothing_that_only_its_build_needs(
 
 @pytest.mark.parametrize(("name", "most"), [("service", 150), ("gateway", 275)])
 def test_the_size_is_bounded(name: str, most: int, request: pytest.FixtureRequest) -> None:
+    """What an image adds to its base, in MB; docs/operating.md has the figures."""
     root = request.getfixturevalue(f"{name}_image").root
     added = [root / "app", *(root / "usr/local/lib").rglob("__pycache__")]
     sizes = {path: path.lstat().st_size for each in added for path in each.rglob("*")}
@@ -159,7 +138,8 @@ def test_every_module_is_compiled(service: Container) -> None:
         "import server.worker, server.__main__, sys, os; print([name for name, module in "
         "sys.modules.items() if not os.path.exists(getattr(module, '__cached__', None) or '/')])"
     )
-    assert service.run("python", "-c", program).stdout == "[]\n"
+    ran = service.run("python", "-c", program)
+    assert (ran.stdout, ran.stderr) == ("[]\n", "")
 
 
 @pytest.mark.parametrize("name", ["service", "gateway"])
@@ -169,4 +149,8 @@ def test_the_image_says_what_it_is(name: str, request: pytest.FixtureRequest) ->
     assert labels["version"] == "test"
     assert len(labels["revision"]) == 40
     assert config["User"] == "65532:0"
-    assert "ENVIRONMENT=production" in config["Env"]
+
+
+def test_the_service_is_in_production_by_default(service_image: Image) -> None:
+    """Unsafe settings are refused."""
+    assert service_image.env["ENVIRONMENT"] == "production"

@@ -78,6 +78,8 @@ class Container:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        (self.init,) = wait_until(self._first_process, "the container starts")
+        """The first process."""
 
     def _inside(self, command: Sequence[str]) -> list[str]:
         return [*_AS_UID, "env", "-i", *self._env, *command]
@@ -86,11 +88,13 @@ class Container:
     def log(self) -> str:
         return self._log.read_text()
 
-    @property
-    def init(self) -> psutil.Process:
-        """The first process of the container."""
-        (first,) = psutil.Process(self._unshare.pid).children()
-        return first
+    def _first_process(self) -> list[psutil.Process]:
+        """Return it once it has the image's root; until then it is not in the container."""
+        return [
+            child
+            for child in psutil.Process(self._unshare.pid).children()
+            if Path(f"/proc/{child.pid}/root").readlink() == self.image.root or self.has_ended()
+        ]
 
     def run(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the container, as `docker exec` does."""
