@@ -216,3 +216,7 @@ image-test: $(INSTALLED) $(IMAGES)/base/base.tar ## Build the images with builda
 $(IMAGES)/base/base.tar: deploy/docker/standin.sh
 	@mkdir -p $(@D)
 	@$< $(PYTHON) $@
+
+.PHONY: compose-check
+compose-check: $(INSTALLED) $(TOOLS)/installed ## Check the compose file with Docker Compose, and what its parts read
+	@$(BIN)/python -m pytest -m "deploy or not deploy" tests/deploy/test_compose.py

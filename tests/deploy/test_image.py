@@ -82,7 +82,6 @@ def test_any_uid_serves_calls_on_a_read_only_root(service: Container) -> None:
 
 
 def test_the_healthcheck_fails_where_nothing_answers(service: Container) -> None:
-    assert service.check_health().returncode == 0
     failed = service.check_health(HEALTH_PORT="1")
     assert (failed.returncode, failed.stderr) == (1, "localhost:1: UNAVAILABLE\n")
 
@@ -132,14 +131,17 @@ def test_the_size_is_bounded(name: str, most: int, request: pytest.FixtureReques
     assert sum(sizes.values()) / 1e6 < most
 
 
-def test_every_module_is_compiled(service: Container) -> None:
+@pytest.mark.parametrize("name", ["service", "gateway"])
+def test_every_module_is_compiled(name: str, request: pytest.FixtureRequest) -> None:
     """A read-only root keeps nothing: each start would compile them again."""
-    program = (
-        "import server.worker, server.__main__, sys, os; print([name for name, module in "
-        "sys.modules.items() if not os.path.exists(getattr(module, '__cached__', None) or '/')])"
-    )
-    ran = service.run("python", "-c", program)
-    assert (ran.stdout, ran.stderr) == ("[]\n", "")
+    root = request.getfixturevalue(f"{name}_image").root
+    (library,) = (root / "usr/local/lib").glob("python3.*")
+    modules = [*library.glob("*.py"), *library.glob("asyncio/*.py"), *(root / "app").rglob("*.py")]
+    tag = f"cpython-{library.name.removeprefix('python').replace('.', '')}"
+    compiled = {path: path.parent / "__pycache__" / f"{path.stem}.{tag}.pyc" for path in modules}
+    # Templates of Alembic and the like are no modules.
+    missing = [path.name for path, file in compiled.items() if not file.exists()]
+    assert (missing, len(modules) > 1000) == ([], True)
 
 
 @pytest.mark.parametrize("name", ["service", "gateway"])
