@@ -35,7 +35,7 @@ def services() -> dict[str, Any]:
 def test_docker_compose_takes_the_file() -> None:
     """Compose itself reads it, by its schema: no engine is needed for that."""
     program = COMPOSE.parents[1] / ".tools" / "bin" / "docker-compose"
-    command = [program, "--file", COMPOSE / "compose.yaml", "config", "--quiet"]
+    command = [str(program), "--file", str(COMPOSE / "compose.yaml"), "config", "--quiet"]
     ran = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (ran.returncode, ran.stderr) == (0, "")
 
@@ -98,7 +98,7 @@ def test_prometheus_takes_its_configuration_and_the_rules(tmp_path: Path) -> Non
     promtool = debian_program("promtool", "prometheus")
     (tmp_path / "prometheus.yml").write_bytes((COMPOSE / "prometheus.yml").read_bytes())
     (tmp_path / "rules").symlink_to(OBSERVABILITY / "rules")
-    command = [promtool, "check", "config", tmp_path / "prometheus.yml"]
+    command = [promtool, "check", "config", str(tmp_path / "prometheus.yml")]
     ran = subprocess.run(command, check=False, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert f"{len(list((OBSERVABILITY / 'rules').glob('*.yml')))} rule files found" in ran.stdout
