@@ -272,3 +272,37 @@ lock: ## Write the locked requirements anew from pyproject.toml (needs uv)
 	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-strip-extras \
 		--no-emit-index-url --override deploy/tools/overrides.txt deploy/tools/requirements.in \
 		--output-file deploy/tools/requirements.lock
+
+# --- Images and compose ---
+# The tests have a network of their own, so that the images listen on their own ports.
+# Another builder: BUILDER="buildah build --format docker", for the image's HEALTHCHECK.
+BUILDER ?= docker build
+TAG ?= latest
+IMAGES := .cache/image
+BUILDAH := buildah --root $(CURDIR)/$(IMAGES)/storage --runroot $(CURDIR)/$(IMAGES)/run --storage-driver overlay
+STANDIN := $(BUILDAH) build --isolation chroot --format docker --layers --volume /etc/ssl/certs:/etc/ssl/certs:ro
+
+.PHONY: image
+image: ## Build the images task-service and task-service-gateway: make image TAG=1.2.3
+	@for target in service gateway; do \
+		name=task-service; [ $$target = service ] || name=task-service-$$target; \
+		$(BUILDER) --file deploy/docker/Dockerfile --target $$target --tag $$name:$(TAG) \
+			--label org.opencontainers.image.version=$(TAG) \
+			--label org.opencontainers.image.revision=$$(git rev-parse HEAD) . || exit; \
+	done
+
+.PHONY: image-test
+image-test: $(INSTALLED) $(IMAGES)/base/base.tar ## Build the images with buildah and run them (Debian's buildah, debootstrap; root)
+	@$(STANDIN) --quiet --tag localhost/python:standin --file deploy/docker/standin.Dockerfile $(IMAGES)/base >/dev/null
+	@$(MAKE) --no-print-directory image TAG=test \
+		BUILDER="$(STANDIN) --quiet --build-arg PYTHON_IMAGE=localhost/python:standin" >/dev/null
+	@BUILDAH="$(BUILDAH)" unshare --net sh -c \
+		'ip link set lo up && $(BIN)/python -m pytest -m image tests/deploy/test_image.py'
+
+$(IMAGES)/base/base.tar: deploy/docker/standin.sh
+	@mkdir -p $(@D)
+	@$< $(PYTHON) $@
+
+.PHONY: compose-check
+compose-check: $(INSTALLED) $(TOOLS)/installed ## Check the compose file with Docker Compose, and what its parts read
+	@$(BIN)/python -m pytest -m "deploy or not deploy" tests/deploy/test_compose.py

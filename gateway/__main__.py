@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ _PAGES = Path(__file__).parent / "static"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return Envoy's exit code, or 2 for an error in the settings."""
+    """Run a command, or become Envoy; return the exit code, 2 for an error in the settings."""
     parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
     parser.add_argument("command", choices=_COMMANDS)
     command = parser.parse_args(arguments).command
@@ -37,19 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command == "config":
         sys.stdout.write(config + "\n")
         return 0
-    with tempfile.NamedTemporaryFile("w", prefix="gateway-", suffix=".json") as file:
-        file.write(config)
-        file.flush()
-        envoy = _envoy(Path(file.name))
-        if command == "validate":
-            return subprocess.run([*envoy, "--mode", "validate"], check=False).returncode
-        programs = [envoy]
-        if command == "up":
-            programs.insert(0, [sys.executable, "-m", "server", "serve"])
-        return _run(programs)
+    envoy = _envoy(_in_memory(config))
+    if command == "validate":
+        envoy += ["--mode", "validate"]
+    if command != "up":
+        os.execv(envoy[0], envoy)  # Signals are Envoy's, as the first process of a container, too.
+    return _run([[sys.executable, "-m", "server", "serve"], envoy])
 
 
-def _envoy(config: Path) -> list[str]:
+def _in_memory(text: str) -> str:
+    """Return the path of a file that needs no folder, for this process and those it starts."""
+    file = os.memfd_create("gateway", 0)
+    os.write(file, text.encode())
+    return f"/dev/fd/{file}"
+
+
+def _envoy(config: str) -> list[str]:
     """Return the command of Envoy. Raises: SystemExit, if the extra `gateway` is not installed."""
     program = Path(sys.executable).parent / "envoy"
     if not program.exists():
@@ -57,7 +59,7 @@ def _envoy(config: Path) -> list[str]:
     return [
         str(program),
         "--config-path",
-        str(config),
+        config,
         "--disable-hot-restart",
         "--concurrency",
         "1",
@@ -73,7 +75,7 @@ def _run(programs: Sequence[list[str]]) -> int:
 
     Only the first gets the signal: the gateway ends when the service has drained.
     """
-    children = [subprocess.Popen(program, process_group=0) for program in programs]
+    children = [subprocess.Popen(program, process_group=0, close_fds=False) for program in programs]
     first, *others = children
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: first.send_signal(number))

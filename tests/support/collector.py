@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -76,6 +77,8 @@ class Collector:
         self._may_answer = threading.Event()
         self._may_answer.set()
         self._spans: list[ReceivedSpan] = []
+        self.metrics: dict[str, float] = {}
+        """The latest value of each gauge, by its name."""
 
     @property
     def endpoint(self) -> str:
@@ -84,9 +87,12 @@ class Collector:
     def start(self) -> None:
         """Listens: on a free port first, and on the same one ever after."""
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            _Traces(self), self._server
+        services: tuple[tuple[Callable[..., None], object], ...] = (
+            (trace_service_pb2_grpc.add_TraceServiceServicer_to_server, _Traces(self)),
+            (metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server, _Metrics(self)),
         )
+        for add, service in services:
+            add(service, self._server)
         address = f"127.0.0.1:{self.port}"
         if self._credentials:
             self.port = self._server.add_secure_port(address, self._credentials)
@@ -156,6 +162,21 @@ class _Traces(trace_service_pb2_grpc.TraceServiceServicer):
         self._collector.answer(context)
         self._collector.keep_spans(request)
         return trace_service_pb2.ExportTraceServiceResponse()
+
+
+class _Metrics(metrics_service_pb2_grpc.MetricsServiceServicer):
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._collector.answer(context)
+        self._collector.metrics |= {
+            metric.name: metric.gauge.data_points[0].as_double
+            for each in request.resource_metrics
+            for scope in each.scope_metrics
+            for metric in scope.metrics
+        }
+        return metrics_service_pb2.ExportMetricsServiceResponse()
 
 
 @contextmanager
