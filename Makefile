@@ -28,16 +28,16 @@ help: ## Show this list
 .PHONY: setup
 setup: $(INSTALLED) ## Install everything into .venv (with uv where there is one)
 
-$(INSTALLED): pyproject.toml requirements-dev.lock
+$(INSTALLED): pyproject.toml requirements-dev.lock clients/python/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --seed --python $(PYTHON) $(VENV) && \
 		uv pip install --quiet --require-hashes --no-deps --python $(BIN)/python --requirement requirements-dev.lock && \
-		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . ; \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable clients/python ; \
 	else \
 		$(PYTHON) -m venv $(VENV) && \
 		$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements-dev.lock && \
-		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . ; \
+		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . --editable clients/python ; \
 	fi
 	@touch $@
 
@@ -107,6 +107,10 @@ site: $(INSTALLED) ## Build the documentation as a site, .site/public; fails for
 
 docs/architecture.svg: docs/architecture.dot
 	@dot -Tsvg $< -o $@
+
+.PHONY: client
+client: $(INSTALLED) ## Write the synchronous Python client from the asynchronous one
+	@$(BIN)/python clients/python/generate_sync.py
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and the contract
