@@ -90,8 +90,10 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy docs/check_text.py docs/check_site.py docs/examples
+	@$(BIN)/mypy clients/python/tests clients/python/generate_sync.py clients/python/hatch_build.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python docs/check_text.py
+	@$(BIN)/python clients/python/generate_sync.py --check
 	@buf lint
 	@buf format --diff --exit-code proto
 	@$(BIN)/python -m gateway validate >/dev/null
@@ -111,6 +113,10 @@ docs/architecture.svg: docs/architecture.dot
 .PHONY: client
 client: $(INSTALLED) ## Write the synchronous Python client from the asynchronous one
 	@$(BIN)/python clients/python/generate_sync.py
+
+.PHONY: bench-client
+bench-client: $(INSTALLED) ## Fail if the Python client adds more than 15 % to the CPU of a bare stub
+	@$(BIN)/python -m benchmarks --rounds 10 client
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and the contract
