@@ -35,6 +35,7 @@ from tests.support.service import (
 SECONDS = float(os.environ.get("CLIENT_FAULT_SECONDS", "15"))
 CALLERS = 8
 CALLS_BETWEEN_FAULTS = 50
+OUTAGE_SECONDS = 12.0  # Longer than the service config waits.
 
 Version = tuple[str, str]
 """The id and the etag of a task."""
@@ -153,14 +154,17 @@ def watching(address: str) -> Iterator[Counter[Version]]:
 
 
 def inject_faults(load: Load, service: ServiceProcess, postgres: EmbeddedPostgres) -> int:
-    """Kill workers and PostgreSQL in turn for SECONDS; return how often."""
+    """Kill workers and PostgreSQL in turn for SECONDS; return how often.
+
+    PostgreSQL is away for long once, and for a moment else.
+    """
     ends = time.monotonic() + SECONDS
     faults = 0
     while time.monotonic() < ends and not load.errors:
         load.await_more()
         if faults % 4 == 3:
             with killed(postgres):
-                pass
+                time.sleep(OUTAGE_SECONDS if faults == 3 else 0)
         else:
             os.kill(min(service.workers()), signal.SIGKILL)
             wait_until(lambda: len(service.workers()) == 2, "another worker")

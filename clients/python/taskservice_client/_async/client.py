@@ -253,6 +253,7 @@ class AsyncTaskClient:
     ) -> AsyncWatch:
         """Watch the tasks that match a filter, for ever; see `WatchEventType`.
 
+        The watch begins when its first event is asked for.
         The watch continues after `resume_token`, else after the token in `store`, else begins with
         the tasks that match (`initial`). `store` receives the token of an event when the next
         event is asked for, so that a program that ends in between receives the event again.

@@ -76,7 +76,7 @@ class AsyncWatch:
                 failure = caught
             finally:
                 stream.cancel()
-            if self._stop.is_set():
+            if self._stop.is_set() or self._calls.is_closed:
                 return
             error = await self._recovered(failure, token)
             if restarted := self._position.restarted(error):

@@ -77,7 +77,7 @@ class Watch:
                 failure = caught
             finally:
                 stream.cancel()
-            if self._stop.is_set():
+            if self._stop.is_set() or self._calls.is_closed:
                 return
             error = self._recovered(failure, token)
             if restarted := self._position.restarted(error):
