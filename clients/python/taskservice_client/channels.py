@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -17,6 +18,7 @@ Pem: TypeAlias = bytes | str | Path
 Options: TypeAlias = Sequence[tuple[str, str | int]]
 
 _SERVICE_CONFIG = resources.files(__package__).joinpath("service_config.json").read_text()
+_SCHEME = re.compile(r"(?:ipv4|ipv6|dns):(?://[^/]*/)?")
 _VERSION = metadata.version("task-service-client")
 
 _OPTIONS: Options = [
@@ -78,8 +80,7 @@ def _is_local(target: str) -> bool:
     """Return whether the target is a socket of this machine."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
-    _, _, addresses = target.rpartition("/") if "//" in target else target.rpartition("ipv4:")
-    return all(_is_loopback(address) for address in addresses.split(","))
+    return all(map(_is_loopback, _SCHEME.sub("", target, count=1).split(",")))
 
 
 def _is_loopback(address: str) -> bool:
