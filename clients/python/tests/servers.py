@@ -25,15 +25,20 @@ class Failure(NamedTuple):
     code: grpc.StatusCode
     reason: str = ""
     retry_after: float | None = None
+    details: bytes = b""
+    """Sent in place of the details that follow from the others."""
 
     def trailers(self) -> tuple[tuple[str, bytes], ...]:
+        if self.details:
+            return (("grpc-status-details-bin", self.details),)
         if not self.reason:
             return ()
         details: list[Message] = [
             error_details_pb2.ErrorInfo(reason=self.reason, domain="taskservice")
         ]
         if self.retry_after is not None:
-            delay = Duration(nanos=int(self.retry_after * 1e9))
+            delay = Duration()
+            delay.FromMilliseconds(int(self.retry_after * 1000))
             details.append(error_details_pb2.RetryInfo(retry_delay=delay))
         status = status_pb2.Status(code=self.code.value[0], message="as told")
         for detail in details:
