@@ -258,11 +258,6 @@ def error_of(failure: grpc.RpcError) -> TaskServiceError:
     return error
 
 
-def missing_task(task_id: str) -> TaskNotFound:
-    """Make the error of a task that a repeated deletion did not find."""
-    return TaskNotFound(grpc.StatusCode.NOT_FOUND, f"there is no task {task_id}", "TASK_NOT_FOUND")
-
-
 def in_batch(error: TaskServiceError, written: Sequence[Task]) -> TaskServiceError:
     """Add what earlier batches wrote, and count the items from the first of them."""
     error.written = written

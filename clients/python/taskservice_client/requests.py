@@ -11,14 +11,6 @@ from google.protobuf.message import Message
 
 from taskservice.v1.task_pb2 import Task, TaskPriority, TaskStatus
 from taskservice.v1.task_service_pb2 import (
-    BatchCreateTasksRequest,
-    BatchCreateTasksResponse,
-    BatchDeleteTasksRequest,
-    BatchDeleteTasksResponse,
-    BatchGetTasksRequest,
-    BatchGetTasksResponse,
-    BatchUpdateTasksRequest,
-    BatchUpdateTasksResponse,
     CreateTaskRequest,
     DeleteTaskRequest,
     UndeleteTaskRequest,
@@ -37,13 +29,6 @@ Priority: TypeAlias = "TaskPriority.ValueType | Literal['LOW', 'MEDIUM', 'HIGH',
 Request = TypeVar("Request", bound=Message)
 Write = TypeVar("Write", CreateTaskRequest, UpdateTaskRequest)
 Item = TypeVar("Item", bound=Message | str)
-Batch = TypeVar(
-    "Batch",
-    bound=BatchGetTasksResponse
-    | BatchCreateTasksResponse
-    | BatchUpdateTasksResponse
-    | BatchDeleteTasksResponse,
-)
 Targeted = TypeVar("Targeted", bound=UpdateTaskRequest | DeleteTaskRequest | UndeleteTaskRequest)
 
 _ENUMS = {"status": TaskStatus, "priority": TaskPriority}
@@ -140,36 +125,6 @@ def _with_request_id(request: Write) -> Write:
     copy.CopyFrom(request)
     copy.request_id = new_request_id()
     return copy
-
-
-def delete_again(request: DeleteTaskRequest) -> DeleteTaskRequest:
-    """Return the request that repeats one that may have deleted the task."""
-    return DeleteTaskRequest(id=request.id, etag=request.etag, allow_missing=True)
-
-
-def delete_batch_again(request: BatchDeleteTasksRequest) -> BatchDeleteTasksRequest:
-    """Return the request that repeats one that may have deleted the tasks."""
-    return BatchDeleteTasksRequest(requests=map(delete_again, request.requests))
-
-
-def get_batch(ids: Iterable[str]) -> BatchGetTasksRequest:
-    """Return the request that reads these tasks."""
-    return BatchGetTasksRequest(ids=ids)
-
-
-def create_batch(requests: Iterable[CreateTaskRequest]) -> BatchCreateTasksRequest:
-    """Return the request that makes these creations."""
-    return BatchCreateTasksRequest(requests=requests)
-
-
-def update_batch(requests: Iterable[UpdateTaskRequest]) -> BatchUpdateTasksRequest:
-    """Return the request that makes these updates."""
-    return BatchUpdateTasksRequest(requests=requests)
-
-
-def delete_batch(requests: Iterable[DeleteTaskRequest]) -> BatchDeleteTasksRequest:
-    """Return the request that makes these deletions."""
-    return BatchDeleteTasksRequest(requests=requests)
 
 
 def parts(items: Iterable[Item]) -> Iterator[list[Item]]:

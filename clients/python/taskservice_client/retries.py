@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import random
-from typing import TypeVar
 
 import grpc
-from google.protobuf.message import Message
 
 from taskservice_client.errors import TaskServiceError
-
-Request = TypeVar("Request", bound=Message)
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
@@ -46,8 +42,3 @@ def backoff_seconds(failures: int, longest: float) -> float:
     """Return a random pause whose bound doubles with each failure."""
     bound = min(longest, FIRST_PAUSE_SECONDS * 2 ** min(failures, 10))
     return random.uniform(bound / 10, bound)  # noqa: S311
-
-
-def same(request: Request) -> Request:
-    """Return the request itself: it is repeated as it was."""
-    return request

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from servers import FailingServer, Failure, failing
-from taskservice.v1.task_service_pb2 import CreateTaskRequest, DeleteTaskRequest
+from taskservice.v1.task_service_pb2 import CreateTaskRequest
 from taskservice_client import (
     ClosedClientError,
     DeadlineExceeded,
@@ -67,19 +67,6 @@ def test_every_attempt_of_a_write_has_the_same_request_id() -> None:
     first, second = dict.fromkeys(ids)
     assert ids == [first] * (MORE_THAN_GRPC_REPEATS + 1) + [second]
     assert [call.metadata["x-request-id"] for call in server.received] == ids
-
-
-def test_a_repeated_deletion_finds_the_task_deleted() -> None:
-    with calling(CANCELLED) as (client, server):
-        assert client.delete(ID).etag
-    first, again = (DeleteTaskRequest.FromString(call.request) for call in server.received)
-    assert (first.allow_missing, again.allow_missing) == (False, True)
-
-
-def test_an_undeletion_that_took_place_returns_the_task() -> None:
-    with calling(CANCELLED, NOT_DELETED) as (client, server):
-        assert client.undelete(ID).etag
-    assert server.received[-1].method == "GetTask"
 
 
 def test_an_undeletion_of_a_task_that_is_not_deleted_fails() -> None:

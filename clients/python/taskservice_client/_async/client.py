@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
@@ -21,11 +23,11 @@ from taskservice_client.channels import Options, Tls, credentials_for, options_f
 from taskservice_client.errors import (
     EtagMismatch,
     TaskNotDeleted,
+    TaskNotFound,
     TaskServiceError,
     in_batch,
-    missing_task,
 )
-from taskservice_client.requests import Batch, Fields, Item, Request, Targeted
+from taskservice_client.requests import Fields, Item, Targeted
 from taskservice_client.watching import Position, TokenStore
 
 PAGE_SIZE = 500
@@ -66,15 +68,13 @@ class AsyncTaskClient:
         self._get_task = Method("GetTask", stub.GetTask)
         self._list_tasks = Method("ListTasks", stub.ListTasks)
         self._update_task = Method("UpdateTask", stub.UpdateTask)
-        self._delete_task = Method("DeleteTask", stub.DeleteTask, again=requests.delete_again)
+        self._delete_task = Method("DeleteTask", stub.DeleteTask)
         self._undelete_task = Method("UndeleteTask", stub.UndeleteTask)
         self._get_task_stats = Method("GetTaskStats", stub.GetTaskStats)
         self._batch_get_tasks = Method("BatchGetTasks", stub.BatchGetTasks)
         self._batch_create_tasks = Method("BatchCreateTasks", stub.BatchCreateTasks)
         self._batch_update_tasks = Method("BatchUpdateTasks", stub.BatchUpdateTasks)
-        self._batch_delete_tasks = Method(
-            "BatchDeleteTasks", stub.BatchDeleteTasks, again=requests.delete_batch_again
-        )
+        self._batch_delete_tasks = Method("BatchDeleteTasks", stub.BatchDeleteTasks)
         self._list_task_events = Method("ListTaskEvents", stub.ListTaskEvents)
         self._purge_tasks = Method("PurgeTasks", stub.PurgeTasks, is_safe=False)
         self._watch_tasks = stub.WatchTasks
@@ -94,7 +94,8 @@ class AsyncTaskClient:
         """Close the channel; calls and watches end."""
 
         self._calls.is_closed = True
-        await self._channel.close()
+        if os.getpid() == self._calls.pid:  # A channel does not survive a fork, not even to close.
+            await self._channel.close()
 
     async def create(
         self,
@@ -188,6 +189,7 @@ class AsyncTaskClient:
 
     async def _mutate(self, id: str, mutate: Callable[[Task], None], timeout: float | None) -> Task:
         """Read, change and write the task until no other write comes in between."""
+        ends = time.monotonic() + self._calls.seconds(timeout)
         current = await self.get(id, timeout=timeout)
         while True:
             task = Task()
@@ -197,15 +199,16 @@ class AsyncTaskClient:
             if not paths:
                 return current
             task.etag = current.etag
-            request = requests.update_request(
-                pb.UpdateTaskRequest(task=task, update_mask=FieldMask(paths=paths))
+            request_id = requests.new_request_id()
+            request = pb.UpdateTaskRequest(
+                task=task, update_mask=FieldMask(paths=paths), request_id=request_id
             )
             try:
-                return await self._calls.call(
-                    self._update_task, request, timeout, request.request_id
-                )
-            except EtagMismatch:
-                current = await self.get(id, timeout=timeout)
+                return await self._call(self._update_task, request, timeout, request_id)
+            except EtagMismatch as error:
+                if error.current is None or time.monotonic() >= ends:
+                    raise
+                current = error.current
 
     async def delete(
         self, id: str, *, etag: str = "", allow_missing: bool = False, timeout: float | None = None
@@ -213,10 +216,11 @@ class AsyncTaskClient:
         """Soft-delete a task. Raises: TaskNotFound, EtagMismatch."""
 
         request = pb.DeleteTaskRequest(id=id, etag=etag, allow_missing=allow_missing)
-        task = await self._call(self._delete_task, request, timeout)
-        if not task.etag and not allow_missing:  # A repeated call allows it.
-            raise missing_task(id)
-        return task
+        try:
+            return await self._call(self._delete_task, request, timeout)
+        except TaskNotFound as error:
+            (task,) = await self._deleted_before(error, [id], timeout)
+            return task
 
     async def undelete(self, id: str, *, etag: str = "", timeout: float | None = None) -> Task:
         """Undelete a task. Raises: TaskNotFound, TaskNotDeleted, EtagMismatch."""
@@ -227,7 +231,7 @@ class AsyncTaskClient:
         except TaskNotDeleted as error:
             if error.attempts == 1:
                 raise
-        return await self.get(id, timeout=timeout)  # By an earlier attempt.
+        return await self.get(id, timeout=timeout)  # An earlier attempt undeleted it.
 
     async def history(
         self, id: str, *, page_size: int = PAGE_SIZE, timeout: float | None = None
@@ -265,8 +269,7 @@ class AsyncTaskClient:
     async def get_many(self, ids: Iterable[str], *, timeout: float | None = None) -> Sequence[Task]:
         """Read tasks, in the order of the ids. Raises: TaskNotFound."""
 
-        build = requests.get_batch
-        return await self._batches(self._batch_get_tasks, build, ids, timeout)
+        return await self._batches(self._get_batch, ids, timeout)
 
     async def create_many(
         self, items: Iterable[Task | pb.CreateTaskRequest], *, timeout: float | None = None
@@ -274,8 +277,7 @@ class AsyncTaskClient:
         """Create tasks in batches; each batch is atomic. A failure has `item` and `written`."""
 
         each = map(requests.create_request, items)
-        build = requests.create_batch
-        return await self._batches(self._batch_create_tasks, build, each, timeout)
+        return await self._batches(self._create_batch, each, timeout)
 
     async def update_many(
         self, items: Iterable[Task | pb.UpdateTaskRequest], *, timeout: float | None = None
@@ -283,8 +285,7 @@ class AsyncTaskClient:
         """Update tasks in batches; a Task updates the fields that have a value."""
 
         each = map(requests.update_request, items)
-        build = requests.update_batch
-        return await self._batches(self._batch_update_tasks, build, each, timeout)
+        return await self._batches(self._update_batch, each, timeout)
 
     async def delete_many(
         self, items: Iterable[str | pb.DeleteTaskRequest], *, timeout: float | None = None
@@ -292,8 +293,7 @@ class AsyncTaskClient:
         """Soft-delete tasks in batches, by id or by request."""
 
         each = map(requests.delete_request, items)
-        build = requests.delete_batch
-        return await self._batches(self._batch_delete_tasks, build, each, timeout)
+        return await self._batches(self._delete_batch, each, timeout)
 
     async def purge(
         self, filter: str, *, force: bool = False, timeout: float | None = None
@@ -304,7 +304,10 @@ class AsyncTaskClient:
         return await self._calls.call(self._purge_tasks, request, timeout)
 
     async def health(self, *, timeout: float | None = None) -> bool:
-        """Return whether the service is ready, by a connection of its own."""
+        """Return whether the service is ready, within 5 seconds by default.
+
+        The call has a connection of its own: others wait for a service that is ready.
+        """
 
         return await check_health(self._target, self._tls, self._options, timeout or 5.0)
 
@@ -325,10 +328,48 @@ class AsyncTaskClient:
                 error.current = None  # Without tasks:read, for instance.
             raise
 
+    async def _deleted_before(
+        self, error: TaskNotFound, ids: Sequence[str], timeout: float | None
+    ) -> Sequence[Task]:
+        """Return the tasks that an earlier attempt of the call deleted. Raises: the error."""
+        if error.attempts == 1:
+            raise error
+        try:
+            tasks = await self._get_batch(ids, timeout)
+        except TaskServiceError:
+            raise error from error.__cause__
+        if not all(task.HasField("deleted_at") for task in tasks):
+            raise error
+        return tasks
+
+    async def _get_batch(self, ids: Sequence[str], timeout: float | None) -> Sequence[Task]:
+        request = pb.BatchGetTasksRequest(ids=ids)
+        return (await self._calls.call(self._batch_get_tasks, request, timeout)).tasks
+
+    async def _create_batch(
+        self, items: Sequence[pb.CreateTaskRequest], timeout: float | None
+    ) -> Sequence[Task]:
+        request = pb.BatchCreateTasksRequest(requests=items)
+        return (await self._calls.call(self._batch_create_tasks, request, timeout)).tasks
+
+    async def _update_batch(
+        self, items: Sequence[pb.UpdateTaskRequest], timeout: float | None
+    ) -> Sequence[Task]:
+        request = pb.BatchUpdateTasksRequest(requests=items)
+        return (await self._calls.call(self._batch_update_tasks, request, timeout)).tasks
+
+    async def _delete_batch(
+        self, items: Sequence[pb.DeleteTaskRequest], timeout: float | None
+    ) -> Sequence[Task]:
+        request = pb.BatchDeleteTasksRequest(requests=items)
+        try:
+            return (await self._calls.call(self._batch_delete_tasks, request, timeout)).tasks
+        except TaskNotFound as error:
+            return await self._deleted_before(error, [item.id for item in items], timeout)
+
     async def _batches(
         self,
-        method: Method[Request, Batch],
-        build: Callable[[Iterable[Item]], Request],
+        call: io.CallBatch[Item],
         items: Iterable[Item],
         timeout: float | None,
     ) -> Sequence[Task]:
@@ -340,7 +381,7 @@ class AsyncTaskClient:
             while queue:
                 some = queue.popleft()
                 try:
-                    done += (await self._calls.call(method, build(some), timeout)).tasks
+                    done += await call(some, timeout)
                 except TaskServiceError as error:
                     if error.reason != "ANSWER_TOO_LARGE" or len(some) == 1:
                         raise in_batch(error, done) from error.__cause__

@@ -10,18 +10,21 @@ from typing import TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import WatchTasksRequest, WatchTasksResponse
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from taskservice_client.channels import Options
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
+Item = TypeVar("Item", bound=Message | str)
 
 Channel: TypeAlias = grpc.aio.Channel
 Interceptor: TypeAlias = grpc.aio.ClientInterceptor
 Invoke: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[Request, Response]"
 OpenStream: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[WatchTasksRequest, WatchTasksResponse]"
 Stream: TypeAlias = "grpc.aio.UnaryStreamCall[WatchTasksRequest, WatchTasksResponse]"
+CallBatch: TypeAlias = Callable[[Sequence[Item], float | None], Awaitable[Sequence[Task]]]
 TokenCallable: TypeAlias = Callable[[], str | Awaitable[str]]
 
 Cancelled = asyncio.CancelledError

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from typing import Generic, TypeVar
 
 import grpc
@@ -26,24 +25,22 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
 
+PAUSE_SECONDS = 5.0
+"""The time between two attempts to renew a token that is still valid."""
+
+
 class Method(Generic[Request, Response]):
     """A method, and how it is repeated."""
 
-    __slots__ = "again", "invoke", "is_safe", "name"
+    __slots__ = "invoke", "is_safe", "name"
 
     def __init__(
-        self,
-        name: str,
-        invoke: io.Invoke[Request, Response],
-        *,
-        is_safe: bool = True,
-        again: Callable[[Request], Request] = retries.same,
+        self, name: str, invoke: io.Invoke[Request, Response], *, is_safe: bool = True
     ) -> None:
         self.name = f"taskservice.v1.TaskService/{name}"
         self.invoke = invoke
         self.is_safe = is_safe
-        """Whether a call that may have been executed can be repeated, by the request of `again`."""
-        self.again = again
+        """Whether a call that may have been executed can be repeated."""
 
 
 class Token:
@@ -78,7 +75,8 @@ class Token:
             except Exception:
                 if time.time() >= self._expiry:
                     raise
-                return  # The old token is valid; the next call tries again.
+                self._renew_at = min(self._expiry, time.time() + PAUSE_SECONDS)
+                return  # The old token is valid until then.
             self._metadata = bearer(token)
             self._expiry = expiry_of(token)
             self._renew_at = renewal_of(token, time.time())
@@ -89,7 +87,7 @@ class Calls:
 
     def __init__(self, token: Token, timeout: float) -> None:
         self._timeout = timeout
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self.token = token
         self.is_closed = False
 
@@ -97,8 +95,12 @@ class Calls:
         """Check that the channel can be used. Raises: ClosedClientError, ForkedClientError."""
         if self.is_closed:
             raise ClosedClientError("the client is closed")
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             raise ForkedClientError("the client was made before a fork: make one in each process")
+
+    def seconds(self, timeout: float | None) -> float:
+        """Return the timeout of a call, by default that of the client."""
+        return self._timeout if timeout is None else timeout
 
     def call(
         self,
@@ -110,7 +112,7 @@ class Calls:
         """Return the response, after retries within the timeout. Raises: TaskServiceError."""
         self.check()
         own: Metadata = (("x-request-id", request_id),) if request_id else ()
-        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        deadline = time.monotonic() + self.seconds(timeout)
         if not tracing.is_traced():
             return self._attempt(method, request, deadline, own)
         with tracing.span_of(method.name) as context:
@@ -136,7 +138,6 @@ class Calls:
                 may_renew = False
                 continue
             self._pause(error, deadline, is_safe=method.is_safe)
-            request = method.again(request)
 
     def _pause(self, error: TaskServiceError, deadline: float, *, is_safe: bool) -> None:
         """Wait until the next attempt. Raises: the error, if there is none."""

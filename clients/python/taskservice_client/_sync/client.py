@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import deque
 from collections.abc import Iterator, Callable, Iterable, Sequence
 from types import TracebackType
@@ -22,11 +24,11 @@ from taskservice_client.channels import Options, Tls, credentials_for, options_f
 from taskservice_client.errors import (
     EtagMismatch,
     TaskNotDeleted,
+    TaskNotFound,
     TaskServiceError,
     in_batch,
-    missing_task,
 )
-from taskservice_client.requests import Batch, Fields, Item, Request, Targeted
+from taskservice_client.requests import Fields, Item, Targeted
 from taskservice_client.watching import Position, TokenStore
 
 PAGE_SIZE = 500
@@ -67,15 +69,13 @@ class TaskClient:
         self._get_task = Method("GetTask", stub.GetTask)
         self._list_tasks = Method("ListTasks", stub.ListTasks)
         self._update_task = Method("UpdateTask", stub.UpdateTask)
-        self._delete_task = Method("DeleteTask", stub.DeleteTask, again=requests.delete_again)
+        self._delete_task = Method("DeleteTask", stub.DeleteTask)
         self._undelete_task = Method("UndeleteTask", stub.UndeleteTask)
         self._get_task_stats = Method("GetTaskStats", stub.GetTaskStats)
         self._batch_get_tasks = Method("BatchGetTasks", stub.BatchGetTasks)
         self._batch_create_tasks = Method("BatchCreateTasks", stub.BatchCreateTasks)
         self._batch_update_tasks = Method("BatchUpdateTasks", stub.BatchUpdateTasks)
-        self._batch_delete_tasks = Method(
-            "BatchDeleteTasks", stub.BatchDeleteTasks, again=requests.delete_batch_again
-        )
+        self._batch_delete_tasks = Method("BatchDeleteTasks", stub.BatchDeleteTasks)
         self._list_task_events = Method("ListTaskEvents", stub.ListTaskEvents)
         self._purge_tasks = Method("PurgeTasks", stub.PurgeTasks, is_safe=False)
         self._watch_tasks = stub.WatchTasks
@@ -95,7 +95,8 @@ class TaskClient:
         """Close the channel; calls and watches end."""
 
         self._calls.is_closed = True
-        self._channel.close()
+        if os.getpid() == self._calls.pid:  # A channel does not survive a fork, not even to close.
+            self._channel.close()
 
     def create(
         self,
@@ -189,6 +190,7 @@ class TaskClient:
 
     def _mutate(self, id: str, mutate: Callable[[Task], None], timeout: float | None) -> Task:
         """Read, change and write the task until no other write comes in between."""
+        ends = time.monotonic() + self._calls.seconds(timeout)
         current = self.get(id, timeout=timeout)
         while True:
             task = Task()
@@ -198,15 +200,16 @@ class TaskClient:
             if not paths:
                 return current
             task.etag = current.etag
-            request = requests.update_request(
-                pb.UpdateTaskRequest(task=task, update_mask=FieldMask(paths=paths))
+            request_id = requests.new_request_id()
+            request = pb.UpdateTaskRequest(
+                task=task, update_mask=FieldMask(paths=paths), request_id=request_id
             )
             try:
-                return self._calls.call(
-                    self._update_task, request, timeout, request.request_id
-                )
-            except EtagMismatch:
-                current = self.get(id, timeout=timeout)
+                return self._call(self._update_task, request, timeout, request_id)
+            except EtagMismatch as error:
+                if error.current is None or time.monotonic() >= ends:
+                    raise
+                current = error.current
 
     def delete(
         self, id: str, *, etag: str = "", allow_missing: bool = False, timeout: float | None = None
@@ -214,10 +217,11 @@ class TaskClient:
         """Soft-delete a task. Raises: TaskNotFound, EtagMismatch."""
 
         request = pb.DeleteTaskRequest(id=id, etag=etag, allow_missing=allow_missing)
-        task = self._call(self._delete_task, request, timeout)
-        if not task.etag and not allow_missing:  # A repeated call allows it.
-            raise missing_task(id)
-        return task
+        try:
+            return self._call(self._delete_task, request, timeout)
+        except TaskNotFound as error:
+            (task,) = self._deleted_before(error, [id], timeout)
+            return task
 
     def undelete(self, id: str, *, etag: str = "", timeout: float | None = None) -> Task:
         """Undelete a task. Raises: TaskNotFound, TaskNotDeleted, EtagMismatch."""
@@ -228,7 +232,7 @@ class TaskClient:
         except TaskNotDeleted as error:
             if error.attempts == 1:
                 raise
-        return self.get(id, timeout=timeout)  # By an earlier attempt.
+        return self.get(id, timeout=timeout)  # An earlier attempt undeleted it.
 
     def history(
         self, id: str, *, page_size: int = PAGE_SIZE, timeout: float | None = None
@@ -266,8 +270,7 @@ class TaskClient:
     def get_many(self, ids: Iterable[str], *, timeout: float | None = None) -> Sequence[Task]:
         """Read tasks, in the order of the ids. Raises: TaskNotFound."""
 
-        build = requests.get_batch
-        return self._batches(self._batch_get_tasks, build, ids, timeout)
+        return self._batches(self._get_batch, ids, timeout)
 
     def create_many(
         self, items: Iterable[Task | pb.CreateTaskRequest], *, timeout: float | None = None
@@ -275,8 +278,7 @@ class TaskClient:
         """Create tasks in batches; each batch is atomic. A failure has `item` and `written`."""
 
         each = map(requests.create_request, items)
-        build = requests.create_batch
-        return self._batches(self._batch_create_tasks, build, each, timeout)
+        return self._batches(self._create_batch, each, timeout)
 
     def update_many(
         self, items: Iterable[Task | pb.UpdateTaskRequest], *, timeout: float | None = None
@@ -284,8 +286,7 @@ class TaskClient:
         """Update tasks in batches; a Task updates the fields that have a value."""
 
         each = map(requests.update_request, items)
-        build = requests.update_batch
-        return self._batches(self._batch_update_tasks, build, each, timeout)
+        return self._batches(self._update_batch, each, timeout)
 
     def delete_many(
         self, items: Iterable[str | pb.DeleteTaskRequest], *, timeout: float | None = None
@@ -293,8 +294,7 @@ class TaskClient:
         """Soft-delete tasks in batches, by id or by request."""
 
         each = map(requests.delete_request, items)
-        build = requests.delete_batch
-        return self._batches(self._batch_delete_tasks, build, each, timeout)
+        return self._batches(self._delete_batch, each, timeout)
 
     def purge(
         self, filter: str, *, force: bool = False, timeout: float | None = None
@@ -305,7 +305,10 @@ class TaskClient:
         return self._calls.call(self._purge_tasks, request, timeout)
 
     def health(self, *, timeout: float | None = None) -> bool:
-        """Return whether the service is ready, by a connection of its own."""
+        """Return whether the service is ready, within 5 seconds by default.
+
+        The call has a connection of its own: others wait for a service that is ready.
+        """
 
         return check_health(self._target, self._tls, self._options, timeout or 5.0)
 
@@ -326,10 +329,48 @@ class TaskClient:
                 error.current = None  # Without tasks:read, for instance.
             raise
 
+    def _deleted_before(
+        self, error: TaskNotFound, ids: Sequence[str], timeout: float | None
+    ) -> Sequence[Task]:
+        """Return the tasks that an earlier attempt of the call deleted. Raises: the error."""
+        if error.attempts == 1:
+            raise error
+        try:
+            tasks = self._get_batch(ids, timeout)
+        except TaskServiceError:
+            raise error from error.__cause__
+        if not all(task.HasField("deleted_at") for task in tasks):
+            raise error
+        return tasks
+
+    def _get_batch(self, ids: Sequence[str], timeout: float | None) -> Sequence[Task]:
+        request = pb.BatchGetTasksRequest(ids=ids)
+        return (self._calls.call(self._batch_get_tasks, request, timeout)).tasks
+
+    def _create_batch(
+        self, items: Sequence[pb.CreateTaskRequest], timeout: float | None
+    ) -> Sequence[Task]:
+        request = pb.BatchCreateTasksRequest(requests=items)
+        return (self._calls.call(self._batch_create_tasks, request, timeout)).tasks
+
+    def _update_batch(
+        self, items: Sequence[pb.UpdateTaskRequest], timeout: float | None
+    ) -> Sequence[Task]:
+        request = pb.BatchUpdateTasksRequest(requests=items)
+        return (self._calls.call(self._batch_update_tasks, request, timeout)).tasks
+
+    def _delete_batch(
+        self, items: Sequence[pb.DeleteTaskRequest], timeout: float | None
+    ) -> Sequence[Task]:
+        request = pb.BatchDeleteTasksRequest(requests=items)
+        try:
+            return (self._calls.call(self._batch_delete_tasks, request, timeout)).tasks
+        except TaskNotFound as error:
+            return self._deleted_before(error, [item.id for item in items], timeout)
+
     def _batches(
         self,
-        method: Method[Request, Batch],
-        build: Callable[[Iterable[Item]], Request],
+        call: io.CallBatch[Item],
         items: Iterable[Item],
         timeout: float | None,
     ) -> Sequence[Task]:
@@ -341,7 +382,7 @@ class TaskClient:
             while queue:
                 some = queue.popleft()
                 try:
-                    done += (self._calls.call(method, build(some), timeout)).tasks
+                    done += call(some, timeout)
                 except TaskServiceError as error:
                     if error.reason != "ANSWER_TOO_LARGE" or len(some) == 1:
                         raise in_batch(error, done) from error.__cause__

@@ -11,17 +11,20 @@ from typing import Protocol, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import WatchTasksRequest, WatchTasksResponse
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from taskservice_client.channels import Options
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
+Item = TypeVar("Item", bound=Message | str)
 
 Channel: TypeAlias = grpc.Channel
 Interceptor: TypeAlias = grpc.UnaryUnaryClientInterceptor | grpc.UnaryStreamClientInterceptor
 OpenStream: TypeAlias = "grpc.UnaryStreamMultiCallable[WatchTasksRequest, WatchTasksResponse]"
 Invoke: TypeAlias = "grpc.UnaryUnaryMultiCallable[Request, Response]"
+CallBatch: TypeAlias = Callable[[Sequence[Item], float | None], Sequence[Task]]
 TokenCallable: TypeAlias = Callable[[], str]
 
 Cancelled = CancelledError
