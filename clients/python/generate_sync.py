@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "taskservice_client"
-GENERATED = "calls.py", "client.py", "health.py", "watch.py"
+GENERATED = "batches.py", "calls.py", "client.py", "health.py", "watch.py"
 
 _NOTE = "# Generated from _async/{name} by `make client`.\n"
 _REPLACEMENTS = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
@@ -16,6 +15,7 @@ from taskservice.v1.task_event_pb2 import TaskEvent
 from taskservice.v1.task_pb2 import Task
 from taskservice_client import requests
 from taskservice_client._async import io
+from taskservice_client._async.batches import Batches
 from taskservice_client._async.calls import Calls, Method, Token
 from taskservice_client._async.health import check_health
 from taskservice_client._async.watch import AsyncWatch
@@ -25,9 +25,8 @@ from taskservice_client.errors import (
     TaskNotDeleted,
     TaskNotFound,
     TaskServiceError,
-    in_batch,
 )
-from taskservice_client.requests import Fields, Item, Targeted
+from taskservice_client.requests import Fields, Targeted
 from taskservice_client.watching import Position, TokenStore
 
 PAGE_SIZE = 500
@@ -56,7 +55,6 @@ class AsyncTaskClient:
         expires and after the service refused it. `tls` is True or `Tls(...)`; False means
         plaintext, and so does the default for a target on this machine. `options` are gRPC's.
         """
-
         channel = io.open_channel(
             target, credentials_for(target, tls), options_for(tls, options), interceptors
         )
@@ -71,10 +69,7 @@ class AsyncTaskClient:
         self._delete_task = Method("DeleteTask", stub.DeleteTask)
         self._undelete_task = Method("UndeleteTask", stub.UndeleteTask)
         self._get_task_stats = Method("GetTaskStats", stub.GetTaskStats)
-        self._batch_get_tasks = Method("BatchGetTasks", stub.BatchGetTasks)
-        self._batch_create_tasks = Method("BatchCreateTasks", stub.BatchCreateTasks)
-        self._batch_update_tasks = Method("BatchUpdateTasks", stub.BatchUpdateTasks)
-        self._batch_delete_tasks = Method("BatchDeleteTasks", stub.BatchDeleteTasks)
+        self._batches = Batches(self._calls, stub)
         self._list_task_events = Method("ListTaskEvents", stub.ListTaskEvents)
         self._purge_tasks = Method("PurgeTasks", stub.PurgeTasks, is_safe=False)
         self._watch_tasks = stub.WatchTasks
@@ -92,7 +87,6 @@ class AsyncTaskClient:
 
     async def close(self) -> None:
         """Close the channel; calls and watches end."""
-
         self._calls.is_closed = True
         if os.getpid() == self._calls.pid:  # A channel does not survive a fork, not even to close.
             await self._channel.close()
@@ -109,7 +103,6 @@ class AsyncTaskClient:
         **fields: Unpack[Fields],
     ) -> Task:
         """Create a task from a message, from fields, or from both. Raises: TaskExists."""
-
         request_id = request_id or requests.new_request_id()
         request = pb.CreateTaskRequest(
             task=task, task_id=task_id, request_id=request_id, validate_only=validate_only
@@ -119,7 +112,6 @@ class AsyncTaskClient:
 
     async def get(self, id: str, *, timeout: float | None = None) -> Task:
         """Read a task, also a deleted one. Raises: TaskNotFound."""
-
         return await self._calls.call(self._get_task, pb.GetTaskRequest(id=id), timeout)
 
     async def list(
@@ -132,7 +124,6 @@ class AsyncTaskClient:
         timeout: float | None = None,
     ) -> AsyncIterator[Task]:
         """Iterate over the tasks that match a filter, page by page."""
-
         request = pb.ListTasksRequest(
             filter=filter, order_by=order_by, show_deleted=show_deleted, page_size=page_size
         )
@@ -146,12 +137,10 @@ class AsyncTaskClient:
 
     async def count(self, filter: str = "", *, timeout: float | None = None) -> int:
         """Count the tasks that match a filter, without deleted ones."""
-
         return (await self.stats(filter, timeout=timeout)).total
 
     async def stats(self, filter: str = "", *, timeout: float | None = None) -> pb.TaskStats:
         """Count the tasks by status and by priority."""
-
         request = pb.GetTaskStatsRequest(filter=filter)
         return await self._calls.call(self._get_task_stats, request, timeout)
 
@@ -172,7 +161,6 @@ class AsyncTaskClient:
         Instead of fields, `mutate` changes the task in place; it is called again, with the task as
         it is, if another client wrote the task in between.
         """
-
         if mutate is not None:
             if fields or etag or request_id or validate_only:
                 raise TypeError("`mutate` is given instead of other arguments")
@@ -214,17 +202,15 @@ class AsyncTaskClient:
         self, id: str, *, etag: str = "", allow_missing: bool = False, timeout: float | None = None
     ) -> Task:
         """Soft-delete a task. Raises: TaskNotFound, EtagMismatch."""
-
         request = pb.DeleteTaskRequest(id=id, etag=etag, allow_missing=allow_missing)
         try:
             return await self._call(self._delete_task, request, timeout)
         except TaskNotFound as error:
-            (task,) = await self._deleted_before(error, [id], timeout)
+            (task,) = await self._batches.deleted_before(error, [id], timeout)
             return task
 
     async def undelete(self, id: str, *, etag: str = "", timeout: float | None = None) -> Task:
         """Undelete a task. Raises: TaskNotFound, TaskNotDeleted, EtagMismatch."""
-
         request = pb.UndeleteTaskRequest(id=id, etag=etag)
         try:
             return await self._call(self._undelete_task, request, timeout)
@@ -237,7 +223,6 @@ class AsyncTaskClient:
         self, id: str, *, page_size: int = PAGE_SIZE, timeout: float | None = None
     ) -> AsyncIterator[TaskEvent]:
         """Iterate over the events of a task, newest first. Raises: TaskNotFound."""
-
         request = pb.ListTaskEventsRequest(task_id=id, page_size=page_size)
         while True:
             page = await self._calls.call(self._list_task_events, request, timeout)
@@ -262,44 +247,35 @@ class AsyncTaskClient:
         the tasks that match (`initial`). `store` receives the token of an event when the next
         event is asked for, so that a program that ends in between receives the event again.
         """
-
         position = Position(filter, resume_token, store, initial=initial)
         return AsyncWatch(self._calls, self._watch_tasks, position)
 
     async def get_many(self, ids: Iterable[str], *, timeout: float | None = None) -> Sequence[Task]:
         """Read tasks, in the order of the ids. Raises: TaskNotFound."""
-
-        return await self._batches(self._get_batch, ids, timeout)
+        return await self._batches.get(ids, timeout)
 
     async def create_many(
         self, items: Iterable[Task | pb.CreateTaskRequest], *, timeout: float | None = None
     ) -> Sequence[Task]:
         """Create tasks in batches; each batch is atomic. A failure has `item` and `written`."""
-
-        each = map(requests.create_request, items)
-        return await self._batches(self._create_batch, each, timeout)
+        return await self._batches.create(map(requests.create_request, items), timeout)
 
     async def update_many(
         self, items: Iterable[Task | pb.UpdateTaskRequest], *, timeout: float | None = None
     ) -> Sequence[Task]:
         """Update tasks in batches; a Task updates the fields that have a value."""
-
-        each = map(requests.update_request, items)
-        return await self._batches(self._update_batch, each, timeout)
+        return await self._batches.update(map(requests.update_request, items), timeout)
 
     async def delete_many(
         self, items: Iterable[str | pb.DeleteTaskRequest], *, timeout: float | None = None
     ) -> Sequence[Task]:
         """Soft-delete tasks in batches, by id or by request."""
-
-        each = map(requests.delete_request, items)
-        return await self._batches(self._delete_batch, each, timeout)
+        return await self._batches.delete(map(requests.delete_request, items), timeout)
 
     async def purge(
         self, filter: str, *, force: bool = False, timeout: float | None = None
     ) -> pb.PurgeTasksResponse:
         """Remove deleted tasks permanently; without `force`, count them."""
-
         request = pb.PurgeTasksRequest(filter=filter, force=force)
         return await self._calls.call(self._purge_tasks, request, timeout)
 
@@ -308,7 +284,6 @@ class AsyncTaskClient:
 
         The call has a connection of its own: others wait for a service that is ready.
         """
-
         return await check_health(self._target, self._tls, self._options, timeout or 5.0)
 
     async def _call(
@@ -327,63 +302,3 @@ class AsyncTaskClient:
             except TaskServiceError:
                 error.current = None  # Without tasks:read, for instance.
             raise
-
-    async def _deleted_before(
-        self, error: TaskNotFound, ids: Sequence[str], timeout: float | None
-    ) -> Sequence[Task]:
-        """Return the tasks that an earlier attempt of the call deleted. Raises: the error."""
-        if error.attempts == 1:
-            raise error
-        try:
-            tasks = await self._get_batch(ids, timeout)
-        except TaskServiceError:
-            raise error from error.__cause__
-        if not all(task.HasField("deleted_at") for task in tasks):
-            raise error
-        return tasks
-
-    async def _get_batch(self, ids: Sequence[str], timeout: float | None) -> Sequence[Task]:
-        request = pb.BatchGetTasksRequest(ids=ids)
-        return (await self._calls.call(self._batch_get_tasks, request, timeout)).tasks
-
-    async def _create_batch(
-        self, items: Sequence[pb.CreateTaskRequest], timeout: float | None
-    ) -> Sequence[Task]:
-        request = pb.BatchCreateTasksRequest(requests=items)
-        return (await self._calls.call(self._batch_create_tasks, request, timeout)).tasks
-
-    async def _update_batch(
-        self, items: Sequence[pb.UpdateTaskRequest], timeout: float | None
-    ) -> Sequence[Task]:
-        request = pb.BatchUpdateTasksRequest(requests=items)
-        return (await self._calls.call(self._batch_update_tasks, request, timeout)).tasks
-
-    async def _delete_batch(
-        self, items: Sequence[pb.DeleteTaskRequest], timeout: float | None
-    ) -> Sequence[Task]:
-        request = pb.BatchDeleteTasksRequest(requests=items)
-        try:
-            return (await self._calls.call(self._batch_delete_tasks, request, timeout)).tasks
-        except TaskNotFound as error:
-            return await self._deleted_before(error, [item.id for item in items], timeout)
-
-    async def _batches(
-        self,
-        call: io.CallBatch[Item],
-        items: Iterable[Item],
-        timeout: float | None,
-    ) -> Sequence[Task]:
-        """Call for each part of the items, smaller ones where the response would be too large."""
-        done: list[Task] = []
-        queue = deque[Sequence[Item]]()
-        for part in requests.parts(items):
-            queue.append(part)
-            while queue:
-                some = queue.popleft()
-                try:
-                    done += await call(some, timeout)
-                except TaskServiceError as error:
-                    if error.reason != "ANSWER_TOO_LARGE" or len(some) == 1:
-                        raise in_batch(error, done) from error.__cause__
-                    queue.extendleft(reversed(requests.halves(some)))
-        return done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -15,16 +15,20 @@ from taskservice.v1.task_service_pb2 import WatchTasksRequest, WatchTasksRespons
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from taskservice_client.channels import Options
 
+if TYPE_CHECKING:  # Only the types know it.
+    from taskservice.v1.task_service_pb2_grpc import TaskServiceAsyncStub
+
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 Item = TypeVar("Item", bound=Message | str)
 
+Stub: TypeAlias = "TaskServiceAsyncStub"
 Channel: TypeAlias = grpc.aio.Channel
 Interceptor: TypeAlias = grpc.aio.ClientInterceptor
 Invoke: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[Request, Response]"
 OpenStream: TypeAlias = "grpc.aio.UnaryStreamMultiCallable[WatchTasksRequest, WatchTasksResponse]"
 Stream: TypeAlias = "grpc.aio.UnaryStreamCall[WatchTasksRequest, WatchTasksResponse]"
-CallBatch: TypeAlias = Callable[[Sequence[Item], float | None], Awaitable[Sequence[Task]]]
+CallPart: TypeAlias = Callable[[Sequence[Item], float | None], Awaitable[Sequence[Task]]]
 TokenCallable: TypeAlias = Callable[[], str | Awaitable[str]]
 
 Cancelled = asyncio.CancelledError

@@ -20,11 +20,12 @@ Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 Item = TypeVar("Item", bound=Message | str)
 
+Stub: TypeAlias = TaskServiceStub
 Channel: TypeAlias = grpc.Channel
 Interceptor: TypeAlias = grpc.UnaryUnaryClientInterceptor | grpc.UnaryStreamClientInterceptor
 OpenStream: TypeAlias = "grpc.UnaryStreamMultiCallable[WatchTasksRequest, WatchTasksResponse]"
 Invoke: TypeAlias = "grpc.UnaryUnaryMultiCallable[Request, Response]"
-CallBatch: TypeAlias = Callable[[Sequence[Item], float | None], Sequence[Task]]
+CallPart: TypeAlias = Callable[[Sequence[Item], float | None], Sequence[Task]]
 TokenCallable: TypeAlias = Callable[[], str]
 
 Cancelled = CancelledError
