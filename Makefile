@@ -102,7 +102,7 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 .PHONY: site
 site: $(INSTALLED) ## Build the documentation as a site, .site/public; fails for a broken link
 	@rm -rf .site && mkdir -p .site/source
-	@git ls-files --cached --others --exclude-standard README.md CONTRIBUTING.md SECURITY.md LICENSE docs deploy \
+	@git ls-files --cached --others --exclude-standard README.md CONTRIBUTING.md SECURITY.md LICENSE clients docs deploy \
 		proto benchmarks/results gateway/static/openapi.json | xargs cp --parents --target-directory .site/source
 	@zensical build --clean --strict
 	@$(BIN)/python docs/check_site.py .site/public
@@ -113,6 +113,10 @@ docs/architecture.svg: docs/architecture.dot
 .PHONY: client
 client: $(INSTALLED) ## Write the synchronous Python client from the asynchronous one
 	@$(BIN)/python clients/python/generate_sync.py
+
+.PHONY: client-wheel
+client-wheel: $(INSTALLED) ## Build the wheel of the Python client into clients/python/dist
+	@cd clients/python && $(CURDIR)/$(BIN)/python -m hatchling build --target wheel
 
 .PHONY: bench-client
 bench-client: $(INSTALLED) ## Fail if the Python client adds more than 15 % to the CPU of a bare stub
