@@ -1,0 +1,1 @@
+"""The command line `tasks`, for operators: `pip install 'task-service-client[cli]'`."""
