@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -10,16 +11,20 @@ from taskservice_client.cli.exits import ExitCode
 
 
 def main() -> None:
-    """Run a command; write an error in one line, and exit with its code."""
+    """Run the command of the process."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that ends, as `head`, ends this too.
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command; write an error in one line, and return the exit code."""
     try:
-        code = app(prog_name="tasks", standalone_mode=False) or ExitCode.OK
+        return app(arguments, prog_name="tasks", standalone_mode=False) or ExitCode.OK
     except typer.TyperException as error:
         sys.stderr.write(f"tasks: {error.format_message()}\n")
-        code = error.exit_code
+        return error.exit_code
     except typer.Abort:
-        code = ExitCode.UNEXPECTED
-    sys.exit(code)
+        return ExitCode.UNEXPECTED
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from taskservice_client.cli.contexts import Contexts, context_names
 from taskservice_client.cli.exits import CommandError
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_TIMEOUT = 20.0
 _FILES = ("tls_ca", "tls_cert", "tls_key")
 
 Options = Mapping[str, str]
@@ -59,14 +60,20 @@ class Flags:
     tls_key: Annotated[
         str | None, _option("--tls-key", "The key of the certificate.", "TASKS_TLS_KEY")
     ] = None
+    timeout: Annotated[
+        float | None,
+        _option(
+            "--timeout", f"Seconds of a call, {DEFAULT_TIMEOUT:g} by default.", "TASKS_TIMEOUT"
+        ),
+    ] = None
 
     def given(self) -> dict[str, str]:
         """Return the options that were given, but for the name of the context."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values = {item.name: getattr(self, item.name) for item in fields(Flags)}
         del values["context"]
         if self.tls is not None:
             values["tls"] = "true" if self.tls else "false"
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -102,8 +109,13 @@ def connect(options: Options) -> TaskClient:
     """Open a client."""
     try:
         return TaskClient(
-            options.get("address", DEFAULT_ADDRESS), token=token_of(options), tls=tls_of(options)
+            options.get("address", DEFAULT_ADDRESS),
+            token=token_of(options),
+            tls=tls_of(options),
+            timeout=float(options.get("timeout", DEFAULT_TIMEOUT)),
         )
+    except ValueError as error:
+        raise CommandError(f"the timeout is no number: {options['timeout']}") from error
     except OSError as error:
         raise CommandError(f"{error.filename}: {error.strerror}") from error
 

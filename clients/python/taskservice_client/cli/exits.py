@@ -48,7 +48,7 @@ class CallFailedError(CommandError):
     """A call of the service failed."""
 
     def __init__(self, error: TaskServiceError, *, verbose: bool) -> None:
-        message = error.message
+        message = error.message if error.reason else f"no answer from the service: {error.message}"
         if verbose:
             parts = [error.code.name, error.reason, error.request_id and f"id {error.request_id}"]
             message += f" [{', '.join(filter(None, parts))}]"
