@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from taskservice_client import TaskClient, TaskNotFound, TaskPriority, TaskStatus
 from cli.conftest import Tasks
+from taskservice_client import TaskClient, TaskNotFound, TaskPriority, TaskStatus
 
 
 @pytest.fixture
