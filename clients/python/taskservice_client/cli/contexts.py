@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -57,5 +58,7 @@ def write_contexts(contexts: Contexts) -> None:
 
 
 def context_names(incomplete: str = "") -> list[str]:
-    """Complete the name of a context."""
-    return [name for name in read_contexts().contexts if name.startswith(incomplete)]
+    """Complete the name of a context; a file that cannot be read has none."""
+    with suppress(CommandError):
+        return [name for name in read_contexts().contexts if name.startswith(incomplete)]
+    return []

@@ -57,14 +57,17 @@ class Import:
         if not batch:
             return
         try:
-            self._client.create_many([line.request(is_new=is_new) for line in batch])
+            tasks = self._client.create_many([line.request(is_new=is_new) for line in batch])
         except InvalidRequest as error:
             self._create(self._without_invalid(batch, error), is_new=is_new)
         except (AlreadyExists, TaskNotFound):
             # Some tasks exist, or the same request created one that was purged since.
             self._create(self._compare(batch, self._find(batch)), is_new=True)
         else:
-            self._count("created", len(batch))
+            # A request that succeeded before returns its task, which is older than the new ones.
+            newest = max(task.created_at.ToNanoseconds() for task in tasks)
+            older = {task.id: task for task in tasks if task.created_at.ToNanoseconds() < newest}
+            self._count("created", len(self._compare(batch, older)))
 
     def _without_invalid(self, batch: Sequence[Line], error: InvalidRequest) -> list[Line]:
         """Return the lines to try again: those without violations, or with their date dropped."""
@@ -80,7 +83,7 @@ class Import:
             raise error
         for number, violations in refused.items():
             self._refuse(batch[number].number, "invalid", "; ".join(violations))
-        self.counts["due dates dropped"] += dropped
+        self.counts.update({"due dates dropped": dropped} if dropped else {})
         return [line for number, line in enumerate(batch) if number not in refused]
 
     def _find(self, batch: Sequence[Line]) -> dict[str, Task]:

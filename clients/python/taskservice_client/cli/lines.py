@@ -45,9 +45,9 @@ class Line:
 def parse(number: int, text: bytes) -> Line:
     """Parse a line and keep what a caller may set. Raises: LineError."""
     try:
-        given = ParseDict(json.loads(text), Task())
+        given = ParseDict(json.loads(text.rstrip()), Task())
     except (ValueError, TypeError, AttributeError, ParseError) as error:
-        raise LineError(f"not a task in JSON: {error}") from error
+        raise LineError(f"not a task in JSON: {str(error).splitlines()[0]}") from error
     if not given.id:
         raise LineError("id: is missing")
     if given.HasField("deleted_at"):
