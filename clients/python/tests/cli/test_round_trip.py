@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cli.conftest import Tasks
 from cli.transfers import settable
-from taskservice_client import Task, TaskClient
+from taskservice_client import Task, TaskClient, TaskPriority, TaskStatus
 
 # All but control characters and surrogates; what the service accepts in every text.
 ONE_LINE = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=30)
@@ -23,8 +23,8 @@ def valid_tasks(draw: st.DrawFn, tag: str) -> Task:
     task = Task(
         title="x" + draw(ONE_LINE),  # Not blank.
         description=draw(LINES),
-        status=draw(st.sampled_from([1, 2, 3, 4])),
-        priority=draw(st.sampled_from([1, 2, 3, 4])),
+        status=draw(st.sampled_from(TaskStatus.values()[1:])),
+        priority=draw(st.sampled_from(TaskPriority.values()[1:])),
         assigned_to=draw(ONE_LINE),
         tags=[tag, *("x" + text for text in draw(st.lists(ONE_LINE, max_size=9)))],
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cli.conftest import PROGRAM
-from taskservice_client import Task
+from taskservice_client import Task, TaskPriority, TaskStatus
 from taskservice_client.cli.lines import WRITABLE
 
 TAGS = ["billing", "ops", "Später", "月次"]
@@ -28,8 +28,8 @@ def _made_task(chance: random.Random, number: int, tag: str) -> Task:
     return Task(
         title=f"Task {number}" + " ünïcode" * chance.randrange(8),
         description="line\n\tindented " * chance.randrange(30),
-        status=chance.randrange(1, 5),  # type: ignore[arg-type]
-        priority=chance.randrange(1, 5),  # type: ignore[arg-type]
+        status=chance.choice(TaskStatus.values()[1:]),
+        priority=chance.choice(TaskPriority.values()[1:]),
         assigned_to=chance.choice(["ann", "bob", ""]),
         due_date=due if chance.random() < 0.5 else None,
         tags=[tag, *chance.sample(TAGS, chance.randrange(len(TAGS)))],
