@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from taskservice_client import TaskClient
 from taskservice_client.cli.__main__ import run
-from tests.support.service import ServiceProcess, running_service
+from tests.support.service import running_service
 
 PROGRAM = [sys.executable, "-m", "taskservice_client.cli"]
 
@@ -25,23 +24,6 @@ class Result(NamedTuple):
 
 
 Tasks = Callable[..., Result]
-
-
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    with running_service(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
-@pytest.fixture(scope="session")
-def address(service: ServiceProcess) -> str:
-    return f"127.0.0.1:{service.port}"
-
-
-@pytest.fixture(scope="session")
-def client(address: str) -> Iterator[TaskClient]:
-    with TaskClient(address) as client:
-        yield client
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +69,7 @@ def program(environment: dict[str, str]) -> Callable[..., subprocess.CompletedPr
             text=True,
             stdin=subprocess.DEVNULL,
             check=False,
-            timeout=60,
+            timeout=1200,  # For an import of many tasks.
         )
 
     return run_program

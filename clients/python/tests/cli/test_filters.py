@@ -2,17 +2,18 @@
 
 from uuid import uuid4
 
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cli.conftest import Tasks
 from taskservice_client import TaskClient
 from taskservice_client.cli.filters import Selection
 
+EXAMPLES = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 SPECIAL = st.text(st.sampled_from('"\\*() ab=:-ORé'), max_size=15).map(str.strip)
 
 
-@settings(max_examples=40, deadline=None)
+@EXAMPLES
 @example('"')
 @example("*")
 @example("\\")
@@ -25,7 +26,7 @@ def test_an_assignee_of_any_characters_is_found(client: TaskClient, text: str) -
     assert [each.id for each in found] == [task.id]
 
 
-@settings(max_examples=40, deadline=None)
+@EXAMPLES
 @given(SPECIAL)
 def test_a_tag_of_any_characters_is_found(client: TaskClient, text: str) -> None:
     tag = f"{uuid4().hex}{text}"
