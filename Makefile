@@ -122,6 +122,10 @@ client-wheel: $(INSTALLED) ## Build the wheel of the Python client into clients/
 bench-client: $(INSTALLED) ## Fail if the Python client adds more than 15 % to the CPU of a bare stub
 	@$(BIN)/python -m benchmarks --rounds 10 client
 
+.PHONY: cli-images
+cli-images: $(INSTALLED) ## Draw the images of `tasks` in the README anew
+	@cd clients/python/tests && PYTHONPATH=. ../../../$(BIN)/python -m cli.screenshots
+
 .PHONY: format
 format: $(INSTALLED) ## Format the code and the contract
 	@$(BIN)/ruff check --quiet --fix .
