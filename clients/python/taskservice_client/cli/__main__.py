@@ -21,8 +21,12 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return app(arguments, prog_name="tasks", standalone_mode=False) or ExitCode.OK
     except typer.TyperException as error:
-        sys.stderr.write(f"tasks: {error.format_message()}\n")
+        if message := error.format_message():  # There is none after the help.
+            sys.stderr.write(f"tasks: {message}\n")
         return error.exit_code
+    except OSError as error:
+        sys.stderr.write(f"tasks: {error.filename or 'output'}: {error.strerror}\n")
+        return ExitCode.USAGE
     except typer.Abort:
         return ExitCode.UNEXPECTED
 

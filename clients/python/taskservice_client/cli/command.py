@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from taskservice_client import TaskClient, TaskServiceError
-from taskservice_client.cli.connection import Flags, connect, environment, resolve
+from taskservice_client.cli.connection import Flags, Options, connect, environment, resolve
 from taskservice_client.cli.contexts import read_contexts
 from taskservice_client.cli.exits import CallFailedError
 from taskservice_client.cli.output import Format, console
@@ -28,9 +28,13 @@ class Session(Flags):
         bool, typer.Option("--verbose", "-v", help="Show the code and request id of an error.")
     ] = False
 
+    def options(self) -> Options:
+        """Return the options of the connection, from wherever they come."""
+        return resolve(self, environment(), read_contexts())
+
     def connect(self) -> TaskClient:
         """Open the client, a context manager."""
-        return connect(resolve(self, environment(), read_contexts()))
+        return connect(self.options())
 
     def note(self, message: str) -> None:
         """Write a message for people to standard error."""

@@ -107,17 +107,20 @@ def _one_token(layers: list[Options]) -> list[Options]:
 
 def connect(options: Options) -> TaskClient:
     """Open a client."""
+    return TaskClient(
+        options.get("address", DEFAULT_ADDRESS),
+        token=token_of(options),
+        tls=tls_of(options),
+        timeout=timeout_of(options) or DEFAULT_TIMEOUT,
+    )
+
+
+def timeout_of(options: Options) -> float | None:
+    """Return the seconds of a call, if an option says so."""
     try:
-        return TaskClient(
-            options.get("address", DEFAULT_ADDRESS),
-            token=token_of(options),
-            tls=tls_of(options),
-            timeout=float(options.get("timeout", DEFAULT_TIMEOUT)),
-        )
+        return float(options["timeout"]) if "timeout" in options else None
     except ValueError as error:
         raise CommandError(f"the timeout is no number: {options['timeout']}") from error
-    except OSError as error:
-        raise CommandError(f"{error.filename}: {error.strerror}") from error
 
 
 def tls_of(options: Options) -> Tls | bool | None:

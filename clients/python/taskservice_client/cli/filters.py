@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from taskservice_client.cli.command import Session
-from taskservice_client.cli.values import Priority, Status
+from taskservice_client.cli.fields import Priority, Status
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from taskservice_client import FileTokenStore, WatchEvent, WatchEventType
 from taskservice_client.cli.command import Session, command
+from taskservice_client.cli.connection import timeout_of
 from taskservice_client.cli.exits import CommandError, ExitCode
 from taskservice_client.cli.filters import Selection
 from taskservice_client.cli.output import (
@@ -66,7 +67,7 @@ def watch(
 def health(session: Session) -> None:
     """Ask whether the service is ready; the exit code is 6 if it is not."""
     with session.connect() as client:
-        is_ready = client.health()
+        is_ready = client.health(timeout=timeout_of(session.options()))
     status: Record = {"status": "SERVING" if is_ready else "NOT_SERVING"}
     if session.form is Format.TABLE:
         console().print(Text(str(status["status"]), style="green" if is_ready else "red"))
@@ -83,5 +84,7 @@ def _show_event(form: Format, event: WatchEvent) -> None:
             console().print(watch_line(event), soft_wrap=True)
     else:
         task = record(event.task) if event.task.id else None
-        write_record(form, {"type": event.type.value, "task": task, "token": event.resume_token})
+        write_record(
+            form, {"type": event.type.value, "task": task, "resume_token": event.resume_token}
+        )
     sys.stdout.flush()

@@ -7,12 +7,11 @@ import typer
 
 from taskservice_client import DeleteTaskRequest, Task, TaskStatus
 from taskservice_client.cli.command import Session, command
-from taskservice_client.cli.exits import CommandError, ExitCode
+from taskservice_client.cli.exits import CommandError
+from taskservice_client.cli.fields import Changes, Fields
 from taskservice_client.cli.filters import Selection
 from taskservice_client.cli.output import Format, show, show_all
 from taskservice_client.cli.tables import task_details, task_table
-from taskservice_client.cli.values import DueDateOption, PriorityOption, StatusOption
-from taskservice_client.requests import assign
 
 app = typer.Typer()
 
@@ -57,68 +56,26 @@ def get(session: Session, id: Id) -> None:
 
 @command(app, "create")
 def create(
-    session: Session,
-    *,
+    session: Fields,
     title: Annotated[str, typer.Argument(help="The title.")],
-    description: str = "",
-    status: StatusOption = None,
-    priority: PriorityOption = None,
-    assigned_to: str = "",
-    due_date: DueDateOption = None,
-    tag: list[str] | None = None,
     id: Annotated[str, typer.Option(help="A UUID; by default the service makes one.")] = "",
     validate_only: Annotated[
         bool, typer.Option("--validate-only", help="Check the task, and create nothing.")
     ] = False,
 ) -> None:
     """Create a task."""
-    task = Task(title=title, description=description, assigned_to=assigned_to, tags=tag or [])
-    assign(task, {"status": status, "priority": priority, "due_date": due_date})
+    task = Task(title=title)
+    session.apply(task)
     with session.connect() as client:
         created = client.create(task, task_id=id, validate_only=validate_only)
     show(session.form, created, task_details)
 
 
 @command(app, "update")
-def update(
-    session: Session,
-    *,
-    id: Id,
-    title: str | None = None,
-    description: str | None = None,
-    status: StatusOption = None,
-    priority: PriorityOption = None,
-    assigned_to: str | None = None,
-    due_date: DueDateOption = None,
-    no_due_date: Annotated[bool, typer.Option("--no-due-date", help="Remove it.")] = False,
-    tag: Annotated[list[str] | None, typer.Option(help="Replace all tags.")] = None,
-    add_tag: Annotated[list[str] | None, typer.Option(help="Add a tag.")] = None,
-    remove_tag: Annotated[list[str] | None, typer.Option(help="Remove a tag.")] = None,
-    etag: Etag = "",
-) -> None:
+def update(session: Changes, id: Id) -> None:
     """Change the fields of a task that options name; '' clears a text."""
-    given = {
-        "title": title,
-        "description": description,
-        "status": status,
-        "priority": priority,
-        "assigned_to": assigned_to,
-        "due_date": due_date,
-        "tags": tag,
-    }
-    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-    if no_due_date:
-        changes["due_date"] = None
-
-    def change(task: Task) -> None:
-        _check_etag(task, etag)
-        assign(task, changes)
-        added = [new for new in add_tag or [] if new not in task.tags]
-        removed = {old.lower() for old in remove_tag or []}
-        task.tags[:] = [kept for kept in [*task.tags, *added] if kept.lower() not in removed]
-
     with session.connect() as client:
-        show(session.form, client.update(id, change), task_details)
+        show(session.form, client.update(id, session.apply), task_details)
 
 
 @command(app, "done")
@@ -151,9 +108,3 @@ def undelete(session: Session, id: Id, etag: Etag = "") -> None:
     """Undelete a task."""
     with session.connect() as client:
         show(session.form, client.undelete(id, etag=etag), task_details)
-
-
-def _check_etag(task: Task, etag: str) -> None:
-    if etag and task.etag != etag:
-        message = f"the task has the etag {task.etag}: it was written since"
-        raise CommandError(message, ExitCode.CONFLICT)

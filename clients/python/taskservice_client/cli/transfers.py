@@ -66,13 +66,10 @@ def import_(
     if file == STANDARD:
         _import(session, sys.stdin.buffer, None, drop_past_due_dates)
         return
-    try:
-        with file.open("rb") as lines:
-            total = sum(1 for _ in lines)
-            lines.seek(0)
-            _import(session, lines, total, drop_past_due_dates)
-    except OSError as error:
-        raise CommandError(f"{file}: {error.strerror}") from error
+    with file.open("rb") as lines:
+        total = sum(1 for _ in lines)
+        lines.seek(0)
+        _import(session, lines, total, drop_past_due_dates)
 
 
 def _import(session: Session, lines: BinaryIO, total: int | None, drops: bool) -> None:

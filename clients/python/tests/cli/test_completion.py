@@ -9,7 +9,7 @@ import pytest
 
 from cli.conftest import Tasks
 from taskservice_client import TaskPriority, TaskStatus
-from taskservice_client.cli.values import Priority, Status
+from taskservice_client.cli.fields import Priority, Status
 
 SHELLS = {
     "bash": {"COMP_CWORD": "{last}", "COMP_WORDS": "{line}"},

@@ -31,7 +31,8 @@ MISSING = "0190a8d0-1e2b-7c3d-8e4f-5a6b7c8d9e0e"
         (["no-such-command"], 2, "No such command"),
         (["watch", "-o", "json"], 2, "a watch has no end"),
         (["delete", MISSING, MISSING, "--etag", "x"], 2, "--etag needs a single task"),
-        (["import", "/no/such/file"], 2, "No such file"),
+        (["import", "/no/such/file"], 2, "/no/such/file: No such file or directory"),
+        (["export", "/no/such/folder/file"], 2, "No such file or directory"),
     ],
 )
 def test_an_error_has_its_exit_code_and_one_line(
