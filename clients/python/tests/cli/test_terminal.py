@@ -6,12 +6,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from cli.conftest import PROGRAM
-from taskservice_client import TaskClient
+from taskservice_client import Task, TaskClient
 
 
 @pytest.fixture
@@ -90,6 +91,18 @@ def test_a_terminal_has_colours_unless_no_color_is_set(
     _, shown = in_terminal(terminal, terminal_environment, "health")
     assert "SERVING" in shown
     assert ("\x1b[32m" in shown) is coloured
+
+
+def test_transfers_show_their_progress(
+    terminal: tuple[int, int], environment: dict[str, str], client: TaskClient, tmp_path: Path
+) -> None:
+    tag = uuid4().hex
+    client.create_many([Task(title="a", tags=[tag]) for _ in range(3)])
+    export = ["export", str(tmp_path / "tasks.jsonl"), "--tag", tag]
+    code, shown = in_terminal(terminal, environment, *export)
+    assert code == 0
+    assert "Exporting" in shown
+    assert "3/3" in shown
 
 
 def test_purge_asks_and_a_no_removes_nothing(

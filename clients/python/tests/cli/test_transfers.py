@@ -117,7 +117,8 @@ def test_an_export_continues_behind_its_last_complete_line(
     tasks("export", str(file), "--tag", tag)
     whole = file.read_bytes()
     lines = whole.splitlines(keepends=True)
-    for kept in [b"", lines[0][:-1], lines[0], b"".join(lines[:7]) + lines[7][:30], whole]:
+    seven = b"".join(lines[:7])
+    for kept in [b"", lines[0][:-1], lines[0], seven + lines[7][:30], whole, whole + lines[7][:30]]:
         file.unlink()
         partial_file(file, f'tags:"{tag}"').write_bytes(kept)
         assert tasks("export", str(file), "--tag", tag).code == 0
