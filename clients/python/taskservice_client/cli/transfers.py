@@ -1,6 +1,8 @@
 """The commands that move many tasks: export and import."""
 
 import sys
+from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -63,23 +65,27 @@ def import_(
 
     A task that exists and is equal is skipped; one that differs is reported and left as it is.
     """
-    if file == STANDARD:
-        _import(session, sys.stdin.buffer, None, drop_past_due_dates)
-        return
-    with file.open("rb") as lines:
-        total = sum(1 for _ in lines)
-        lines.seek(0)
-        _import(session, lines, total, drop_past_due_dates)
-
-
-def _import(session: Session, lines: BinaryIO, total: int | None, drops: bool) -> None:
-    with session.connect() as client, progress_bar("Importing", total) as bar:
-        work = Import(client, bar, drops_past_due_dates=drops)
-        work.run(lines)
-    counts = work.counts
+    with file.open("rb") if file != STANDARD else nullcontext(sys.stdin.buffer) as lines:
+        counts = _import(session, lines, drop_past_due_dates)
     names = ["created", "unchanged", *sorted(counts.keys() - {"created", "unchanged"})]
     session.note(", ".join(f"{counts[name]} {name}" for name in names))
     if counts["conflict"]:
         raise CommandError(f"{counts['conflict']} tasks exist and differ", ExitCode.CONFLICT)
     if counts["invalid"]:
         raise CommandError(f"{counts['invalid']} lines are invalid", ExitCode.INVALID)
+
+
+def _import(session: Session, lines: BinaryIO, drops_past_due_dates: bool) -> Counter[str]:
+    """Import the lines and return what became of them."""
+    total = _count(lines) if lines.seekable() else None
+    with session.connect() as client, progress_bar("Importing", total) as bar:
+        work = Import(client, bar, drops_past_due_dates=drops_past_due_dates)
+        work.run(lines)
+    return work.counts
+
+
+def _count(lines: BinaryIO) -> int:
+    """Count the lines of a file, and return to its beginning."""
+    total = sum(1 for _ in lines)
+    lines.seek(0)
+    return total

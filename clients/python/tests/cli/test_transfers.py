@@ -77,20 +77,22 @@ def test_killed_transfers_continue_and_give_equal_tasks(  # noqa: PLR0917 - fixt
     assert settable(back.stdout.splitlines()) == originals
 
 
-def test_a_pipe_copies_tasks(
-    environment: dict[str, str], client: TaskClient, other: TaskClient, other_address: str, tag: str
+@pytest.mark.parametrize(
+    "command", ["$tasks export --tag {tag} | $into", "$into <($tasks export --tag {tag})"]
+)
+def test_a_pipe_copies_tasks(  # noqa: PLR0917 - fixtures
+    environment: dict[str, str],
+    client: TaskClient,
+    other: TaskClient,
+    other_address: str,
+    tag: str,
+    command: str,
 ) -> None:
     ids = {task.id for task in client.create_many(made_tasks(20, tag))}
-    command = " ".join(PROGRAM)
-    subprocess.run(
-        [
-            "bash",
-            "-c",
-            f"{command} export --tag {tag} | {command} import --address {other_address}",
-        ],
-        env=environment,
-        check=True,
-    )
+    tasks = " ".join(PROGRAM)
+    variables = f"tasks='{tasks}'; into='{tasks} import --address {other_address}'"
+    script = f"{variables}; {command.format(tag=tag)}"
+    subprocess.run(["bash", "-c", script], env=environment, check=True)
     assert {task.id for task in other.list(f"tags:{tag}")} == ids
 
 
