@@ -28,16 +28,16 @@ help: ## Show this list
 .PHONY: setup
 setup: $(INSTALLED) ## Install everything into .venv (with uv where there is one)
 
-$(INSTALLED): pyproject.toml requirements-dev.lock
+$(INSTALLED): pyproject.toml requirements-dev.lock clients/python/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --seed --python $(PYTHON) $(VENV) && \
 		uv pip install --quiet --require-hashes --no-deps --python $(BIN)/python --requirement requirements-dev.lock && \
-		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . ; \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . --editable clients/python ; \
 	else \
 		$(PYTHON) -m venv $(VENV) && \
 		$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements-dev.lock && \
-		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . ; \
+		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable . --editable clients/python ; \
 	fi
 	@touch $@
 
@@ -99,8 +99,10 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 	@$(BIN)/mypy docs/check_text.py docs/check_site.py docs/examples
+	@$(BIN)/mypy clients/python/tests clients/python/generate_sync.py clients/python/hatch_build.py
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python docs/check_text.py
+	@$(BIN)/python clients/python/generate_sync.py --check
 	@buf lint
 	@buf format --diff --exit-code proto
 	@$(BIN)/python -m gateway validate >/dev/null
@@ -109,13 +111,29 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 .PHONY: site
 site: $(INSTALLED) ## Build the documentation as a site, .site/public; fails for a broken link
 	@rm -rf .site && mkdir -p .site/source
-	@git ls-files --cached --others --exclude-standard README.md CONTRIBUTING.md SECURITY.md LICENSE docs deploy \
+	@git ls-files --cached --others --exclude-standard README.md CONTRIBUTING.md SECURITY.md LICENSE clients docs deploy \
 		proto benchmarks/results gateway/static/openapi.json | xargs cp --parents --target-directory .site/source
 	@zensical build --clean --strict
 	@$(BIN)/python docs/check_site.py .site/public
 
 docs/architecture.svg: docs/architecture.dot
 	@dot -Tsvg $< -o $@
+
+.PHONY: client
+client: $(INSTALLED) ## Write the synchronous Python client from the asynchronous one
+	@$(BIN)/python clients/python/generate_sync.py
+
+.PHONY: client-wheel
+client-wheel: $(INSTALLED) ## Build the wheel of the Python client into clients/python/dist
+	@cd clients/python && $(CURDIR)/$(BIN)/python -m hatchling build --target wheel
+
+.PHONY: bench-client
+bench-client: $(INSTALLED) ## Fail if the Python client adds more than 15 % to the CPU of a bare stub
+	@$(BIN)/python -m benchmarks --rounds 10 client
+
+.PHONY: cli-images
+cli-images: $(INSTALLED) ## Draw the images of `tasks` in the README anew
+	@cd clients/python/tests && PYTHONPATH=. ../../../$(BIN)/python -m cli.screenshots
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and the contract

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import guard, plans
+from benchmarks import client, guard, plans
 from benchmarks.load import require_h2load
 from benchmarks.plots import draw_plots
 from benchmarks.report import write_markdown
@@ -16,7 +16,8 @@ from benchmarks.results import FOLDER, Results
 
 def main() -> None:
     arguments = _parser().parse_args()
-    require_h2load()
+    if arguments.command != "client":
+        require_h2load()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # Ends the services as well.
     FOLDER.mkdir(exist_ok=True)
     pace = {"rounds": arguments.rounds, "seconds": arguments.seconds}
@@ -30,6 +31,8 @@ def main() -> None:
             _write(results, "full", draw_plots(results, FOLDER))
         case "python":
             _write(plans.on_pythons(arguments.versions, **pace), "python")
+        case "client":
+            client.check(arguments.rounds)
         case "guard":
             guard.renew() if arguments.renew else guard.check()
 
@@ -52,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("full", help="all services and calls, by workers and rows; with plots")
     python = commands.add_parser("python", help="the same build on several versions of Python")
     python.add_argument("versions", nargs="+", help="as 3.13: see `make bench-python`")
+    commands.add_parser("client", help="what the Python client adds to the CPU of a bare stub")
     check = commands.add_parser("guard", help="fail if GetTask costs more than is committed")
     check.add_argument("--renew", action="store_true", help="write the committed figure anew")
     return parser

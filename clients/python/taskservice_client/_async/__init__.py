@@ -1,0 +1,1 @@
+"""The client for asyncio, from which `make client` generates `_sync`, except for `io`."""

@@ -1,0 +1,38 @@
+# Generated from _async/health.py by `make client`.
+"""Ask whether the service is ready."""
+
+from __future__ import annotations
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from taskservice_client._sync import io
+from taskservice_client.channels import Options, Tls, credentials_for, options_for
+from taskservice_client.errors import error_of
+
+_READINESS = HealthCheckRequest(service="taskservice.v1.TaskService")
+
+
+def check_health(
+    target: str, tls: Tls | bool | None, options: Options, timeout: float
+) -> bool:
+    """Return whether the service is ready. Raises: TaskServiceError.
+
+    The connection is its own: the channel of calls waits for a service that is ready.
+    """
+    own: Options = [("grpc.service_config", "{}"), ("grpc.use_local_subchannel_pool", 1)]
+    channel = io.open_channel(
+        target, credentials_for(target, tls), options_for(tls, [*options, *own]), ()
+    )
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=HealthCheckRequest.SerializeToString,
+        response_deserializer=HealthCheckResponse.FromString,
+    )
+    try:
+        response = check(_READINESS, timeout=timeout, wait_for_ready=True)
+    except grpc.RpcError as failure:
+        raise error_of(failure) from failure
+    finally:
+        channel.close()
+    return bool(response.status == HealthCheckResponse.SERVING)
