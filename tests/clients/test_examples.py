@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import jwt
 import pytest
+import trustme
 
+from server.network.health import READINESS
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import (
     BatchCreateTasksRequest,
@@ -19,9 +26,11 @@ from taskservice.v1.task_service_pb2 import (
     ListTasksRequest,
 )
 from tests.e2e.test_service_config import CLIENT, EXHAUSTED, FailingServer, closing_server
+from tests.support.credentials import SECRET_KEY, claims
 from tests.support.databases import made_database
 from tests.support.examples import Example, built_go, built_typescript
 from tests.support.service import (
+    NOT_SERVING,
     ServiceProcess,
     running_service,
     wait_until,
@@ -31,6 +40,7 @@ BUILDERS = {"go": built_go, "typescript": built_typescript}
 PLAIN = str(CLIENT / "service_config.json")
 WITH_REQUEST_IDS = str(CLIENT / "service_config.request_ids.json")
 MANY = 1500
+LEEWAY_SECONDS = 30  # An expired token is accepted for that long.
 
 
 @pytest.fixture(scope="module", params=list(BUILDERS))
@@ -164,3 +174,160 @@ def test_no_write_fails_or_doubles_while_workers_are_killed(
                 os.kill(min(service.workers()), signal.SIGKILL)
             assert process.wait(60) == 0, lines
         assert titles(service) == {f"task {number}": 1 for number in range(1, MANY + 1)}
+
+
+# Deadlines and readiness.
+
+
+def test_a_call_ends_at_its_deadline(program: Example) -> None:
+    """The listener accepts no connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ran = program.run(f"127.0.0.1:{listener.getsockname()[1]}", "create", "1", "task")
+    assert ran.returncode == 1
+    assert re.search("DeadlineExceeded|DEADLINE_EXCEEDED", ran.stderr), ran.stderr
+
+
+def test_go_alone_asks_whether_a_server_is_ready(program: Example, server: FailingServer) -> None:
+    """grpc-js ignores healthCheckConfig, and calls a server that is not ready."""
+    server.health.set(READINESS, NOT_SERVING)
+    ran = program.run(at(server), "create", "1", "task")
+    expected = (0, 1) if program.command[0] == "node" else (1, 0)
+    assert (ran.returncode, server.attempts["CreateTask"]) == expected, ran.stderr
+
+
+# Watches.
+
+
+@pytest.fixture
+def start_service(tmp_path: Path, postgres_url: str) -> Iterator[Callable[..., ServiceProcess]]:
+    """Starts services on one database, one after the other."""
+    with made_database(postgres_url) as url, ExitStack() as services:
+
+        def start(**settings: str) -> ServiceProcess:
+            return services.enter_context(
+                running_service(tmp_path / "service", DATABASE_URL=url, **settings)
+            )
+
+        yield start
+
+
+def await_lines(lines: list[str], *expected: str) -> None:
+    wait_until(lambda: len(lines) >= len(expected), f"{expected} are printed")
+    assert lines == list(expected)
+
+
+def await_token(file: Path, previous: str = "") -> str:
+    """Wait for a token that is newer than the previous one."""
+
+    def newer() -> str:
+        kept = file.read_text() if file.exists() else ""
+        return "" if kept == previous else kept
+
+    return wait_until(newer, "a token is kept")
+
+
+def test_a_watch_continues_after_restarts(
+    program: Example, start_service: Callable[..., ServiceProcess], tmp_path: Path
+) -> None:
+    """Of the service, and of the program."""
+    service, file = start_service(), tmp_path / "token"
+    address, port = at(service), str(service.port)
+    create(service, "before")
+    with program.running(address, "watch", str(file)) as (_, lines):
+        await_lines(lines, "ADDED before")
+        await_token(file)
+        service.stop()
+        service = start_service(GRPC_PORT=port)
+        create(service, "first")
+        await_lines(lines, "ADDED before", "ADDED first")
+        token = await_token(file)
+        create(service, "second")
+        await_lines(lines, "ADDED before", "ADDED first", "ADDED second")
+        await_token(file, token)
+    create(service, "third")
+    with program.running(address, "watch", str(file)) as (_, lines):
+        await_lines(lines, "ADDED third")
+
+
+def test_a_watch_begins_anew_when_its_token_is_refused(
+    program: Example, service: ServiceProcess, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("no token")
+    create(service, "watched")
+    with program.running(at(service), "watch", str(file), "title = watched") as (_, lines):
+        wait_until(lambda: lines, "the task is printed")
+        assert set(lines) == {"ADDED watched"}
+        assert await_token(file, "no token")
+
+
+def test_a_watch_ends_when_its_filter_is_wrong(
+    program: Example, service: ServiceProcess, tmp_path: Path
+) -> None:
+    ran = program.run(at(service), "watch", str(tmp_path / "token"), "priority = NONE")
+    assert ran.returncode == 1
+    assert "filter: " in ran.stderr
+
+
+# Credentials.
+
+
+def token(**changes: Any) -> str:
+    return jwt.encode(claims("ann", iss=None, aud=None, **changes), SECRET_KEY, "HS256")
+
+
+class Secured(NamedTuple):
+    """A service with TLS and tokens, and the program's settings for it."""
+
+    service: ServiceProcess
+    address: str
+    token_file: Path
+    settings: dict[str, str]
+
+
+@pytest.fixture
+def secured(start_service: Callable[..., ServiceProcess], tmp_path: Path) -> Secured:
+    ca = trustme.CA()
+    pair = ca.issue_cert("localhost")
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    pair.cert_chain_pems[0].write_to_path(tmp_path / "chain.pem")
+    pair.private_key_pem.write_to_path(tmp_path / "key.pem")
+    service = start_service(
+        AUTH_MODE="jwt",
+        SECRET_KEY=SECRET_KEY,
+        TLS_CERT_FILE=str(tmp_path / "chain.pem"),
+        TLS_KEY_FILE=str(tmp_path / "key.pem"),
+        TLS_TERMINATED_UPSTREAM="false",
+    )
+    settings = {"TASKS_CA": str(tmp_path / "ca.pem"), "TASKS_TOKEN_FILE": str(tmp_path / "jwt")}
+    return Secured(service, f"localhost:{service.port}", tmp_path / "jwt", settings)
+
+
+def test_a_call_with_a_token_succeeds_by_tls(program: Example, secured: Secured) -> None:
+    secured.token_file.write_text(token() + "\n")
+    assert program.run(secured.address, "tour", **secured.settings).returncode == 0
+    secured.token_file.write_text(token(scope="tasks:read"))
+    assert "tasks:write" in program.run(secured.address, "tour", **secured.settings).stderr
+
+
+def test_a_token_is_not_sent_without_tls(
+    program: Example, server: FailingServer, tmp_path: Path
+) -> None:
+    (tmp_path / "jwt").write_text(token())
+    ran = program.run(at(server), "create", "1", "task", TASKS_TOKEN_FILE=str(tmp_path / "jwt"))
+    assert (ran.returncode, server.attempts["CreateTask"]) == (1, 0)
+    assert re.search("TLS|secure|security", ran.stderr), ran.stderr
+
+
+def test_a_watch_resumes_with_a_new_token(
+    program: Example, secured: Secured, tmp_path: Path
+) -> None:
+    """Of the same principal, when the one that it began with expires."""
+    address, settings = secured.address, secured.settings
+    secured.token_file.write_text(token(exp=int(time.time()) - LEEWAY_SECONDS + 5))
+    with program.running(address, "watch", str(tmp_path / "token"), **settings) as (_, lines):
+        await_token(tmp_path / "token")
+        secured.token_file.write_text(token())
+        secured.service.await_log("CREDENTIALS_EXPIRED")
+        assert program.run(address, "create", "1", "task", **settings).returncode == 0
+        await_lines(lines, "ADDED task 1")
