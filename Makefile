@@ -101,7 +101,7 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 site: $(INSTALLED) ## Build the documentation as a site, .site/public; fails for a broken link
 	@rm -rf .site && mkdir -p .site/source
 	@git ls-files --cached --others --exclude-standard README.md CONTRIBUTING.md SECURITY.md LICENSE docs deploy \
-		proto benchmarks/results gateway/static/openapi.json | xargs cp --parents --target-directory .site/source
+		proto examples benchmarks/results gateway/static/openapi.json | xargs cp --parents --target-directory .site/source
 	@zensical build --clean --strict
 	@$(BIN)/python docs/check_site.py .site/public
 
@@ -166,6 +166,10 @@ stubs-go: $(PROTO_DEPS)/fetched ## Write the stubs for Go (needs protoc-gen-go, 
 .PHONY: stubs-ts
 stubs-ts: $(PROTO_DEPS)/fetched ## Write the stubs for TypeScript (needs npm's ts-proto)
 	@$(call write_stubs,examples/typescript)
+
+.PHONY: grpcurl-check
+grpcurl-check: $(INSTALLED) $(TOOLS)/installed ## Try docs/clients/grpcurl.md
+	@$(BIN)/python -m pytest -q -m deploy tests/clients
 
 # Python packages carry these programs: helm and helm3 in an archive of an archive.
 .PHONY: tools
