@@ -39,7 +39,7 @@ from tests.support.service import (
 BUILDERS = {"go": built_go, "typescript": built_typescript}
 PLAIN = str(CLIENT / "service_config.json")
 WITH_REQUEST_IDS = str(CLIENT / "service_config.request_ids.json")
-MANY = 1500
+MANY = 800
 LEEWAY_SECONDS = 30  # An expired token is accepted for that long.
 
 
@@ -167,7 +167,7 @@ def test_no_write_fails_or_doubles_while_workers_are_killed(
         running_service(tmp_path / "service", DATABASE_URL=url, WORKERS="2") as service,
     ):
         with program.running(at(service), "create", str(MANY), "task") as (process, lines):
-            for kills in range(1, 4):
+            for kills in (1, 2):
                 wait_until(lambda: len(service.workers()) == 2, "both workers are there")
                 await_total(service, 100 * kills)
                 assert process.poll() is None, "it ended before the last kill"
