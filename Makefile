@@ -59,11 +59,11 @@ migrate: $(INSTALLED) ## Bring the database's schema to the newest revision
 
 .PHONY: backup
 backup: $(INSTALLED) ## Write all tasks and their history to a file, while the service runs: FILE=tasks.dump
-	@$(BIN)/python -m deploy.operations.backup backup $(if $(FILE),"$(FILE)")
+	@$(BIN)/python -m deploy.database.backup backup $(if $(FILE),"$(FILE)")
 
 .PHONY: restore
 restore: $(INSTALLED) ## Restore a backup into an empty database, and migrate it: FILE=tasks.dump
-	@$(BIN)/python -m deploy.operations.backup restore $(if $(FILE),"$(FILE)")
+	@$(BIN)/python -m deploy.database.backup restore $(if $(FILE),"$(FILE)")
 
 # Python 3.12 and newer count lines at no cost, which doubled the CPU of tests before.
 COVERAGE_CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
@@ -272,7 +272,7 @@ release-notes: ## Print the notes of the release TAG
 	@deploy/release/notes.sh $(TAG)
 
 .PHONY: deploy-check
-deploy-check: terraform-check scan ## Check all of deploy/ and .github
+deploy-check: terraform-check helm-check compose-check scan ## Check all of deploy/ and .github
 
 .PHONY: helm-check
 helm-check: $(INSTALLED) $(TOOLS)/installed ## Render, validate and scan the Helm chart

@@ -170,6 +170,11 @@ def check_revision(connection: Connection) -> str:
     return f"the schema is ahead: it is at {current}, and serves this build of {head}, too"
 
 
+def is_empty(connection: Connection) -> bool:
+    """Tell whether the database is still without a schema."""
+    return _revision(connection)[0] is None
+
+
 def _revision(connection: Connection) -> tuple[str | None, str | None]:
     """Return the revision of the database, and that of the oldest build that it serves."""
     if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:

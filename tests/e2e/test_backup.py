@@ -15,7 +15,7 @@ import grpc
 import pytest
 from sqlalchemy import make_url
 
-from deploy.operations.backup import BackupError, back_up, restore
+from deploy.database.backup import BackupError, back_up, restore
 from server.settings import Settings
 from storage import schema
 from storage.embedded import EmbeddedPostgres
@@ -58,7 +58,7 @@ class Restored(NamedTuple):
 
 
 def run(command: str, file: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-m", "deploy.operations.backup", command, str(file)]
+    arguments = [sys.executable, "-m", "deploy.database.backup", command, str(file)]
     given = environment(file.parent, settings)
     return subprocess.run(
         arguments, cwd=ROOT, env=given, capture_output=True, text=True, check=False

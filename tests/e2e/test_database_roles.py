@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
-from deploy.operations.backup import back_up, restore
+from deploy.database.backup import back_up, restore
 from server.jobs.retention import Maintenance
 from server.settings import Settings
 from storage import schema

@@ -115,14 +115,9 @@ class Container:
         return self.run(*command, **settings)
 
     def await_healthy(self) -> None:
-        def answers() -> bool:
-            answers.why = self.check_health().stderr
-            return self.has_ended() or not answers.why
-        try:
-            wait_until(answers, "the image is healthy")
-        except BaseException:
-            print(answers.why, self.log)
-            raise
+        wait_until(
+            lambda: self.has_ended() or self.check_health().returncode == 0, "the image is healthy"
+        )
         assert not self.has_ended(), self.log
 
     def has_ended(self) -> bool:

@@ -73,7 +73,7 @@ def back_up(url: str, file: Path) -> str:
 def restore(url: str, file: Path) -> str:
     """Restore a backup into an empty database, whole or not at all. Raises: BackupError."""
     with _connection(url) as connection:
-        if schema.current_revision(connection) is not None:
+        if not schema.is_empty(connection):
             raise BackupError("the database has a schema: restore into an empty database")
         once = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
         _run(connection, "pg_restore", *once, *_address(url), str(file))
