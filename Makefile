@@ -215,9 +215,9 @@ $(TOOLS)/installed: deploy/tools/requirements.lock
 # --- Checks of deploy/ and .github, without a network but for the installation of tools --------------
 NPM_TOOLS := $(TOOLS)/npm
 
-$(NPM_TOOLS)/installed: $(TOOLS)/installed deploy/tools/package-lock.json
-	@mkdir -p $(NPM_TOOLS) && cp deploy/tools/package.json deploy/tools/package-lock.json deploy/tools/.npmrc $(NPM_TOOLS)
-	@npm ci --prefix $(NPM_TOOLS) --loglevel error >/dev/null
+$(NPM_TOOLS)/installed: $(TOOLS)/installed deploy/tools/package.json
+	@mkdir -p $(NPM_TOOLS) && cp deploy/tools/package.json deploy/tools/.npmrc $(NPM_TOOLS)
+	@npm install --prefix $(NPM_TOOLS) --loglevel error >/dev/null
 	@touch $@
 
 # CHECKPOINT_DISABLE: terraform would ask for newer releases.
@@ -227,7 +227,7 @@ terraform-check: $(INSTALLED) $(NPM_TOOLS)/installed ## Check the form, argument
 	@$(BIN)/python -m pytest -q -m deploy tests/deploy/test_terraform.py
 	@$(TOOLS)/bin/checkov --directory deploy/terraform --framework terraform --skip-download --quiet --compact
 
-IGNORED := .venv,.tools,.npm-tools,.proto-deps,.data,.bench,.cache,.site
+IGNORED := .venv,.tools,.npm-tools,.proto-deps,.data,.bench,.cache,.site,**/node_modules
 
 .PHONY: scan
 scan: sbom ## Look for secrets, unsafe code and unsafe workflows
@@ -272,7 +272,7 @@ release-notes: ## Print the notes of the release TAG
 	@deploy/release/notes.sh $(TAG)
 
 .PHONY: deploy-check
-deploy-check: terraform-check helm-check compose-check scan ## Check all of deploy/ and .github
+deploy-check: terraform-check helm-check compose-check scan grpcurl-check ## Check all of deploy/ and .github
 
 .PHONY: helm-check
 helm-check: $(INSTALLED) $(TOOLS)/installed ## Render, validate and scan the Helm chart
