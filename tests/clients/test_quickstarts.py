@@ -122,6 +122,7 @@ NEEDS: dict[str, Callable[[], None]] = {
     "go.md": require_go,
     "typescript.md": require_npm,
     "grpcurl.md": lambda: None,
+    "python.md": lambda: None,
 }
 MARKS = {"grpcurl.md": [pytest.mark.deploy]}
 
