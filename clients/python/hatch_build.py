@@ -8,7 +8,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _STUBS = "taskservice/v1", "buf/validate"
-_TYPED = "taskservice_client/py.typed"  # The stubs have types, too.
+_TYPED = "stubs/py.typed"
 
 
 class StubsHook(BuildHookInterface[Any]):
@@ -23,4 +23,5 @@ class StubsHook(BuildHookInterface[Any]):
             generated = root.parents[1] / "generated"
         into = "generated/" if self.target_name == "sdist" else ""
         build_data["force_include"] |= {str(generated / name): into + name for name in _STUBS}
-        build_data["force_include"][_TYPED] = "taskservice/py.typed"
+        if self.target_name == "wheel":
+            build_data["force_include"][_TYPED] = "taskservice/py.typed"
