@@ -13,7 +13,8 @@ from tests.support.service import wait_until
 def base_backup(server: EmbeddedPostgres, data_dir: Path, *options: str) -> None:
     """Copy the files of a running server, for another embedded one in `data_dir`."""
     data_dir.mkdir(mode=0o700)
-    to = [f"--host={server.socket_dir}", "--username=tasks", f"--pgdata={data_dir / 'postgres'}"]
+    to = [f"--host={server.socket_dir}", "--port=5432", "--username=tasks"]
+    to.append(f"--pgdata={data_dir / 'postgres'}")
     subprocess.run([program("pg_basebackup"), *to, "--checkpoint=fast", *options], check=True)
 
 
