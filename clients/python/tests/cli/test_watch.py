@@ -62,7 +62,6 @@ def test_a_watch_resumes_where_its_token_file_says(
         assert json.loads(next(lines))["task"]["title"] == "last"
     client.create(title="missed", tags=[tag])
     with watching(environment, *options) as lines:
-        # The event that was being processed comes again.
-        assert json.loads(next(lines))["task"]["title"] in {"seen", "last"}
-        titles = iter(lambda: json.loads(next(lines))["task"]["title"], "missed")
-        assert len(list(titles)) <= 1
+        # An event comes again if its token was not written yet.
+        titles = list(iter(lambda: json.loads(next(lines))["task"]["title"], "missed"))
+        assert titles in ([], ["last"], ["seen", "last"])
