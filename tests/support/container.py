@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +99,7 @@ class Container:
     def run(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the container, as `docker exec` does."""
         given = [f"{name}={value}" for name, value in settings.items()]
-        enter = ["nsenter", "--target", str(self.init.pid), "--mount", "--pid", "--root", "--wd=/"]
+        enter = ["nsenter", "--target", str(self.init.pid), "--mount", "--pid", "--root", "--wdns=/"]
         return subprocess.run(
             [*enter, *self._inside(["env", *given, *command])],
             check=False,
@@ -129,8 +129,13 @@ class Container:
         return self._unshare.wait(PATIENCE_SECONDS)
 
     def kill(self) -> None:
-        self._unshare.kill()
-        self._unshare.wait()
+        """End the first process, and with it all others of its namespace.
+
+        Another uid cancels the signal that `--kill-child` arranges.
+        """
+        with suppress(psutil.NoSuchProcess):
+            self.init.kill()
+        self._unshare.wait(PATIENCE_SECONDS)
 
 
 @contextmanager
