@@ -272,7 +272,7 @@ release-notes: ## Print the notes of the release TAG
 	@deploy/release/notes.sh $(TAG)
 
 .PHONY: deploy-check
-deploy-check: terraform-check helm-check compose-check scan grpcurl-check ## Check all of deploy/ and .github
+deploy-check: terraform-check helm-check compose-check rotel-check scan grpcurl-check ## Check all of deploy/ and .github
 
 .PHONY: helm-check
 helm-check: $(INSTALLED) $(TOOLS)/installed ## Render, validate and scan the Helm chart
@@ -332,12 +332,16 @@ image-test: $(INSTALLED) $(IMAGES)/base/base.tar ## Build the images with builda
 	@$(MAKE) --no-print-directory image TAG=test \
 		BUILDER="$(STANDIN) --quiet --build-arg PYTHON_IMAGE=localhost/python:standin" >/dev/null
 	@BUILDAH="$(BUILDAH)" unshare --net sh -c \
-		'ip link set lo up && $(BIN)/python -m pytest -m image tests/deploy/test_image.py'
+		'ip link set lo up && $(BIN)/python -m pytest -q -m image tests/deploy/test_image.py'
 
 $(IMAGES)/base/base.tar: deploy/docker/standin.sh
 	@mkdir -p $(@D)
 	@$< $(PYTHON) $@
 
+.PHONY: rotel-check
+rotel-check: $(INSTALLED) $(TOOLS)/installed ## Send a span and a metric of the service through a real collector
+	@$(BIN)/python -m pytest -q -m deploy tests/deploy/test_rotel.py
+
 .PHONY: compose-check
 compose-check: $(INSTALLED) $(TOOLS)/installed ## Check the compose file with Docker Compose, and what its parts read
-	@$(BIN)/python -m pytest -m "deploy or not deploy" tests/deploy/test_compose.py
+	@$(BIN)/python -m pytest -q -m "deploy or not deploy" tests/deploy/test_compose.py
