@@ -99,7 +99,7 @@ class Container:
     def run(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the container, as `docker exec` does."""
         given = [f"{name}={value}" for name, value in settings.items()]
-        enter = ["nsenter", "--target", str(self.init.pid), "--mount", "--pid", "--root", "--wdns=/"]
+        enter = ["nsenter", f"--target={self.init.pid}", "--mount", "--pid", "--root", "--wdns=/"]
         return subprocess.run(
             [*enter, *self._inside(["env", *given, *command])],
             check=False,
