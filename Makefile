@@ -231,12 +231,12 @@ IGNORED := .venv,.tools,.npm-tools,.proto-deps,.data,.bench,.cache,.site,**/node
 
 .PHONY: scan
 scan: sbom ## Look for secrets, unsafe code and unsafe workflows
-	@$(TOOLS)/bin/bandit --quiet --configfile pyproject.toml --recursive benchmarks deploy docs gateway server storage
+	@$(TOOLS)/bin/bandit --quiet --configfile pyproject.toml --recursive benchmarks clients/python/taskservice_client deploy docs gateway server storage
 	@$(TOOLS)/bin/gitleaks git --no-banner --log-level error --verbose --redact .
 	@$(TOOLS)/bin/trivy fs --scanners misconfig,secret --skip-check-update --offline-scan --skip-dirs $(IGNORED) --ignorefile .trivyignore.yaml --quiet --exit-code 1 .
 	@$(TOOLS)/bin/zizmor --offline --quiet --persona pedantic .github
 	@$(TOOLS)/bin/actionlint
-	@$(foreach file,$(wildcard deploy/docker/Dockerfile*),$(TOOLS)/bin/hadolint $(file) &&) true
+	@$(foreach file,$(wildcard deploy/docker/*Dockerfile),$(TOOLS)/bin/hadolint $(file) &&) true
 
 # syft knows requirements by their name.
 .PHONY: sbom
@@ -248,7 +248,7 @@ sbom: $(TOOLS)/installed ## List what the service is made of, in dist/sbom.cdx.j
 # Lists of known vulnerabilities change every day and come from the network: the pipeline reads them.
 .PHONY: scan-online
 scan-online: $(TOOLS)/installed ## Look for known vulnerabilities in what is installed (needs the network)
-	@$(foreach lock,requirements.lock requirements-dev.lock deploy/tools/requirements.lock, \
+	@$(foreach lock,requirements.lock requirements-dev.lock deploy/docker/gateway.lock deploy/docker/build.lock deploy/tools/requirements.lock, \
 		$(TOOLS)/bin/pip-audit --strict --require-hashes --no-deps --requirement $(lock) &&) true
 	@$(TOOLS)/bin/trivy fs --scanners vuln --skip-dirs $(IGNORED) --exit-code 1 --ignore-unfixed .
 
@@ -297,15 +297,18 @@ upgrade-check: $(INSTALLED) ## Run the previous release's tests on this schema
 upgrade-rounds: $(INSTALLED) ## Act out a rolling upgrade and its rollback under load, ROUNDS=20 times
 	@ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q --capture=no tests/e2e/test_rolling_upgrade.py
 
+COMPILE = uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-strip-extras \
+	--no-emit-index-url
+
 .PHONY: lock
 lock: ## Write the locked requirements anew from pyproject.toml (needs uv)
-	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
-		--no-strip-extras --no-emit-index-url pyproject.toml --output-file requirements.lock
-	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
-		--no-strip-extras --no-emit-index-url --extra embedded --extra gateway --extra dev --extra bench --constraint requirements.lock \
+	@$(COMPILE) pyproject.toml --output-file requirements.lock
+	@$(COMPILE) --extra embedded --extra gateway --extra dev --extra bench --constraint requirements.lock \
 		pyproject.toml --output-file requirements-dev.lock
-	@uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-strip-extras \
-		--no-emit-index-url --override deploy/tools/overrides.txt deploy/tools/requirements.in \
+	@$(COMPILE) --no-deps --extra gateway --constraint requirements-dev.lock pyproject.toml \
+		--output-file deploy/docker/gateway.lock
+	@echo hatchling | $(COMPILE) --constraint requirements-dev.lock - --output-file deploy/docker/build.lock
+	@$(COMPILE) --override deploy/tools/overrides.txt deploy/tools/requirements.in \
 		--output-file deploy/tools/requirements.lock
 
 # --- Images and compose ---

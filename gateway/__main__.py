@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.config import envoy_config
+from gateway.config import envoy_config, envoy_secrets
 from server.settings import Settings, SettingsError
 
 _COMMANDS = "serve", "up", "config", "validate"
@@ -30,7 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     config = json.dumps(
         envoy_config(
-            settings, port=settings.http_port, service_port=settings.grpc_port, pages=_PAGES
+            settings,
+            port=settings.http_port,
+            service_port=settings.grpc_port,
+            pages=_PAGES,
+            secrets={
+                name: _in_memory(json.dumps(secret))
+                for name, secret in envoy_secrets(settings).items()
+            },
         )
     )
     if command == "config":

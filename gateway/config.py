@@ -3,14 +3,12 @@
 import copy
 import hashlib
 import mimetypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
 from google.protobuf.descriptor import Descriptor
 
 from server.settings import Settings
@@ -65,8 +63,13 @@ _ENVOYS_ERRORS = {
 }
 
 
-def envoy_config(settings: Settings, *, port: int, service_port: int, pages: Path) -> Config:
-    """Return the configuration of a gateway beside a service on this machine."""
+def envoy_config(
+    settings: Settings, *, port: int, service_port: int, pages: Path, secrets: Mapping[str, str]
+) -> Config:
+    """Return the configuration of a gateway beside a service on this machine.
+
+    `secrets` are the paths of files with what `envoy_secrets` returns.
+    """
     config: Config = yaml.safe_load((_HERE / "envoy.yaml").read_text())
     listener, cluster = (config["static_resources"][kind][0] for kind in ("listeners", "clusters"))
     (chain,) = listener["filter_chains"]
@@ -96,8 +99,8 @@ def envoy_config(settings: Settings, *, port: int, service_port: int, pages: Pat
         "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
     }
     if settings.tls_cert_file:
-        chain["transport_socket"] = _served_tls(settings)
-        cluster["transport_socket"] = _verified_tls(settings.tls_cert_file)
+        chain["transport_socket"] = _served_tls(secrets)
+        cluster["transport_socket"] = _verified_tls(secrets)
     return config
 
 
@@ -222,20 +225,46 @@ def _assets() -> Iterator[Path]:
         yield from (Path(package.origin).parent / "static" / _SIDECAR / name for name in _ASSETS)
 
 
-def _served_tls(settings: Settings) -> Config:
-    """Serve HTTPS by the service's own certificate."""
-    pair = {
-        "certificate_chain": {"filename": str(settings.tls_cert_file)},
-        "private_key": {"filename": str(settings.tls_key_file)},
+def envoy_secrets(settings: Settings) -> dict[str, Config]:
+    """Return by name what the gateway serves by, and what the service must show: the same.
+
+    Envoy reads the certificate again when its folder changes, as the service does.
+    """
+    if not settings.tls_cert_file:
+        return {}
+    chain = {"filename": str(settings.tls_cert_file)}
+    key = {"filename": str(settings.tls_key_file)}
+    folder = {"watched_directory": {"path": str(settings.tls_cert_file.parent)}}
+    served = {"tls_certificate": {"certificate_chain": chain, "private_key": key} | folder}
+    trusted = {"validation_context": {"trusted_ca": chain} | folder}
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+    return {
+        name: {"resources": [{"@type": kind, "name": name} | secret]}
+        for name, secret in {"served": served, "trusted": trusted}.items()
     }
-    return _tls("Downstream", {"alpn_protocols": ["h2", "http/1.1"], "tls_certificates": [pair]})
 
 
-def _verified_tls(certificate_file: Path) -> Config:
-    """Connect to the service over TLS, which must show exactly this certificate."""
-    certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-    expected = {"verify_certificate_hash": [certificate.fingerprint(SHA256()).hex()]}
-    return _tls("Upstream", {"alpn_protocols": ["h2"], "validation_context": expected})
+def _served_tls(secrets: Mapping[str, str]) -> Config:
+    """Serve HTTPS by the service's own certificate."""
+    certificates = [_secret("served", secrets)]
+    protocols = ["h2", "http/1.1"]
+    return _tls(
+        "Downstream",
+        {"alpn_protocols": protocols, "tls_certificate_sds_secret_configs": certificates},
+    )
+
+
+def _verified_tls(secrets: Mapping[str, str]) -> Config:
+    """Connect to the service over TLS, which must show this certificate."""
+    trusted = _secret("trusted", secrets)
+    return _tls(
+        "Upstream", {"alpn_protocols": ["h2"], "validation_context_sds_secret_config": trusted}
+    )
+
+
+def _secret(name: str, files: Mapping[str, str]) -> Config:
+    source = {"path_config_source": {"path": files[name]}, "resource_api_version": "V3"}
+    return {"name": name, "sds_config": source}
 
 
 def _tls(side: str, context: Config) -> Config:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the images of the service and of the gateway: images.sh REGISTRY VERSION [--push]
 #
-# With --push, for two architectures, with SLSA provenance; each is then signed and gets its SBOM as an attestation.
+# With --push, for two architectures, with SLSA provenance; each is then scanned for known vulnerabilities and
+# secrets, signed, and gets its SBOM as an attestation.
 # cosign signs without a key: with the identity that the pipeline has for this run. The digests are printed, and
 # go to GITHUB_OUTPUT.
 set -euo pipefail
@@ -13,7 +14,8 @@ build() {
 	local target=$1 image=$2
 	shift 2
 	docker buildx build --file deploy/docker/Dockerfile --target "$target" --tag "$image:$version" \
-		--build-arg VERSION="$version" --build-arg REVISION="$(git rev-parse HEAD)" \
+		--label "org.opencontainers.image.version=$version" \
+		--label "org.opencontainers.image.revision=$(git rev-parse HEAD)" \
 		--cache-from "type=registry,ref=$image:cache" "$@" .
 }
 
@@ -22,6 +24,7 @@ publish() {
 	build "$target" "$image" --platform linux/amd64,linux/arm64 --push --metadata-file "dist/$target.json" \
 		--attest type=provenance,mode=max --cache-to "type=registry,ref=$image:cache,mode=max"
 	digest=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["containerimage.digest"])' <"dist/$target.json")
+	.tools/bin/trivy image --scanners vuln,secret --ignore-unfixed --exit-code 1 --quiet "$image@$digest"
 	.tools/bin/syft scan "registry:$image@$digest" --quiet --output "cyclonedx-json=dist/$target.cdx.json"
 	cosign sign --yes "$image@$digest"
 	cosign attest --yes --type cyclonedx --predicate "dist/$target.cdx.json" "$image@$digest"

@@ -92,6 +92,18 @@ def test_an_operator_reads_and_does_not_write(migrated: URL) -> None:
         execute(url, "DELETE FROM tasks")
 
 
+def test_compose_sets_the_passwords(administrator: URL, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIGRATION_PASSWORD", "of the migration")
+    monkeypatch.setenv("DB_PASSWORD", "of the service")
+    psql(administrator, "--file", str(SCRIPT.parents[1] / "compose" / "passwords.sql"))
+    stored = execute(
+        administrator.render_as_string(hide_password=False),
+        "SELECT count(*) FROM pg_authid WHERE rolname IN ('tasks_migration', 'tasks_service')"
+        " AND rolpassword LIKE 'SCRAM-SHA-256$%'",
+    )
+    assert stored == 2
+
+
 def test_passwords_are_sent_as_verifiers(administrator: URL) -> None:
     psql(administrator, "--command", r"\password tasks_service", answers="secret\nsecret\n")
     stored = execute(

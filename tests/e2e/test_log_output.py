@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -264,11 +265,14 @@ def test_no_line_holds_what_callers_write_or_what_opens_the_database(
 
 def listening(service: ServiceProcess) -> set[int]:
     """The workers that serve, and so receive signals."""
-    return {
-        pid
-        for pid in service.workers()
-        if any(socket.status == "LISTEN" for socket in psutil.Process(pid).net_connections("tcp"))
-    }
+    return {pid for pid in service.workers() if _listens(pid)}
+
+
+def _listens(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):  # It may be one that was just killed.
+        sockets = psutil.Process(pid).net_connections("tcp")
+        return any(socket.status == "LISTEN" for socket in sockets)
+    return False
 
 
 def test_signals_change_the_level_of_all_processes(

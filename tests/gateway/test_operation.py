@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.gateway.conftest import CreateTask
 from tests.gateway.test_streams import Watch
@@ -108,6 +109,65 @@ def test_rest_is_served_over_tls(tmp_path: Path, postgres_url: str) -> None:
         running_gateway(tmp_path / "gateway", service, tls=context, **tls) as gateway,
     ):
         assert gateway.call("POST /tasks", {"title": "secret"}).status == 201
+
+
+def test_a_service_that_drains_is_called_until_it_ends(tmp_path: Path, postgres_url: str) -> None:
+    """Balancers see by /health that it drains; until then they send calls."""
+    with (
+        made_database(postgres_url) as url,
+        running_service(
+            tmp_path / "service", DATABASE_URL=url, WORKERS="1", SHUTDOWN_DELAY_SECONDS="60"
+        ) as service,
+        running_gateway(tmp_path / "gateway", service) as gateway,
+    ):
+        service.signal(signal.SIGTERM)
+        wait_until(lambda: not gateway.is_healthy(), "the gateway is not healthy")
+        assert gateway.call("POST /tasks", {"title": "a task"}).status == 201
+        service.signal(signal.SIGTERM)
+
+
+def test_a_renewed_certificate_is_served(tmp_path: Path, postgres_url: str) -> None:
+    """By both, and the gateway accepts the service's new one without a restart."""
+    names = "localhost", x509.IPAddress(ip_address("127.0.0.1"))
+    ca = Certificate("a CA")
+    old, new = Certificate(*names, issuer=ca), Certificate(*names, issuer=ca)
+    pair = tmp_path / "pair"
+    pair.mkdir()
+    _replace(pair, old)
+    tls = {
+        "TLS_CERT_FILE": str(pair / "cert.pem"),
+        "TLS_KEY_FILE": str(pair / "key.pem"),
+        "TLS_TERMINATED_UPSTREAM": "false",
+    }
+    context = ssl.create_default_context(cadata=ca.pem.decode())
+    with (
+        made_database(postgres_url) as url,
+        running_service(tmp_path / "service", DATABASE_URL=url, **tls) as service,
+        running_gateway(tmp_path / "gateway", service, tls=context, **tls) as gateway,
+    ):
+        _replace(pair, new)
+        wait_until(lambda: _served_at(service.port) == new.pem, "the service serves the new one")
+        wait_until(lambda: _served_at(gateway.port) == new.pem, "the gateway serves it, too")
+        wait_until(gateway.is_healthy, "the gateway is healthy")
+        assert gateway.call("POST /tasks", {"title": "secret"}).status == 201
+
+
+def _replace(folder: Path, certificate: Certificate) -> None:
+    """Replace a certificate and its key at once, by a link, as Kubernetes does."""
+    version = folder / certificate.pem[-40:-30].hex()
+    version.mkdir()
+    (version / "key.pem").write_bytes(certificate.key_pem)
+    (version / "cert.pem").write_bytes(certificate.pem)
+    (folder / "new").symlink_to(version.name)
+    (folder / "new").rename(folder / "data")
+    for name in ("key.pem", "cert.pem"):
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"data/{name}")
+
+
+def _served_at(port: int) -> bytes:
+    served = ssl.get_server_certificate(("127.0.0.1", port))
+    return x509.load_pem_x509_certificate(served.encode()).public_bytes(Encoding.PEM)
 
 
 def test_a_long_answer_is_compressed(gateway: Gateway, task: CreateTask) -> None:

@@ -57,8 +57,9 @@ def _candidates(checkout: Path, newest: str) -> Iterator[str]:
     yield from tags.split()
     added = "log", "--diff-filter=A", "--format=%h", "--", f"{_VERSIONS}/{newest}_*"
     commits = _git(checkout, *added).split()
-    first = f"{commits[-1]}^" if commits else "HEAD"  # None while it is not committed.
-    yield from _git(checkout, "rev-list", "--max-count=1", "--abbrev-commit", first).split()
+    # The commit before the first with it; HEAD while it is not committed.
+    before = ["--skip=1", commits[-1]] if commits else ["HEAD"]
+    yield from _git(checkout, "rev-list", "--max-count=1", "--abbrev-commit", *before).split()
 
 
 def revision_of(checkout: Path, commit: str) -> str:
@@ -68,9 +69,9 @@ def revision_of(checkout: Path, commit: str) -> str:
 
 
 def _git(checkout: Path, *arguments: str) -> str:
-    """Run a command of git; return its output, or "" if it fails."""
-    ran = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, check=False)
-    return ran.stdout.decode() if ran.returncode == 0 else ""
+    """Return what a command of git prints."""
+    command = ["git", "-C", str(checkout), *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
 
 
 def _check_out(checkout: Path, commit: str, folder: Path) -> None:
