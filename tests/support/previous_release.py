@@ -58,7 +58,7 @@ def _candidates(checkout: Path, newest: str) -> Iterator[str]:
     added = "log", "--diff-filter=A", "--format=%h", "--", f"{_VERSIONS}/{newest}_*"
     commits = _git(checkout, *added).split()
     # The commit before the first with it; HEAD while it is not committed.
-    before = ["--skip=1", commits[-1]] if commits else ["HEAD"]
+    before = ["--first-parent", "--skip=1", commits[-1]] if commits else ["HEAD"]
     yield from _git(checkout, "rev-list", "--max-count=1", "--abbrev-commit", *before).split()
 
 
