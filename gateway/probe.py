@@ -16,7 +16,7 @@ _SECONDS = 4.0
 def main() -> str | None:
     """Return None if `/health` is fine, else the reason."""
     scheme = "https" if os.environ.get("TLS_CERT_FILE") else "http"
-    url = f"{scheme}://localhost:{os.environ.get('HTTP_PORT', '8080')}/health"
+    url = f"{scheme}://127.0.0.1:{os.environ.get('HTTP_PORT', '8080')}/health"
     context = ssl.create_default_context()
     context.check_hostname = False  # The certificate names the host that clients use.
     context.verify_mode = ssl.CERT_NONE
