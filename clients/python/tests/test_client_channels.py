@@ -15,6 +15,7 @@ import trustme
 
 from servers import failing
 from taskservice_client import (
+    Task,
     TaskClient,
     TaskServiceError,
     Tls,
@@ -58,6 +59,14 @@ def certificate(authority: trustme.CA, name: str) -> tuple[bytes, bytes]:
 def test_the_service_config_is_the_published_one() -> None:
     shipped = resources.files("taskservice_client").joinpath("service_config.json").read_text()
     assert shipped == (REPOSITORY / "deploy/client/service_config.request_ids.json").read_text()
+
+
+def test_no_timeout_of_the_service_config_bounds_that_of_the_caller() -> None:
+    with failing() as (address, server), TaskClient(address) as client:
+        client.get(ID, timeout=1000)
+        client.create_many([Task(title="a task")], timeout=1000)
+        client.purge("deleted_at:*", timeout=1000)
+    assert min(call.seconds for call in server.received) > 500
 
 
 def test_the_service_learns_the_version_of_the_client() -> None:
