@@ -33,6 +33,11 @@ def may_repeat(error: TaskServiceError, *, is_safe: bool) -> bool:
     return is_safe and (error.code in _UNCERTAIN or error.reason == "TRANSACTION_CONFLICT")
 
 
+def may_have_run(error: TaskServiceError) -> bool:
+    """Return whether the attempt that failed may have been executed."""
+    return error.code in _UNCERTAIN and error.reason not in _REFUSED
+
+
 def pause_seconds(error: TaskServiceError) -> float:
     """Return the pause before another attempt: what the service asks, or a random, growing one."""
     if error.retry_after is not None:

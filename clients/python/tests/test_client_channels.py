@@ -15,6 +15,7 @@ import trustme
 
 from servers import failing
 from taskservice_client import (
+    ClosedClientError,
     Task,
     TaskClient,
     TaskServiceError,
@@ -162,16 +163,29 @@ def test_a_client_made_before_a_fork_says_so(address: str) -> None:
 import os
 from taskservice_client import ForkedClientError, TaskClient
 client = TaskClient("{address}")
+watch = client.watch()
+next(watch)
 client.count()
 if child := os.fork():
     raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-try:
-    client.count()
-except ForkedClientError:
-    os._exit(7)
+refused = 0
+for call in client.count, client.health, watch.__next__:
+    try:
+        with watch:
+            call()
+    except ForkedClientError:
+        refused += 1
+os._exit(refused)
 """
     done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
-    assert done.returncode == 7
+    assert done.returncode == 3
+
+
+def test_health_of_a_closed_client_says_so() -> None:
+    client = TaskClient("127.0.0.1:1")
+    client.close()
+    with pytest.raises(ClosedClientError):
+        client.health()
 
 
 def test_health_says_that_a_service_is_away() -> None:
