@@ -16,9 +16,11 @@ from google.rpc import error_details_pb2, status_pb2
 
 from server.network.health import READINESS, HealthServicer
 from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import BatchGetTasksResponse
 from tests.support.service import SERVING
 
-_TASK = Task(id="an id", etag="an etag").SerializeToString()
+_TASK = Task(id="an id", etag="an etag")
+_BATCH = BatchGetTasksResponse(tasks=[_TASK])
 
 
 class Failure(NamedTuple):
@@ -81,7 +83,13 @@ class FailingServer(grpc.GenericRpcHandler):
             failure = self.failures.popleft()
             context.set_trailing_metadata(failure.trailers())
             context.abort(failure.code, "as told")
-        return _TASK if method.endswith("Task") else b""
+        return _answer(method)
+
+
+def _answer(method: str) -> bytes:
+    if method == "BatchGetTasks":
+        return _BATCH.SerializeToString()
+    return _TASK.SerializeToString() if method.endswith("Task") else b""
 
 
 @contextmanager
