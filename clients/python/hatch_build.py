@@ -8,7 +8,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _STUBS = "taskservice/v1", "buf/validate"
-_TYPED = "stubs/py.typed"
+_TYPED = "taskservice/py.typed", "buf/py.typed"
 
 
 class StubsHook(BuildHookInterface[Any]):
@@ -24,4 +24,4 @@ class StubsHook(BuildHookInterface[Any]):
         into = "generated/" if self.target_name == "sdist" else ""
         build_data["force_include"] |= {str(generated / name): into + name for name in _STUBS}
         if self.target_name == "wheel":
-            build_data["force_include"][_TYPED] = "taskservice/py.typed"
+            build_data["force_include"] |= {f"stubs/{name}": name for name in _TYPED}

@@ -16,12 +16,16 @@ import (
 	tasks "taskservice.example/gen/taskservice/v1"
 )
 
-const longestPause = 10 * time.Second
+const (
+	shortestPause = 100 * time.Millisecond
+	longestPause  = 10 * time.Second
+)
 
 // watch prints each change, beginning with the tasks that match. The file has the token of the last change, with
 // which the watch resumes after an interruption of the service or of this program.
 func watch(ctx context.Context, client tasks.TaskServiceClient, file, filter string) error {
-	for pause := 100 * time.Millisecond; ; pause = 2 * pause {
+	pause := shortestPause
+	for {
 		token, err := os.ReadFile(file)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -30,6 +34,8 @@ func watch(ctx context.Context, client tasks.TaskServiceClient, file, filter str
 			Filter: filter, ResumeToken: string(token), SendInitialTasks: len(token) == 0,
 		})
 		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
 		case len(token) > 0 && isTokenRefused(err):
 			if err := os.Remove(file); err != nil { // Begin anew, with the tasks as they are.
 				return err
@@ -37,10 +43,17 @@ func watch(ctx context.Context, client tasks.TaskServiceClient, file, filter str
 		case !isTemporary(err):
 			return err
 		}
-		if received || pause > longestPause {
-			pause = 100 * time.Millisecond
+		if received {
+			pause = shortestPause
 		}
-		time.Sleep(time.Duration(rand.Int63n(int64(pause))))
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(rand.Int63n(int64(pause)))):
+		}
+		if pause *= 2; pause > longestPause {
+			pause = longestPause
+		}
 	}
 }
 
@@ -88,9 +101,7 @@ func isTokenRefused(err error) bool {
 // isTemporary tells whether a watch that ended with this error can be resumed.
 func isTemporary(err error) bool {
 	switch status.Code(err) {
-	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded, codes.ResourceExhausted:
-		return true
-	case codes.Canceled:
+	case codes.Unavailable, codes.Canceled, codes.Aborted, codes.DeadlineExceeded, codes.ResourceExhausted:
 		return true
 	}
 	return err == io.EOF || reason(err) == "CREDENTIALS_EXPIRED"

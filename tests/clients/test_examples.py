@@ -32,6 +32,7 @@ from tests.support.databases import made_database
 from tests.support.examples import Example, built_go, built_typescript
 from tests.support.service import (
     NOT_SERVING,
+    PATIENCE_SECONDS,
     ServiceProcess,
     running_service,
     wait_until,
@@ -259,6 +260,16 @@ def test_a_watch_begins_anew_when_its_token_is_refused(
         wait_until(lambda: lines, "the task is printed")
         assert set(lines) == {"ADDED watched"}
         assert await_token(file, "no token")
+
+
+def test_an_interrupt_ends_a_watch(
+    program: Example, service: ServiceProcess, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    with program.running(at(service), "watch", str(file), "title = none") as (process, _):
+        await_token(file)
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE_SECONDS)
 
 
 def test_a_watch_ends_when_its_filter_is_wrong(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +18,20 @@ Pem: TypeAlias = bytes | str | Path
 
 Options: TypeAlias = Sequence[tuple[str, str | int]]
 
-_SERVICE_CONFIG = resources.files(__package__).joinpath("service_config.json").read_text()
 _SCHEME = re.compile(r"(?:ipv4|ipv6|dns):(?://[^/]*/)?")
 _VERSION = metadata.version("task-service-client")
 
+
+def _service_config() -> str:
+    """Read the published config without its timeouts, which would bound those of the caller."""
+    config = json.loads(resources.files(__package__).joinpath("service_config.json").read_text())
+    for methods in config["methodConfig"]:
+        methods.pop("timeout", None)
+    return json.dumps(config)
+
+
 _OPTIONS: Options = [
-    ("grpc.service_config", _SERVICE_CONFIG),
+    ("grpc.service_config", _service_config()),
     ("grpc.primary_user_agent", f"task-service-client/{_VERSION}"),
     # A lost connection is detected within half a minute, and another attempted soon.
     ("grpc.keepalive_time_ms", 20_000),

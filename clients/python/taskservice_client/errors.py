@@ -58,7 +58,7 @@ class TaskServiceError(Exception):
     """The reason in ErrorInfo, for example "TASK_NOT_FOUND"; empty if another program answered."""
     message: str
     request_id: str
-    """The id under which the log of the service has the call; empty if none is known."""
+    """The id under which the log of the service has the call."""
     retry_after: float | None
     """The seconds after which the service asks to repeat the call."""
     violations: Sequence[Violation]
@@ -69,6 +69,8 @@ class TaskServiceError(Exception):
     """The tasks that earlier parts of the same batch have written."""
     attempts: int
     """How often the call was sent, without the retries of gRPC itself."""
+    may_have_run: bool
+    """Whether an attempt before the last one may have been executed."""
 
     advice: ClassVar[str] = "Report the request id to the operator."
 
@@ -83,6 +85,7 @@ class TaskServiceError(Exception):
         self.item = None
         self.written = ()
         self.attempts = 1
+        self.may_have_run = False
 
     def __str__(self) -> str:
         """Return the message, the code, the reason, the request id, and what to do."""
@@ -250,10 +253,11 @@ _BY_REASON: Mapping[str, type[TaskServiceError]] = {
 }
 
 
-def error_of(failure: grpc.RpcError) -> TaskServiceError:
+def error_of(failure: grpc.RpcError, request_id: str) -> TaskServiceError:
     """Make the error of a failed call, of either kind of client."""
     call = cast(grpc.Call, failure)  # As are both implementations.
     error = _error(call.code(), call.details() or "", call.trailing_metadata() or ())
+    error.request_id = error.request_id or request_id
     error.__cause__ = failure
     return error
 

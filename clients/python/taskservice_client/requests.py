@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias, TypedDict, TypeVar
@@ -50,6 +51,11 @@ class Fields(TypedDict, total=False):
 def new_request_id() -> str:
     """Generate an id for one write, kept over its retries."""
     return str(uuid.uuid4())
+
+
+def new_call_id() -> str:
+    """Generate the id under which the log of the service has a call."""
+    return os.urandom(16).hex()
 
 
 def assign(task: Task, fields: Mapping[str, object]) -> None:

@@ -11,8 +11,8 @@ from taskservice_client.errors import TaskServiceError
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 
-# The call was refused before it began, or rolled back: nothing was written.
-_REFUSED = {"SHUTTING_DOWN", "NO_THREAD", "KEYS_UNAVAILABLE", "TRANSACTION_CONFLICT"}
+# The call was refused before it began: nothing was written.
+_REFUSED = {"SHUTTING_DOWN", "NO_THREAD", "KEYS_UNAVAILABLE"}
 # The call may have been executed.
 _UNCERTAIN = {
     grpc.StatusCode.UNAVAILABLE,
@@ -27,8 +27,15 @@ def may_repeat(error: TaskServiceError, *, is_safe: bool) -> bool:
         return True
     if error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return error.retry_after is not None
-    # The same statement would take as long again.
-    return is_safe and error.code in _UNCERTAIN and error.reason != "STATEMENT_TIMEOUT"
+    if error.reason == "STATEMENT_TIMEOUT":  # The same statement would take as long again.
+        return False
+    # A purge has many transactions: those before a conflict are committed.
+    return is_safe and (error.code in _UNCERTAIN or error.reason == "TRANSACTION_CONFLICT")
+
+
+def may_have_run(error: TaskServiceError) -> bool:
+    """Return whether the attempt that failed may have been executed."""
+    return error.code in _UNCERTAIN and error.reason not in _REFUSED
 
 
 def pause_seconds(error: TaskServiceError) -> float:

@@ -36,6 +36,9 @@ def span_of(method: str) -> Iterator[Metadata]:
             span.set_status(Status(StatusCode.ERROR, error.reason or error.code.name))
             span.set_attribute("rpc.grpc.status_code", error.code.value[0])
             raise
+        except BaseException as error:  # Of the token's callable, or a cancellation.
+            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise
         span.set_attribute("rpc.grpc.status_code", 0)
 
 

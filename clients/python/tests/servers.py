@@ -16,7 +16,11 @@ from google.rpc import error_details_pb2, status_pb2
 
 from server.network.health import READINESS, HealthServicer
 from taskservice.v1.task_pb2 import Task
+from taskservice.v1.task_service_pb2 import BatchGetTasksResponse
 from tests.support.service import SERVING
+
+_TASK = Task(id="an id", etag="an etag")
+_BATCH = BatchGetTasksResponse(tasks=[_TASK])
 
 
 class Failure(NamedTuple):
@@ -54,10 +58,12 @@ class Received(NamedTuple):
     method: str
     request: bytes
     metadata: dict[str, str | bytes]
+    seconds: float
+    """The time until its deadline."""
 
 
 class FailingServer(grpc.GenericRpcHandler):
-    """Answer with the failures in their order, then with an empty task."""
+    """Answer with the failures in their order, then with a task, or an empty response."""
 
     def __init__(self, failures: Sequence[Failure]) -> None:
         self.failures = deque(failures)
@@ -71,12 +77,19 @@ class FailingServer(grpc.GenericRpcHandler):
 
     def _answer(self, method: str, request: bytes, context: grpc.ServicerContext) -> bytes:
         metadata = dict(context.invocation_metadata())
-        self.received.append(Received(method, request, metadata))
+        seconds = context.time_remaining()
+        self.received.append(Received(method, request, metadata, seconds))
         if self.failures:
             failure = self.failures.popleft()
             context.set_trailing_metadata(failure.trailers())
             context.abort(failure.code, "as told")
-        return Task(id="an id", etag="an etag").SerializeToString()
+        return _answer(method)
+
+
+def _answer(method: str) -> bytes:
+    if method == "BatchGetTasks":
+        return _BATCH.SerializeToString()
+    return _TASK.SerializeToString() if method.endswith("Task") else b""
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import trustme
 
 from servers import failing
 from taskservice_client import (
+    ClosedClientError,
+    Task,
     TaskClient,
     TaskServiceError,
     Tls,
@@ -58,6 +60,14 @@ def certificate(authority: trustme.CA, name: str) -> tuple[bytes, bytes]:
 def test_the_service_config_is_the_published_one() -> None:
     shipped = resources.files("taskservice_client").joinpath("service_config.json").read_text()
     assert shipped == (REPOSITORY / "deploy/client/service_config.request_ids.json").read_text()
+
+
+def test_no_timeout_of_the_service_config_bounds_that_of_the_caller() -> None:
+    with failing() as (address, server), TaskClient(address) as client:
+        client.get(ID, timeout=1000)
+        client.create_many([Task(title="a task")], timeout=1000)
+        client.purge("deleted_at:*", timeout=1000)
+    assert min(call.seconds for call in server.received) > 500
 
 
 def test_the_service_learns_the_version_of_the_client() -> None:
@@ -153,16 +163,29 @@ def test_a_client_made_before_a_fork_says_so(address: str) -> None:
 import os
 from taskservice_client import ForkedClientError, TaskClient
 client = TaskClient("{address}")
+watch = client.watch()
+next(watch)
 client.count()
 if child := os.fork():
     raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-try:
-    client.count()
-except ForkedClientError:
-    os._exit(7)
+refused = 0
+for call in client.count, client.health, watch.__next__:
+    try:
+        with watch:
+            call()
+    except ForkedClientError:
+        refused += 1
+os._exit(refused)
 """
     done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
-    assert done.returncode == 7
+    assert done.returncode == 3
+
+
+def test_health_of_a_closed_client_says_so() -> None:
+    client = TaskClient("127.0.0.1:1")
+    client.close()
+    with pytest.raises(ClosedClientError):
+        client.health()
 
 
 def test_health_says_that_a_service_is_away() -> None:

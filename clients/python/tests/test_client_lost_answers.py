@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,38 +10,53 @@ from typing import Any
 import grpc
 import pytest
 
-from taskservice_client import Task, TaskClient, TaskNotFound
+from servers import Failure
+from taskservice_client import Task, TaskClient, TaskNotDeleted, TaskNotFound
 from test_client_tasks import new_tag
 
 
-class LostAnswer(grpc.RpcError):
-    """What gRPC reports when a server ends after it executed a call."""
+class Failed(grpc.RpcError):
+    """What gRPC reports when a call ends with this failure."""
+
+    def __init__(self, failure: Failure) -> None:
+        self._failure = failure
 
     def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.UNAVAILABLE
+        return self._failure.code
 
     def details(self) -> str:
-        return "Socket closed"
+        return "as told"
 
-    def trailing_metadata(self) -> tuple[()]:
-        return ()
+    def trailing_metadata(self) -> Any:
+        return self._failure.trailers()
+
+
+LOST = Failure(grpc.StatusCode.UNAVAILABLE)  # The server ended after it executed the call.
+REFUSALS = [
+    Failure(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
+    Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED", 0.01),
+    Failure(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", 0.01),
+    Failure(grpc.StatusCode.ABORTED, "TRANSACTION_CONFLICT", 0.01),
+]
 
 
 class LoseAnswers(grpc.UnaryUnaryClientInterceptor):
-    """Drop the first answer to a method."""
+    """Drop the first answer to a method, or refuse its first call."""
 
     def __init__(self) -> None:
         self.methods: set[str] = set()
+        self.refusal: Failure | None = None
 
     def intercept_unary_unary(
         self, continuation: Callable[..., Any], details: Any, request: Any
     ) -> Any:
-        answer = continuation(details, request)
         method = details.method.rpartition("/")[2]
-        if method in self.methods:
-            self.methods.remove(method)
-            raise LostAnswer
-        return answer
+        if method not in self.methods:
+            return continuation(details, request)
+        self.methods.remove(method)
+        if not self.refusal:
+            continuation(details, request)
+        raise Failed(self.refusal or LOST)
 
 
 @pytest.fixture
@@ -50,7 +66,8 @@ def lost() -> LoseAnswers:
 
 @pytest.fixture
 def client(address: str, lost: LoseAnswers) -> Iterator[TaskClient]:
-    with TaskClient(address, interceptors=[lost]) as client:
+    tokens = map(str, itertools.count())
+    with TaskClient(address, token=lambda: next(tokens), interceptors=[lost]) as client:
         yield client
     assert not lost.methods, "the answer was not lost"
 
@@ -109,6 +126,31 @@ def test_a_deletion_that_failed_fails_again(client: TaskClient, lost: LoseAnswer
     lost.methods = {"DeleteTask"}
     with pytest.raises(TaskNotFound):
         client.delete(str(uuid.uuid4()))
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda each: each.reason)
+def test_a_deleted_task_is_not_found_after_a_refusal(
+    client: TaskClient, lost: LoseAnswers, refusal: Failure
+) -> None:
+    task = client.create(title="a task")
+    client.delete(task.id)
+    lost.refusal = refusal
+    lost.methods = {"DeleteTask", "BatchDeleteTasks"}
+    with pytest.raises(TaskNotFound):
+        client.delete(task.id)
+    with pytest.raises(TaskNotFound):
+        client.delete_many([task.id])
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda each: each.reason)
+def test_a_task_that_is_not_deleted_is_told_after_a_refusal(
+    client: TaskClient, lost: LoseAnswers, refusal: Failure
+) -> None:
+    task = client.create(title="a task")
+    lost.refusal = refusal
+    lost.methods = {"UndeleteTask"}
+    with pytest.raises(TaskNotDeleted):
+        client.undelete(task.id)
 
 
 def test_a_batch_of_deletions_that_failed_deletes_nothing(

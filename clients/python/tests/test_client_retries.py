@@ -13,6 +13,7 @@ from taskservice.v1.task_service_pb2 import CreateTaskRequest
 from taskservice_client import (
     ClosedClientError,
     DeadlineExceeded,
+    EtagMismatch,
     ServiceUnavailable,
     TaskClient,
     TaskNotDeleted,
@@ -28,6 +29,10 @@ NOT_FOUND = Failure(grpc.StatusCode.NOT_FOUND, "TASK_NOT_FOUND")
 NOT_DELETED = Failure(grpc.StatusCode.ALREADY_EXISTS, "TASK_NOT_DELETED")
 DRAINING = Failure(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", 0.01)
 SLOW = Failure(grpc.StatusCode.DEADLINE_EXCEEDED, "STATEMENT_TIMEOUT")
+
+STALE = Failure(grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+PAUSE_SECONDS = 0.5
+PAUSE = CONFLICT._replace(retry_after=PAUSE_SECONDS)
 
 MORE_THAN_GRPC_REPEATS = 6
 ID = "01a21b10-defa-776c-b031-167c29da6c00"
@@ -80,7 +85,14 @@ def test_a_purge_that_may_have_begun_is_not_repeated() -> None:
     assert len(server.received) == 1
 
 
-@pytest.mark.parametrize("failure", [DRAINING, EXHAUSTED, CONFLICT], ids=lambda each: each.reason)
+def test_a_purge_that_conflicts_is_not_repeated() -> None:
+    """It has many transactions: those before the conflict are committed."""
+    with calling(CONFLICT) as (client, server), pytest.raises(TransactionConflict):
+        client.purge("deleted_at:*", force=True)
+    assert len(server.received) == 1
+
+
+@pytest.mark.parametrize("failure", [DRAINING, EXHAUSTED], ids=lambda each: each.reason)
 def test_a_purge_that_was_refused_is_repeated(failure: Failure) -> None:
     with calling(failure) as (client, server):
         client.purge("deleted_at:*", force=True)
@@ -109,6 +121,20 @@ def test_a_failure_that_lasts_is_raised_within_the_timeout() -> None:
         client.get(ID)
     assert raised.value.retry_after == pytest.approx(0.9)
     assert len(server.received) == 1
+
+
+def test_the_read_after_a_stale_etag_has_the_deadline_of_the_update() -> None:
+    with calling(PAUSE, STALE) as (client, server), pytest.raises(EtagMismatch) as raised:
+        client.update(ID, title="changed", etag="stale", timeout=9)
+    assert raised.value.current
+    assert server.received[-1].seconds < server.received[0].seconds - PAUSE_SECONDS / 2
+
+
+def test_the_calls_of_a_mutation_have_one_deadline() -> None:
+    with calling(PAUSE) as (client, server):
+        client.update(ID, lambda task: task.tags.append("added"), timeout=9)
+    assert [call.method for call in server.received] == ["GetTask", "GetTask", "UpdateTask"]
+    assert server.received[-1].seconds < server.received[0].seconds - PAUSE_SECONDS / 2
 
 
 def test_a_call_without_an_answer_ends_at_its_deadline() -> None:

@@ -12,6 +12,7 @@ import pytest
 from taskservice_client import (
     AsyncTaskClient,
     CreateTaskRequest,
+    DeleteTaskRequest,
     EtagMismatch,
     InvalidRequest,
     RequestIdReused,
@@ -219,6 +220,19 @@ def test_an_error_names_the_item(client: TaskClient) -> None:
     with pytest.raises(TaskNotFound) as raised:
         client.delete_many([*ids, str(uuid.uuid4())])
     assert raised.value.item == 1001
+
+
+def test_a_stale_etag_in_a_batch_is_refused_with_the_task_as_it_is(client: TaskClient) -> None:
+    task, other = client.create_many([Task(title="a task")] * 2)
+    current = client.update(task.id, title="changed")
+    writes: list[Callable[[], object]] = [
+        lambda: client.update_many([Task(id=other.id, title="other"), task]),
+        lambda: client.delete_many([other.id, DeleteTaskRequest(id=task.id, etag=task.etag)]),
+    ]
+    for write in writes:
+        with pytest.raises(EtagMismatch) as raised:
+            write()
+        assert (raised.value.item, raised.value.current) == (1, current)
 
 
 def test_a_request_that_is_too_large_is_refused(client: TaskClient) -> None:

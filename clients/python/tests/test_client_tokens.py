@@ -13,12 +13,21 @@ import jwt
 import pytest
 
 from servers import Failure, failing
-from taskservice_client import AsyncTaskClient, TaskClient, Unauthenticated, WatchEventType
+from taskservice_client import (
+    AsyncTaskClient,
+    PermissionDenied,
+    TaskClient,
+    Unauthenticated,
+    WatchEventType,
+)
 from taskservice_client.tokens import expiry_of, renewal_of
 from tests.support.credentials import SECRET_KEY
 from tests.support.service import ServiceProcess, running_service
 
 REFUSED = Failure(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+AWAY = Failure(grpc.StatusCode.UNAVAILABLE)
+DENIED = Failure(grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
+WITHOUT_RETRIES = [("grpc.enable_retries", 0)]
 LEEWAY_SECONDS = 30  # For which the service accepts an expired token.
 ID = "01a21b10-defa-776c-b031-167c29da6c00"
 
@@ -152,6 +161,33 @@ def test_a_watch_continues_with_new_tokens(guarded: ServiceProcess) -> None:
             while (event := next(watch)).type is WatchEventType.BOOKMARK:
                 pass
             assert event.type is WatchEventType.ADDED
+
+
+@pytest.mark.parametrize("failure", [REFUSED, AWAY], ids=lambda each: each.code.name)
+def test_a_watch_survives_an_issuer_that_is_away(failure: Failure) -> None:
+    """The second token is not obtained at once."""
+    tokens = iter([token(-1), None, token(3600)])
+
+    def obtain() -> str:
+        if made := next(tokens):
+            return made
+        raise ConnectionError("the issuer is away")
+
+    with (
+        failing(failure, DENIED) as (address, server),
+        TaskClient(address, token=obtain, options=WITHOUT_RETRIES) as client,
+        pytest.raises(PermissionDenied),
+    ):
+        next(client.watch())
+    assert len(server.received) == 2
+
+
+def test_a_watch_without_a_first_token_fails() -> None:
+    def obtain() -> str:
+        raise ConnectionError("the issuer is away")
+
+    with TaskClient("127.0.0.1:1", token=obtain) as client, pytest.raises(ConnectionError):
+        next(client.watch())
 
 
 def test_the_expiry_of_a_jwt_is_read() -> None:

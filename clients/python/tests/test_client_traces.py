@@ -24,19 +24,28 @@ provider.add_span_processor(SimpleSpanProcessor(exporter))
 trace.set_tracer_provider(provider)
 """
 PROGRAM = """
-import json, sys
+import contextlib, json, sys
 {sdk}
 from taskservice_client import TaskClient
-with TaskClient(sys.argv[1]) as client:
+def fail():
+    raise ConnectionError("the issuer is away")
+token = fail if {fails} else None
+with TaskClient(sys.argv[1], token=token) as client, contextlib.suppress(ConnectionError):
     client.get(sys.argv[2])
 spans = exporter.get_finished_spans() if {traced} else ()
-print(json.dumps([[span.name, format(span.context.trace_id, "032x")] for span in spans]))
+print(json.dumps([
+    [span.name, format(span.context.trace_id, "032x"), span.status.status_code.name]
+    for span in spans
+]))
 """
 
 
-def run(address: str, *, traced: bool) -> list[list[str]]:
-    """Run a program that calls once, with an SDK or without; return its spans."""
-    program = PROGRAM.format(sdk=SDK if traced else "", traced=traced)
+def run(address: str, *, traced: bool, fails: bool = False) -> list[list[str]]:
+    """Run a program that calls once, with an SDK or without; return its spans.
+
+    `fails`: its token cannot be obtained.
+    """
+    program = PROGRAM.format(sdk=SDK if traced else "", traced=traced, fails=fails)
     done = subprocess.run(
         [sys.executable, "-c", program, address, ID], stdout=subprocess.PIPE, timeout=60, check=True
     )
@@ -46,9 +55,14 @@ def run(address: str, *, traced: bool) -> list[list[str]]:
 
 def test_a_call_is_a_span_that_the_service_continues() -> None:
     with failing() as (address, server):
-        ((name, trace_id),) = run(address, traced=True)
-    assert name == "taskservice.v1.TaskService/GetTask"
+        ((name, trace_id, status),) = run(address, traced=True)
+    assert (name, status) == ("taskservice.v1.TaskService/GetTask", "UNSET")
     assert trace_id in str(server.received[0].metadata["traceparent"])
+
+
+def test_a_call_without_a_token_is_a_failed_span() -> None:
+    ((_, _, status),) = run("127.0.0.1:1", traced=True, fails=True)
+    assert status == "ERROR"
 
 
 @pytest.mark.parametrize("header", ["traceparent", "tracestate", "baggage"])

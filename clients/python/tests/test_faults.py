@@ -22,7 +22,7 @@ import pytest
 
 from storage import schema
 from storage.embedded import EmbeddedPostgres
-from taskservice_client import AsyncTaskClient, Task, TaskClient, TaskServiceError, WatchEventType
+from taskservice_client import AsyncTaskClient, Task, TaskClient, WatchEventType
 from tests.support.postgres import killed
 from tests.support.service import (
     PATIENCE_SECONDS,
@@ -35,6 +35,7 @@ from tests.support.service import (
 SECONDS = float(os.environ.get("CLIENT_FAULT_SECONDS", "15"))
 CALLERS = 8
 CALLS_BETWEEN_FAULTS = 50
+TIMEOUT_SECONDS = 20.0  # A call that takes longer fails.
 OUTAGE_SECONDS = 12.0  # Longer than the service config waits.
 
 Version = tuple[str, str]
@@ -78,6 +79,14 @@ class Load:
         self.slowest = max(self.slowest, time.monotonic() - began)
         self.written += [(task.id, task.etag) for task in tasks]
 
+    @contextmanager
+    def noting_errors(self) -> Iterator[None]:
+        """Note any error of a caller, which ends with it."""
+        try:
+            yield
+        except Exception as error:
+            self.errors.append(repr(error))
+
     def await_more(self) -> None:
         calls = self.calls
         wait_until(
@@ -89,7 +98,7 @@ def call_by_threads(address: str, load: Load) -> None:
     """Write and read in threads until the load ends."""
 
     def run() -> None:
-        try:
+        with load.noting_errors():
             while not load.ended.is_set():
                 began = time.monotonic()
                 task = client.create(title=load.new_title())
@@ -99,19 +108,20 @@ def call_by_threads(address: str, load: Load) -> None:
                 began = time.monotonic()
                 assert client.get(task.id).priority
                 load.note(began)
-        except TaskServiceError as error:
-            load.errors.append(str(error))
 
-    with TaskClient(address) as client, ThreadPoolExecutor(CALLERS) as threads:
-        for _ in range(CALLERS):
-            threads.submit(run)
+    with (
+        TaskClient(address, timeout=TIMEOUT_SECONDS) as client,
+        ThreadPoolExecutor(CALLERS) as threads,
+    ):
+        for future in [threads.submit(run) for _ in range(CALLERS)]:
+            future.result()
 
 
 def call_by_asyncio(address: str, load: Load) -> None:
     """Write and read in tasks until the load ends."""
 
     async def run(client: AsyncTaskClient) -> None:
-        try:
+        with load.noting_errors():
             while not load.ended.is_set():
                 began = time.monotonic()
                 task = await client.create(title=load.new_title())
@@ -121,15 +131,25 @@ def call_by_asyncio(address: str, load: Load) -> None:
                 began = time.monotonic()
                 assert (await client.get(task.id)).priority
                 load.note(began)
-        except TaskServiceError as error:
-            load.errors.append(str(error))
 
     async def run_all() -> None:
-        async with AsyncTaskClient(address) as client, asyncio.TaskGroup() as tasks:
+        async with (
+            AsyncTaskClient(address, timeout=TIMEOUT_SECONDS) as client,
+            asyncio.TaskGroup() as tasks,
+        ):
             for _ in range(CALLERS):
                 tasks.create_task(run(client))
 
     asyncio.run(run_all())
+
+
+def write_last(address: str, load: Load) -> Version:
+    """Write a task after the others: a watch yields its last change after theirs."""
+    with TaskClient(address) as client:
+        created = client.create(title=load.new_title())
+        updated = client.update(created.id, priority="HIGH")
+    load.note(time.monotonic(), created, updated)
+    return updated.id, updated.etag
 
 
 @contextmanager
@@ -153,24 +173,25 @@ def watching(address: str) -> Iterator[Counter[Version]]:
             follower.join(PATIENCE_SECONDS)
 
 
-def inject_faults(load: Load, service: ServiceProcess, postgres: EmbeddedPostgres) -> int:
-    """Kill workers and PostgreSQL in turn for SECONDS; return how often.
+def inject_faults(load: Load, service: ServiceProcess, postgres: EmbeddedPostgres) -> Counter[str]:
+    """Kill workers and PostgreSQL in turn for SECONDS, each at least once; count the kills.
 
     PostgreSQL is away for long once, and for a moment else.
     """
     ends = time.monotonic() + SECONDS
-    faults = 0
-    while time.monotonic() < ends and not load.errors:
+    kills: Counter[str] = Counter()
+    while (time.monotonic() < ends or not kills["postgres"]) and not load.errors:
         load.await_more()
-        if faults % 4 == 3:
+        if kills.total() % 4 == 3:
             with killed(postgres):
-                time.sleep(OUTAGE_SECONDS if faults == 3 else 0)
+                time.sleep(0 if kills["postgres"] else OUTAGE_SECONDS)
+            kills["postgres"] += 1
         else:
             os.kill(min(service.workers()), signal.SIGKILL)
             wait_until(lambda: len(service.workers()) == 2, "another worker")
-        faults += 1
+            kills["worker"] += 1
     load.await_more()
-    return faults
+    return kills
 
 
 @pytest.mark.timeout(300 + 2 * SECONDS)
@@ -186,13 +207,16 @@ def test_no_call_fails_while_workers_and_postgresql_are_killed(
         callers = threading.Thread(target=call, args=[address, load])
         callers.start()
         try:
-            faults = inject_faults(load, service, postgres)
+            kills = inject_faults(load, service, postgres)
         finally:
             load.ended.set()
             callers.join(PATIENCE_SECONDS)
-        wait_until(lambda: len(seen) >= len(load.written), "all changes are watched")
-    sys.stdout.write(f"{faults} faults, {load.calls} calls, the slowest {load.slowest:.1f} s\n")
-    assert not load.errors
+        assert not load.errors
+        assert not callers.is_alive(), "a call did not end at its deadline"
+        last = write_last(address, load)
+        wait_until(lambda: last in seen, "the last change is watched")
+    sys.stdout.write(f"{kills}, {load.calls} calls, the slowest {load.slowest:.1f} s\n")
+    assert kills["postgres"]
     with TaskClient(address) as client:
         titles = Counter(task.title for task in client.list())
     assert len(titles) == titles.total() == len(load.written) // 2

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).parents[1]
+VERSION = metadata.version("task-service-client")
 FOREIGN = ("server/", "storage/", "gateway/", "tests/")
 
 
@@ -29,6 +31,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def names(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         return sorted(archive.namelist())
+
+
+def read(wheel: Path, name: str) -> str:
+    """Read a file of the metadata."""
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(f"task_service_client-{VERSION}.dist-info/{name}").decode()
 
 
 def readme_program(address: str) -> str:
@@ -54,9 +62,26 @@ def test_the_wheel_alone_makes_the_first_calls(wheel: Path, address: str, tmp_pa
 def test_the_wheel_contains_the_stubs_and_nothing_of_the_service(wheel: Path) -> None:
     found = names(wheel)
     assert {"taskservice/v1/task_pb2.py", "buf/validate/validate_pb2.py"} <= set(found)
-    assert {"taskservice_client/py.typed", "taskservice/py.typed"} <= set(found)
+    assert {"taskservice/v1/task_service_pb2_grpc.py", "taskservice_client/__init__.py"} <= set(
+        found
+    )
     assert "taskservice_client/service_config.json" in found
     assert [name for name in found if name.startswith(FOREIGN)] == []
+
+
+def test_the_wheel_contains_the_types(wheel: Path) -> None:
+    found = set(names(wheel))
+    assert {
+        f"{package}/py.typed" for package in ("taskservice_client", "taskservice", "buf")
+    } < found
+    stubs = {name for name in found if name.endswith(("_pb2.py", "_pb2_grpc.py"))}
+    assert {f"{name}i" for name in stubs} <= found
+    assert "Classifier: Typing :: Typed" in read(wheel, "METADATA")
+
+
+def test_the_wheel_contains_the_license(wheel: Path) -> None:
+    license_ = (PROJECT.parents[1] / "LICENSE").read_text()
+    assert read(wheel, "licenses/LICENSE") == license_
 
 
 def test_a_source_distribution_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None:

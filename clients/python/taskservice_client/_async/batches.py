@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -10,8 +11,8 @@ from taskservice.v1.task_pb2 import Task
 from taskservice_client import requests
 from taskservice_client._async import io
 from taskservice_client._async.calls import Calls, Method
-from taskservice_client.errors import TaskNotFound, TaskServiceError, in_batch
-from taskservice_client.requests import Item
+from taskservice_client.errors import EtagMismatch, TaskNotFound, TaskServiceError, in_batch
+from taskservice_client.requests import Item, Targeted
 
 
 class Batches:
@@ -50,7 +51,7 @@ class Batches:
         self, error: TaskNotFound, ids: Sequence[str], timeout: float | None
     ) -> Sequence[Task]:
         """Return the tasks that an earlier attempt of the call deleted. Raises: the error."""
-        if error.attempts == 1:
+        if not error.may_have_run:
             raise error
         try:
             tasks = await self._get_part(ids, timeout)
@@ -59,6 +60,15 @@ class Batches:
         if not all(task.HasField("deleted_at") for task in tasks):
             raise error
         return tasks
+
+    async def current(self, request: Targeted, deadline: float) -> Task | None:
+        """Return the task of an EtagMismatch; None without tasks:read, for instance."""
+        ids = [requests.task_id_of(request)]
+        try:
+            (task,) = await self._get_part(ids, deadline - time.monotonic())
+        except TaskServiceError:
+            return None
+        return task
 
     async def _get_part(self, ids: Sequence[str], timeout: float | None) -> Sequence[Task]:
         request = pb.BatchGetTasksRequest(ids=ids)
@@ -85,6 +95,16 @@ class Batches:
         except TaskNotFound as error:
             return await self.deleted_before(error, [item.id for item in items], timeout)
 
+    async def _add_current(
+        self, error: TaskServiceError, items: Sequence[Item], deadline: float
+    ) -> None:
+        """Add the task as it is to an EtagMismatch of an item."""
+        if not isinstance(error, EtagMismatch) or error.item is None:
+            return
+        item = items[error.item]
+        if isinstance(item, pb.UpdateTaskRequest | pb.DeleteTaskRequest):
+            error.current = await self.current(item, deadline)
+
     async def _each(
         self, call: io.CallPart[Item], items: Iterable[Item], timeout: float | None
     ) -> Sequence[Task]:
@@ -95,10 +115,12 @@ class Batches:
             queue.append(part)
             while queue:
                 some = queue.popleft()
+                deadline = self._calls.deadline(timeout)
                 try:
                     done += await call(some, timeout)
                 except TaskServiceError as error:
                     if error.reason != "ANSWER_TOO_LARGE" or len(some) == 1:
+                        await self._add_current(error, some, deadline)
                         raise in_batch(error, done) from error.__cause__
                     queue.extendleft(reversed(requests.halves(some)))
         return done

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from taskservice_client import retries, tracing
+from taskservice_client import requests, retries, tracing
 from taskservice_client._async import io
 from taskservice_client.errors import (
     ClosedClientError,
@@ -61,7 +61,8 @@ class Token:
         """Replace a token that was refused; return whether there is another one."""
         if not callable(self._source):
             return False
-        self._expiry = 0.0
+        if self._metadata == refused:
+            self._expiry = self._renew_at = 0.0
         await self._renew(refused)
         return self._metadata != refused
 
@@ -86,7 +87,7 @@ class Calls:
 
     def __init__(self, token: Token, timeout: float) -> None:
         self._timeout = timeout
-        self.pid = os.getpid()
+        self._pid = os.getpid()
         self.token = token
         self.is_closed = False
 
@@ -94,12 +95,20 @@ class Calls:
         """Check that the channel can be used. Raises: ClosedClientError, ForkedClientError."""
         if self.is_closed:
             raise ClosedClientError("the client is closed")
-        if os.getpid() != self.pid:
+        self.check_process()
+
+    def check_process(self) -> None:
+        """Check that the channel was not made before a fork. Raises: ForkedClientError."""
+        if self.is_forked():
             raise ForkedClientError("the client was made before a fork: make one in each process")
 
-    def seconds(self, timeout: float | None) -> float:
-        """Return the timeout of a call, by default that of the client."""
-        return self._timeout if timeout is None else timeout
+    def is_forked(self) -> bool:
+        """Return whether the channel was made before a fork, and must not be used."""
+        return os.getpid() != self._pid
+
+    def deadline(self, timeout: float | None) -> float:
+        """Return the monotonic time at which a call ends, by default with the client's timeout."""
+        return time.monotonic() + (self._timeout if timeout is None else timeout)
 
     async def call(
         self,
@@ -110,8 +119,8 @@ class Calls:
     ) -> Response:
         """Return the response, after retries within the timeout. Raises: TaskServiceError."""
         self.check()
-        own: Metadata = (("x-request-id", request_id),) if request_id else ()
-        deadline = time.monotonic() + self.seconds(timeout)
+        own: Metadata = (("x-request-id", request_id or requests.new_call_id()),)
+        deadline = self.deadline(timeout)
         if not tracing.is_traced():
             return await self._attempt(method, request, deadline, own)
         with tracing.span_of(method.name) as context:
@@ -121,7 +130,7 @@ class Calls:
         self, method: Method[Request, Response], request: Request, deadline: float, own: Metadata
     ) -> Response:
         attempts = 0
-        may_renew = True
+        may_renew, may_have_run = True, False
         while True:
             token = await self.token.metadata()
             try:
@@ -129,10 +138,10 @@ class Calls:
                     request, timeout=deadline - time.monotonic(), metadata=token + own
                 )
             except grpc.RpcError as failure:
-                error = error_of(failure)
+                error = error_of(failure, request_id=own[0][1])
             attempts += 1
-            error.attempts = attempts
-            error.request_id = error.request_id or (own[0][1] if own else "")
+            error.attempts, error.may_have_run = attempts, may_have_run
+            may_have_run = may_have_run or retries.may_have_run(error)
             if may_renew and isinstance(error, Unauthenticated) and await self.token.renew(token):
                 may_renew = False
                 continue

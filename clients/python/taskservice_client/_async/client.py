@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
@@ -24,7 +23,6 @@ from taskservice_client.errors import (
     EtagMismatch,
     TaskNotDeleted,
     TaskNotFound,
-    TaskServiceError,
 )
 from taskservice_client.requests import Fields, Targeted
 from taskservice_client.watching import Position, TokenStore
@@ -88,7 +86,7 @@ class AsyncTaskClient:
     async def close(self) -> None:
         """Close the channel; calls and watches end."""
         self._calls.is_closed = True
-        if os.getpid() == self._calls.pid:  # A channel does not survive a fork, not even to close.
+        if not self._calls.is_forked():  # A channel does not survive a fork, not even to close.
             await self._channel.close()
 
     async def create(
@@ -177,7 +175,7 @@ class AsyncTaskClient:
 
     async def _mutate(self, id: str, mutate: Callable[[Task], None], timeout: float | None) -> Task:
         """Read, change and write the task until no other write comes in between."""
-        ends = time.monotonic() + self._calls.seconds(timeout)
+        deadline = self._calls.deadline(timeout)
         current = await self.get(id, timeout=timeout)
         while True:
             task = Task()
@@ -192,9 +190,10 @@ class AsyncTaskClient:
                 task=task, update_mask=FieldMask(paths=paths), request_id=request_id
             )
             try:
-                return await self._call(self._update_task, request, timeout, request_id)
+                left = deadline - time.monotonic()
+                return await self._call(self._update_task, request, left, request_id)
             except EtagMismatch as error:
-                if error.current is None or time.monotonic() >= ends:
+                if error.current is None or time.monotonic() >= deadline:
                     raise
                 current = error.current
 
@@ -203,21 +202,25 @@ class AsyncTaskClient:
     ) -> Task:
         """Soft-delete a task. Raises: TaskNotFound, EtagMismatch."""
         request = pb.DeleteTaskRequest(id=id, etag=etag, allow_missing=allow_missing)
+        deadline = self._calls.deadline(timeout)
         try:
             return await self._call(self._delete_task, request, timeout)
         except TaskNotFound as error:
-            (task,) = await self._batches.deleted_before(error, [id], timeout)
+            left = deadline - time.monotonic()
+            (task,) = await self._batches.deleted_before(error, [id], left)
             return task
 
     async def undelete(self, id: str, *, etag: str = "", timeout: float | None = None) -> Task:
         """Undelete a task. Raises: TaskNotFound, TaskNotDeleted, EtagMismatch."""
         request = pb.UndeleteTaskRequest(id=id, etag=etag)
+        deadline = self._calls.deadline(timeout)
         try:
             return await self._call(self._undelete_task, request, timeout)
         except TaskNotDeleted as error:
-            if error.attempts == 1:
+            if not error.may_have_run:
                 raise
-        return await self.get(id, timeout=timeout)  # An earlier attempt undeleted it.
+        # An earlier attempt undeleted it.
+        return await self.get(id, timeout=deadline - time.monotonic())
 
     async def history(
         self, id: str, *, page_size: int = PAGE_SIZE, timeout: float | None = None
@@ -284,6 +287,7 @@ class AsyncTaskClient:
 
         The call has a connection of its own: others wait for a service that is ready.
         """
+        self._calls.check()
         return await check_health(self._target, self._tls, self._options, timeout or 5.0)
 
     async def _call(
@@ -294,11 +298,9 @@ class AsyncTaskClient:
         request_id: str = "",
     ) -> Task:
         """Call; add the task as it is to an EtagMismatch."""
+        deadline = self._calls.deadline(timeout)
         try:
             return await self._calls.call(method, request, timeout, request_id)
         except EtagMismatch as error:
-            try:
-                error.current = await self.get(requests.task_id_of(request), timeout=timeout)
-            except TaskServiceError:
-                error.current = None  # Without tasks:read, for instance.
+            error.current = await self._batches.current(request, deadline)
             raise

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Callable, Iterable, Sequence
 from types import TracebackType
@@ -25,7 +24,6 @@ from taskservice_client.errors import (
     EtagMismatch,
     TaskNotDeleted,
     TaskNotFound,
-    TaskServiceError,
 )
 from taskservice_client.requests import Fields, Targeted
 from taskservice_client.watching import Position, TokenStore
@@ -89,7 +87,7 @@ class TaskClient:
     def close(self) -> None:
         """Close the channel; calls and watches end."""
         self._calls.is_closed = True
-        if os.getpid() == self._calls.pid:  # A channel does not survive a fork, not even to close.
+        if not self._calls.is_forked():  # A channel does not survive a fork, not even to close.
             self._channel.close()
 
     def create(
@@ -178,7 +176,7 @@ class TaskClient:
 
     def _mutate(self, id: str, mutate: Callable[[Task], None], timeout: float | None) -> Task:
         """Read, change and write the task until no other write comes in between."""
-        ends = time.monotonic() + self._calls.seconds(timeout)
+        deadline = self._calls.deadline(timeout)
         current = self.get(id, timeout=timeout)
         while True:
             task = Task()
@@ -193,9 +191,10 @@ class TaskClient:
                 task=task, update_mask=FieldMask(paths=paths), request_id=request_id
             )
             try:
-                return self._call(self._update_task, request, timeout, request_id)
+                left = deadline - time.monotonic()
+                return self._call(self._update_task, request, left, request_id)
             except EtagMismatch as error:
-                if error.current is None or time.monotonic() >= ends:
+                if error.current is None or time.monotonic() >= deadline:
                     raise
                 current = error.current
 
@@ -204,21 +203,25 @@ class TaskClient:
     ) -> Task:
         """Soft-delete a task. Raises: TaskNotFound, EtagMismatch."""
         request = pb.DeleteTaskRequest(id=id, etag=etag, allow_missing=allow_missing)
+        deadline = self._calls.deadline(timeout)
         try:
             return self._call(self._delete_task, request, timeout)
         except TaskNotFound as error:
-            (task,) = self._batches.deleted_before(error, [id], timeout)
+            left = deadline - time.monotonic()
+            (task,) = self._batches.deleted_before(error, [id], left)
             return task
 
     def undelete(self, id: str, *, etag: str = "", timeout: float | None = None) -> Task:
         """Undelete a task. Raises: TaskNotFound, TaskNotDeleted, EtagMismatch."""
         request = pb.UndeleteTaskRequest(id=id, etag=etag)
+        deadline = self._calls.deadline(timeout)
         try:
             return self._call(self._undelete_task, request, timeout)
         except TaskNotDeleted as error:
-            if error.attempts == 1:
+            if not error.may_have_run:
                 raise
-        return self.get(id, timeout=timeout)  # An earlier attempt undeleted it.
+        # An earlier attempt undeleted it.
+        return self.get(id, timeout=deadline - time.monotonic())
 
     def history(
         self, id: str, *, page_size: int = PAGE_SIZE, timeout: float | None = None
@@ -285,6 +288,7 @@ class TaskClient:
 
         The call has a connection of its own: others wait for a service that is ready.
         """
+        self._calls.check()
         return check_health(self._target, self._tls, self._options, timeout or 5.0)
 
     def _call(
@@ -295,11 +299,9 @@ class TaskClient:
         request_id: str = "",
     ) -> Task:
         """Call; add the task as it is to an EtagMismatch."""
+        deadline = self._calls.deadline(timeout)
         try:
             return self._calls.call(method, request, timeout, request_id)
         except EtagMismatch as error:
-            try:
-                error.current = self.get(requests.task_id_of(request), timeout=timeout)
-            except TaskServiceError:
-                error.current = None  # Without tasks:read, for instance.
+            error.current = self._batches.current(request, deadline)
             raise

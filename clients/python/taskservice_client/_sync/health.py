@@ -9,6 +9,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from taskservice_client._sync import io
 from taskservice_client.channels import Options, Tls, credentials_for, options_for
 from taskservice_client.errors import error_of
+from taskservice_client.requests import new_call_id
 
 _READINESS = HealthCheckRequest(service="taskservice.v1.TaskService")
 
@@ -29,10 +30,13 @@ def check_health(
         request_serializer=HealthCheckRequest.SerializeToString,
         response_deserializer=HealthCheckResponse.FromString,
     )
+    call_id = new_call_id()
     try:
-        response = check(_READINESS, timeout=timeout, wait_for_ready=True)
+        response = check(
+            _READINESS, timeout=timeout, metadata=(("x-request-id", call_id),), wait_for_ready=True
+        )
     except grpc.RpcError as failure:
-        raise error_of(failure) from failure
+        raise error_of(failure, call_id) from failure
     finally:
         channel.close()
     return bool(response.status == HealthCheckResponse.SERVING)
