@@ -131,6 +131,15 @@ client-wheel: $(INSTALLED) ## Build the wheel of the Python client into clients/
 bench-client: $(INSTALLED) ## Fail if the Python client adds more than 15 % to the CPU of a bare stub
 	@$(BIN)/python -m benchmarks --rounds 10 client
 
+.PHONY: client-faults
+client-faults: $(INSTALLED) ## Kill workers and PostgreSQL while the Python client calls, for SECONDS=60
+	@CLIENT_FAULT_SECONDS=$(or $(SECONDS),60) $(BIN)/python -m pytest -q --capture=no clients/python/tests/test_faults.py
+
+.PHONY: transfers
+transfers: $(INSTALLED) ## Export and import TASKS=100000 by `tasks`, both killed once
+	@TRANSFER_TASKS=$(or $(TASKS),100000) $(BIN)/python -m pytest -q --capture=no \
+		clients/python/tests/cli/test_transfers.py -k killed
+
 .PHONY: cli-images
 cli-images: $(INSTALLED) ## Draw the images of `tasks` in the README anew
 	@cd clients/python/tests && PYTHONPATH=. ../../../$(BIN)/python -m cli.screenshots

@@ -1,7 +1,8 @@
 """The pages of docs/clients, as written: their files and commands, in an empty folder.
 
 `TASK_SERVICE` is this checkout; the address is that of the test's service. The lines below a
-command are expected in its output, "…" stands for any text, and "^C" interrupts the command.
+command are expected in its output, "…" stands for any text, and "^C" interrupts the command. Any
+other command must succeed.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ from tests.support.service import ServiceProcess, running_service
 
 PAGES = ROOT / "docs" / "clients"
 TOOLS = ROOT / ".tools" / "bin"
+SCREEN_LINES = 45
 PATIENCE_SECONDS = 280.0  # For an installation and a build.
 BLOCK = re.compile(r'^```(\w+)(?: title="(\S+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 ADDRESS = "127.0.0.1:50051"
+
+
+# A trap keeps the shell alive when its process group is interrupted; commands have none.
+PROLOGUE = "set -e; trap : INT"
 
 
 class Page(NamedTuple):
@@ -35,13 +41,14 @@ class Page(NamedTuple):
 
     script: str
     expected: list[str]
-    is_interrupted: bool
+    interrupt_after: int | None
+    """The number of lines that are printed before ^C."""
 
 
 def read_page(name: str, address: str) -> Page:
     """Read a page in the order of its blocks."""
     text = (PAGES / name).read_text().replace(ADDRESS, address)
-    script, expected = [], list[str]()
+    script, expected = [PROLOGUE], list[str]()
     for language, title, content in BLOCK.findall(text):
         if title:
             script.append(f"printf %s {shlex.quote(content)} > {title}")
@@ -49,7 +56,8 @@ def read_page(name: str, address: str) -> Page:
             commands, lines = split(content)
             script += commands
             expected += lines
-    return Page("\n".join(script), [line for line in expected if line != "^C"], "^C" in expected)
+    interrupt_after = expected.index("^C") if "^C" in expected else None
+    return Page("\n".join(script), [line for line in expected if line != "^C"], interrupt_after)
 
 
 def split(console: str) -> tuple[list[str], list[str]]:
@@ -63,6 +71,8 @@ def split(console: str) -> tuple[list[str], list[str]]:
             commands[-1] += "\n" + line
         elif line != "…":
             printed.append(line)
+        if line == "^C":
+            commands[-1] += " || true"
         previous = line
     return commands, printed
 
@@ -82,17 +92,17 @@ def words(line: str) -> str:
     return " ".join(line.split())
 
 
-def follow(page: Page, folder: Path) -> list[str]:
-    """Run the commands and return what they print; interrupt the last one once all is printed."""
+def follow(page: Page, folder: Path) -> tuple[int, list[str]]:
+    """Run the commands, interrupt the one before ^C; return the exit code and what is printed."""
     lines: list[str] = []
-    is_printed = threading.Event()
+    may_interrupt = threading.Event()
 
     def read(output: IO[str]) -> None:
         for line in output:
             lines.append(line.rstrip())
-            if not missing(page.expected, lines):
-                is_printed.set()
-        is_printed.set()
+            if not missing(page.expected[: page.interrupt_after], lines):
+                may_interrupt.set()
+        may_interrupt.set()
 
     with subprocess.Popen(
         ["bash", "-c", page.script],
@@ -106,15 +116,15 @@ def follow(page: Page, folder: Path) -> list[str]:
         reader = threading.Thread(target=read, args=[process.stdout])
         reader.start()
         try:
-            is_printed.wait(PATIENCE_SECONDS)
-            if page.is_interrupted:
+            may_interrupt.wait(PATIENCE_SECONDS)
+            if page.interrupt_after is not None:
                 os.killpg(process.pid, signal.SIGINT)
-            process.wait(PATIENCE_SECONDS)
+            code = process.wait(PATIENCE_SECONDS)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             reader.join()
-    return lines
+    return code, lines
 
 
 # What a page needs, and where it runs if not with all tests.
@@ -145,9 +155,17 @@ def service(
 def test_a_page_works_as_written(name: str, service: ServiceProcess, tmp_path: Path) -> None:
     NEEDS[name]()
     page = read_page(name, f"127.0.0.1:{service.port}")
-    lines = follow(page, tmp_path)
-    assert missing(page.expected, lines) == [], "\n".join(lines)
+    code, lines = follow(page, tmp_path)
+    assert (code, missing(page.expected, lines)) == (0, []), "\n".join(lines)
 
 
 def test_every_page_is_tested() -> None:
     assert {page.name for page in PAGES.glob("*.md")} == NEEDS.keys()
+
+
+@pytest.mark.parametrize("name", sorted(NEEDS))
+def test_the_first_call_of_a_page_ends_within_a_screen(name: str) -> None:
+    text = (PAGES / name).read_text()
+    consoles = [block for block in BLOCK.finditer(text) if block[1] == "console"]
+    call = next(block for block in consoles if split(block[3])[1])
+    assert text[: call.end()].count("\n") <= SCREEN_LINES

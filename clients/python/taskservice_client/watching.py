@@ -63,7 +63,7 @@ class TokenStore(Protocol):
 
 
 class FileTokenStore:
-    """Keep the token in a file, replaced atomically."""
+    """Keep the token in a file of the mode 0600, replaced atomically."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
@@ -78,6 +78,7 @@ class FileTokenStore:
     def save(self, token: str) -> None:
         """Replace the file."""
         new = self._path.with_name(self._path.name + ".new")
+        new.touch(mode=0o600)
         new.write_text(token)
         os.replace(new, self._path)
 

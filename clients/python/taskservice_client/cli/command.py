@@ -1,7 +1,7 @@
 """What all commands share: their options, the client, and where output goes."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, TypeVar
@@ -12,7 +12,7 @@ from taskservice_client import TaskClient, TaskServiceError
 from taskservice_client.cli.connection import Flags, Options, connect, environment, resolve
 from taskservice_client.cli.contexts import read_contexts
 from taskservice_client.cli.exits import CallFailedError
-from taskservice_client.cli.output import Format, console
+from taskservice_client.cli.output import Format, console, write_record
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -39,6 +39,13 @@ class Session(Flags):
     def note(self, message: str) -> None:
         """Write a message for people to standard error."""
         console(errors=True).print(message)
+
+    def report(self, message: str, counts: Mapping[str, int]) -> None:
+        """Write what was done: counts to standard output for programs, else a message."""
+        if self.form is Format.TABLE:
+            self.note(message)
+        else:
+            write_record(self.form, dict(counts))
 
 
 def command(app: typer.Typer, name: str) -> Callable[[F], F]:

@@ -18,6 +18,9 @@ from taskservice_client.cli.exits import CommandError
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 DEFAULT_TIMEOUT = 20.0
 _FILES = ("tls_ca", "tls_cert", "tls_key")
+_SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
+    ("0", "false", "no", "off"), False
+)
 
 Options = Mapping[str, str]
 
@@ -86,17 +89,21 @@ def resolve(flags: Flags, variables: Options, contexts: Contexts) -> Options:
     """Merge the options: flags win over the environment, the environment over a context.
 
     A context that a flag names wins over the environment, so that `--context prod` never means
-    another address.
+    another address. The plaintext of a context is for the context's own address only.
     """
     name = flags.context or variables.get("context") or contexts.current
-    of_context = contexts.options(name) if name else {}
-    layers = [of_context, variables] if flags.context else [variables, of_context]
-    return ChainMap(*(dict(layer) for layer in _one_token([flags.given(), *layers])))
+    of_context = dict(contexts.options(name)) if name else {}
+    others = [of_context, dict(variables)] if flags.context else [dict(variables), of_context]
+    layers = [flags.given(), *others]
+    address = ChainMap(*layers).get("address")
+    if uses_tls(of_context) is False and address != of_context.get("address"):
+        del of_context["tls"]
+    return ChainMap(*_one_token(layers))
 
 
-def _one_token(layers: list[Options]) -> list[Options]:
+def _one_token(layers: list[dict[str, str]]) -> list[dict[str, str]]:
     """Keep the credentials of the first layer that has any: they are one option in two forms."""
-    kept: list[Options] = []
+    kept: list[dict[str, str]] = []
     found = False
     for layer in layers:
         own = {"token", "token_command"} & layer.keys()
@@ -107,11 +114,12 @@ def _one_token(layers: list[Options]) -> list[Options]:
 
 def connect(options: Options) -> TaskClient:
     """Open a client."""
+    timeout = timeout_of(options) or DEFAULT_TIMEOUT
     return TaskClient(
         options.get("address", DEFAULT_ADDRESS),
-        token=token_of(options),
+        token=token_of(options, timeout),
         tls=tls_of(options),
-        timeout=timeout_of(options) or DEFAULT_TIMEOUT,
+        timeout=timeout,
     )
 
 
@@ -125,23 +133,33 @@ def timeout_of(options: Options) -> float | None:
 
 def tls_of(options: Options) -> Tls | bool | None:
     """Return certificates, or whether to use TLS; None means TLS except to this machine."""
-    if "tls" in options and options["tls"].lower() in {"0", "false", "no", "off"}:
-        return False
     ca, certificate, key = (Path(options[name]) if name in options else None for name in _FILES)
-    if ca or certificate or key:
-        return Tls(ca, certificate, key)
-    return True if "tls" in options else None
+    if not (ca or certificate or key):
+        return uses_tls(options)
+    if uses_tls(options) is False:
+        raise CommandError("TLS is off (--no-tls or TASKS_TLS), but there are certificates for it")
+    return Tls(ca, certificate, key)
 
 
-def token_of(options: Options) -> str | Callable[[], str] | None:
+def uses_tls(options: Options) -> bool | None:
+    """Return whether an option turns TLS on or off. Raises: CommandError."""
+    if "tls" not in options:
+        return None
+    value = str(options["tls"]).lower()
+    if value not in _SWITCH:
+        raise CommandError(f"TLS is neither true nor false: {value}")
+    return _SWITCH[value]
+
+
+def token_of(options: Options, timeout: float) -> str | Callable[[], str] | None:
     """Return the token, or a callable that has the command print one."""
     if token := options.get("token"):
         return token
     command = options.get("token_command")
-    return (lambda: printed_token(command)) if command else None
+    return (lambda: printed_token(command, timeout)) if command else None
 
 
-def printed_token(command: str) -> str:
+def printed_token(command: str, timeout: float) -> str:
     """Run the command, without a shell; its messages go to standard error."""
     try:
         result = subprocess.run(  # noqa: S603 - the operator's own command
@@ -150,9 +168,14 @@ def printed_token(command: str) -> str:
             stdout=subprocess.PIPE,
             text=True,
             check=True,
+            timeout=timeout,
         )
     except (OSError, ValueError) as error:
         raise CommandError(f"the token command does not run: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(
+            f"the token command did not end within {timeout:g} seconds (--timeout)"
+        ) from error
     except subprocess.CalledProcessError as error:
         code = error.returncode
         raise CommandError(f"the token command ended with the code {code}") from error

@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from taskservice_client.cli.command import Session, command
-from taskservice_client.cli.contexts import context_names, read_contexts, write_contexts
+from taskservice_client.cli.contexts import Contexts, context_names, read_contexts, write_contexts
 from taskservice_client.cli.exits import CommandError
-from taskservice_client.cli.output import Format, console, write_records
+from taskservice_client.cli.output import Format, Record, console, write_record, write_records
 from taskservice_client.cli.tables import context_table
 
 app = typer.Typer(help="Keep contexts: named services with their credentials.")
@@ -25,6 +25,8 @@ def add(session: Session, name: Annotated[str, typer.Argument(help="The new name
     contexts.contexts[name] = options
     contexts.current = contexts.current or name
     write_contexts(contexts)
+    if session.form is not Format.TABLE:
+        write_record(session.form, _record(contexts, name))
 
 
 @app.command("use")
@@ -47,11 +49,7 @@ def list_contexts(
     if form is Format.TABLE:
         console().print(context_table(contexts))
     else:
-        named = contexts.contexts.items()
-        write_records(
-            form,
-            ({"name": name, "current": name == contexts.current, **own} for name, own in named),
-        )
+        write_records(form, (_record(contexts, name) for name in contexts.contexts))
 
 
 @app.command("remove")
@@ -62,3 +60,8 @@ def remove(name: Name) -> None:
     del contexts.contexts[name]
     contexts.current = "" if contexts.current == name else contexts.current
     write_contexts(contexts)
+
+
+def _record(contexts: Contexts, name: str) -> Record:
+    """Return a context for programs."""
+    return {"name": name, "current": name == contexts.current, **contexts.options(name)}

@@ -30,9 +30,16 @@ _BY_STATUS = {
     grpc.StatusCode.PERMISSION_DENIED: ExitCode.DENIED,
     grpc.StatusCode.UNAVAILABLE: ExitCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: ExitCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED: ExitCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ExitCode.UNAVAILABLE,
     grpc.StatusCode.INVALID_ARGUMENT: ExitCode.INVALID,
     grpc.StatusCode.OUT_OF_RANGE: ExitCode.INVALID,
+}
+
+_NO_ANSWER = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
 }
 
 
@@ -48,8 +55,22 @@ class CallFailedError(CommandError):
     """A call of the service failed."""
 
     def __init__(self, error: TaskServiceError, *, verbose: bool) -> None:
-        message = error.message if error.reason else f"no answer from the service: {error.message}"
+        message = error.message if error.reason else f"{_prefix(error.code)}: {error.message}"
+        if error.written:
+            message += f"; {len(error.written)} tasks were written before"
         if verbose:
             parts = [error.code.name, error.reason, error.request_id and f"id {error.request_id}"]
             message += f" [{', '.join(filter(None, parts))}]"
-        super().__init__(message, _BY_STATUS.get(error.code, ExitCode.UNEXPECTED))
+        super().__init__(message, exit_code(error))
+
+
+def exit_code(error: TaskServiceError) -> ExitCode:
+    """Return the exit code for a failed call."""
+    return _BY_STATUS.get(error.code, ExitCode.UNEXPECTED)
+
+
+def _prefix(code: grpc.StatusCode) -> str:
+    """Describe a code that another program sent, such as a proxy or gRPC itself."""
+    if code in _NO_ANSWER:
+        return "no answer from the service"
+    return code.name.lower().replace("_", " ")

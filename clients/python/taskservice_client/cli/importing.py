@@ -18,15 +18,17 @@ from taskservice_client.cli.filters import either, quoted
 from taskservice_client.cli.lines import Line, LineError, batches, parse
 from taskservice_client.cli.progress import Bar
 
+KINDS = ("created", "unchanged", "conflict", "invalid", "due_dates_dropped")
+
 _IDS_OF_A_FILTER = 40  # A filter has at most 2048 characters.
 _ITEM = re.compile(r"requests\[(\d+)\]\.(.*)")
 
 
 class Import:
-    """An import, and what became of its lines: created, unchanged, conflict or invalid."""
+    """An import, with a count of each kind."""
 
     def __init__(self, client: TaskClient, bar: Bar, *, drops_past_due_dates: bool) -> None:
-        self.counts: Counter[str] = Counter()
+        self.counts = Counter(dict.fromkeys(KINDS, 0))
         self._client = client
         self._bar = bar
         self._drops_past_due_dates = drops_past_due_dates
@@ -83,7 +85,7 @@ class Import:
             raise error
         for number, violations in refused.items():
             self._refuse(batch[number].number, "invalid", "; ".join(violations))
-        self.counts.update({"due dates dropped": dropped} if dropped else {})
+        self.counts.update({"due_dates_dropped": dropped} if dropped else {})
         return [line for number, line in enumerate(batch) if number not in refused]
 
     def _find(self, batch: Sequence[Line]) -> dict[str, Task]:

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from taskservice_client import PurgeTasksResponse, TaskClient
+from taskservice_client import PurgeTasksResponse, TaskClient, TaskServiceError
 from taskservice_client.cli.command import Session, command
-from taskservice_client.cli.exits import CommandError
+from taskservice_client.cli.exits import CommandError, ExitCode, exit_code
 from taskservice_client.cli.output import Format, console, show
 from taskservice_client.cli.tables import task_table
 
@@ -15,6 +15,8 @@ app = typer.Typer()
 
 _SHOWN = 10
 _TIMEOUT_SECONDS = 600.0  # Tasks are removed in small groups.
+
+_NOTHING_REMOVED = {ExitCode.DENIED, ExitCode.INVALID}
 
 
 @command(app, "purge")
@@ -31,10 +33,21 @@ def purge(
         if not dry_run and plan.purge_count:
             if not yes:
                 _confirm(f"Remove {plan.purge_count} tasks permanently?")
-            plan = client.purge(filter, force=True, timeout=_TIMEOUT_SECONDS)
-            session.note(f"{plan.purge_count} tasks removed.")
+            plan = _remove(session, client, filter)
     if session.form is not Format.TABLE:
         show(session.form, plan, str)
+
+
+def _remove(session: Session, client: TaskClient, filter: str) -> PurgeTasksResponse:
+    """Remove the tasks; groups that are removed stay removed if the call ends early."""
+    try:
+        done = client.purge(filter, force=True, timeout=_TIMEOUT_SECONDS)
+    except TaskServiceError as error:
+        if exit_code(error) not in _NOTHING_REMOVED:
+            session.note("Some tasks may be removed: the same command removes the rest.")
+        raise
+    session.note(f"{done.purge_count} tasks removed.")
+    return done
 
 
 def _show_sample(client: TaskClient, plan: PurgeTasksResponse) -> None:

@@ -16,9 +16,23 @@ from taskservice_client.cli.tables import task_details, task_table
 app = typer.Typer()
 
 LIMIT_OF_TABLES = 50
+MAX_IDS = 1000  # The items of a batch.
+
+
+def _in_one_batch(ids: list[str]) -> list[str]:
+    """Refuse more ids than one batch has. Raises: BadParameter."""
+    if len(ids) > MAX_IDS:
+        raise typer.BadParameter(f"{len(ids)} ids, but at most {MAX_IDS} are written together")
+    return ids
+
 
 Id = Annotated[str, typer.Argument(help="The id of a task.")]
-Ids = Annotated[list[str], typer.Argument(help="Ids of tasks; all are written, or none.")]
+Ids = Annotated[
+    list[str],
+    typer.Argument(
+        callback=_in_one_batch, help=f"Up to {MAX_IDS} ids of tasks; all are written, or none."
+    ),
+]
 Etag = Annotated[str, typer.Option(help="Write only if the task has this etag.")]
 
 

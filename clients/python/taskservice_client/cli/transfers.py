@@ -13,6 +13,7 @@ from taskservice_client.cli.exits import CommandError, ExitCode
 from taskservice_client.cli.exporting import export_to_file, export_to_output
 from taskservice_client.cli.filters import Selection
 from taskservice_client.cli.importing import Import
+from taskservice_client.cli.output import Format
 from taskservice_client.cli.progress import progress_bar
 
 app = typer.Typer()
@@ -33,6 +34,8 @@ def export(
     The file has its name once it is complete; until then a file beside it ends in .part. A killed
     export continues after the last line of that file if it is started again with the same filter.
     """
+    if file == STANDARD and session.form not in {Format.TABLE, Format.JSONL}:
+        raise CommandError(f"standard output has the tasks as lines: see `list -o {session.form}`")
     if file.exists() and not overwrite:
         raise CommandError(f"{file} exists; --overwrite replaces it")
     with session.connect() as client:
@@ -41,7 +44,8 @@ def export(
             return
         lines, before = export_to_file(client, session.expression, file)
     continued = f", {before} of them by an earlier start" if before else ""
-    session.note(f"{lines} tasks exported to {file}{continued}.")
+    message = f"{lines} tasks exported to {file}{continued}."
+    session.report(message, {"exported": lines, "by_earlier_start": before})
 
 
 @command(app, "import")
@@ -67,8 +71,9 @@ def import_(
     """
     with file.open("rb") if file != STANDARD else nullcontext(sys.stdin.buffer) as lines:
         counts = _import(session, lines, drop_past_due_dates)
-    names = ["created", "unchanged", *sorted(counts.keys() - {"created", "unchanged"})]
-    session.note(", ".join(f"{counts[name]} {name}" for name in names))
+    shown = [kind for kind in counts if counts[kind] or kind in {"created", "unchanged"}]
+    message = ", ".join(f"{counts[kind]} {kind.replace('_', ' ')}" for kind in shown)
+    session.report(message, counts)
     if counts["conflict"]:
         raise CommandError(f"{counts['conflict']} tasks exist and differ", ExitCode.CONFLICT)
     if counts["invalid"]:

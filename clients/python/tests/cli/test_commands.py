@@ -142,24 +142,12 @@ def test_health_of_a_ready_service(tasks: Tasks) -> None:
     assert (result.code, json.loads(result.output)) == (0, {"status": "SERVING"})
 
 
-def test_purge_without_yes_and_terminal_removes_nothing(
-    tasks: Tasks, client: TaskClient, tag: str
+@pytest.mark.parametrize("command", ["done", "delete"])
+def test_more_ids_than_a_batch_has_are_refused(
+    tasks: Tasks, client: TaskClient, command: str
 ) -> None:
-    task = client.create(title="a deleted task", tags=[tag])
-    client.delete(task.id)
-    result = tasks("purge", f"tags:{tag}")
+    task = client.create(title="a")
+    result = tasks(command, *[task.id, *(str(uuid4()) for _ in range(1000))])
     assert result.code == 2
-    assert "1 deleted tasks match" in result.errors
-    assert "a deleted task" in result.errors
-    assert client.get(task.id).HasField("deleted_at")
-
-
-def test_purge_removes_what_it_shows(tasks: Tasks, client: TaskClient, tag: str) -> None:
-    task, kept = client.create(title="a", tags=[tag]), client.create(title="b", tags=[tag])
-    client.delete(task.id)
-    shown = json.loads(tasks("purge", f"tags:{tag}", "--dry-run", "-o", "json").output)
-    assert shown == {"purge_count": 1, "purge_sample": [task.id]}
-    assert tasks("purge", f"tags:{tag}", "--yes").code == 0
-    with pytest.raises(TaskNotFound):
-        client.get(task.id)
-    assert client.get(kept.id).id == kept.id
+    assert "1001 ids, but at most 1000" in result.errors
+    assert client.get(task.id) == task

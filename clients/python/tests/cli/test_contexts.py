@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from cli.conftest import Tasks
+from taskservice_client.cli.connection import Flags, resolve
+from taskservice_client.cli.contexts import Contexts
 
 NOWHERE = "127.0.0.1:1"
 
@@ -83,3 +85,17 @@ def test_a_broken_file_is_reported_in_one_line(tasks: Tasks, contexts_file: Path
     result = tasks("stats")
     assert result.code == 2
     assert result.errors.startswith(f"tasks: {contexts_file}: cannot be read as contexts")
+
+
+def test_a_new_context_is_shown_to_programs(tasks: Tasks) -> None:
+    result = tasks("context", "add", "one", "--address", NOWHERE, "-o", "json")
+    assert json.loads(result.output) == {"name": "one", "current": True, "address": NOWHERE}
+
+
+def test_plaintext_of_a_context_is_for_its_own_address_only() -> None:
+    local = {"address": NOWHERE, "tls": "false", "token_command": "login"}
+    contexts = Contexts("local", {"local": local})
+    assert resolve(Flags(), {}, contexts)["tls"] == "false"
+    assert "tls" not in resolve(Flags(address="tasks.example:443"), {}, contexts)
+    assert "tls" not in resolve(Flags(), {"address": "tasks.example:443"}, contexts)
+    assert resolve(Flags(address="tasks.example:443", tls=False), {}, contexts)["tls"] == "false"

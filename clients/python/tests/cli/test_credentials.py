@@ -119,3 +119,30 @@ def test_a_missing_certificate_file_is_named(secured: Tasks) -> None:
     result = secured("stats", "--tls-ca", "/no/such/file.pem")
     assert result.code == 2
     assert "/no/such/file.pem: No such file or directory" in result.errors
+
+
+def test_a_token_command_that_does_not_end_is_killed(secured: Tasks) -> None:
+    result = secured("stats", "--token-command", "sleep 60", "--timeout", "0.5")
+    message = "tasks: the token command did not end within 0.5 seconds (--timeout)\n"
+    assert (result.code, result.errors) == (2, message)
+
+
+def test_certificates_without_tls_are_refused(
+    secured: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKS_TLS", "false")
+    result = secured("stats")
+    assert result.code == 2
+    assert result.errors.startswith("tasks: TLS is off")
+    monkeypatch.setenv("TASKS_TLS", "flase")
+    assert secured("stats").errors == "tasks: TLS is neither true nor false: flase\n"
+
+
+def test_a_token_is_sent_in_plaintext_only_if_asked_for(
+    tasks: Tasks, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address is this machine's, but does not say so."""
+    monkeypatch.setenv("TASKS_TOKEN", token())
+    elsewhere = address.replace("127.0.0.1", "0.0.0.0")  # noqa: S104
+    assert tasks("stats", "--address", elsewhere, "--timeout", "2").code == 6
+    assert tasks("stats", "--address", elsewhere, "--no-tls").code == 0

@@ -6,7 +6,8 @@ import pytest
 from grpc import StatusCode
 
 from cli.conftest import Tasks
-from taskservice_client import TaskClient, TaskServiceError
+from servers import Failure, failing
+from taskservice_client import Task, TaskClient, TaskServiceError
 from taskservice_client.cli.exits import CallFailedError
 
 MISSING = "0190a8d0-1e2b-7c3d-8e4f-5a6b7c8d9e0e"
@@ -76,3 +77,30 @@ def test_verbose_shows_the_request_id_that_the_log_has() -> None:
 
 def test_health_of_an_unreachable_service_is_unavailable(tasks: Tasks) -> None:
     assert tasks("health", "--address", "127.0.0.1:1", "--timeout", "1").code == 6
+
+
+def test_an_error_tells_how_many_tasks_were_written_before() -> None:
+    error = TaskServiceError(StatusCode.UNAVAILABLE, "the last attempt failed", "SHUTTING_DOWN")
+    error.written = [Task(), Task()]
+    failed = CallFailedError(error, verbose=False)
+    assert str(failed) == "the last attempt failed; 2 tasks were written before"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (StatusCode.PERMISSION_DENIED, 5, "permission denied: as told"),
+        (StatusCode.UNIMPLEMENTED, 1, "unimplemented: as told"),
+    ],
+)
+def test_an_error_of_a_proxy_is_named_by_its_code(
+    tasks: Tasks, status: StatusCode, code: int, message: str
+) -> None:
+    with failing(Failure(status)) as (address, _):
+        result = tasks("stats", "--address", address)
+    assert (result.code, result.errors) == (code, f"tasks: {message}\n")
+
+
+def test_a_call_that_is_cancelled_has_no_answer() -> None:
+    failed = CallFailedError(TaskServiceError(StatusCode.CANCELLED, "ended"), verbose=False)
+    assert (failed.exit_code, str(failed)) == (6, "no answer from the service: ended")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -53,3 +54,19 @@ def test_details_show_every_field(tasks: Tasks, task: Task) -> None:
     output = tasks("get", task.id).output
     shown = {line.split()[0] for line in output.splitlines()}
     assert shown == {field.name for field, _ in task.ListFields()}
+
+
+def test_transfers_give_counts_to_programs(tasks: Tasks, task: Task, tmp_path: Path) -> None:
+    file = str(tmp_path / "tasks.jsonl")
+    exported = tasks("export", file, "--tag", task.tags[0], "-o", "json")
+    assert json.loads(exported.output) == {"exported": 1, "by_earlier_start": 0}
+    imported = tasks("import", file, "-o", "yaml")
+    counts = {"created": 0, "unchanged": 1, "conflict": 0, "invalid": 0, "due_dates_dropped": 0}
+    assert yaml.safe_load(imported.output) == counts
+    assert (exported.errors, imported.errors) == ("", "")
+
+
+def test_an_export_to_standard_output_has_no_other_form(tasks: Tasks) -> None:
+    result = tasks("export", "-o", "yaml")
+    assert (result.code, result.output) == (2, "")
+    assert "list -o yaml" in result.errors

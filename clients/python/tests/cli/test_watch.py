@@ -1,6 +1,7 @@
 """Changes are followed as they happen, also across restarts of the command."""
 
 import json
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,7 @@ def test_a_watch_resumes_where_its_token_file_says(
         assert json.loads(next(lines))["task"]["title"] == "seen"
         client.create(title="last", tags=[tag])
         assert json.loads(next(lines))["task"]["title"] == "last"
+    assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
     client.create(title="missed", tags=[tag])
     with watching(environment, *options) as lines:
         # An event comes again if its token was not written yet.
