@@ -306,6 +306,9 @@ upgrade-check: $(INSTALLED) ## Run the previous release's tests on this schema
 upgrade-rounds: $(INSTALLED) ## Act out a rolling upgrade and its rollback under load, ROUNDS=20 times
 	@ROUNDS=$(or $(ROUNDS),20) $(BIN)/python -m pytest -q --capture=no tests/e2e/test_rolling_upgrade.py
 
+.PHONY: rounds
+rounds: client-faults transfers bench-client upgrade-rounds ## Run what takes too long for each commit
+
 COMPILE = uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-strip-extras \
 	--no-emit-index-url
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from opentelemetry.proto.metrics.v1 import metrics_pb2
 from taskservice.v1.task_pb2 import Task
 from taskservice.v1.task_service_pb2 import CreateTaskRequest
 from tests.support.collector import Collector, running_collector
+from tests.support.ports import held_port
 from tests.support.prometheus import OBSERVABILITY
 from tests.support.scrape import scrape
 from tests.support.service import PATIENCE_SECONDS, ServiceProcess, running_service, wait_until
@@ -38,20 +38,19 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture
 def rotel(tmp_path: Path, collector: Collector) -> Iterator[str]:
     """The address of a Rotel that passes everything on to `collector`."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     libraries = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))"
     command = [str(_TOOLS / "python"), "-c", libraries]
     folder = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     shipped = dotenv_values(OBSERVABILITY / "rotel.env")
     settings = {name: value or "" for name, value in shipped.items()} | {
-        "ROTEL_OTLP_GRPC_ENDPOINT": address,
         "ROTEL_OTLP_HTTP_ENDPOINT": "127.0.0.1:0",
         "ROTEL_OTLP_EXPORTER_ENDPOINT": collector.endpoint,
         # It links the libpython that its Python has, which may be where no linker looks.
         "LD_LIBRARY_PATH": folder,
     }
     with ExitStack() as stack:
+        address = f"127.0.0.1:{stack.enter_context(held_port())}"
+        settings["ROTEL_OTLP_GRPC_ENDPOINT"] = address
         log = stack.enter_context((tmp_path / "rotel.log").open("w"))
         started = subprocess.Popen(
             [_TOOLS / "rotel", "start"], env=settings, cwd=tmp_path, stdout=log, stderr=log

@@ -20,6 +20,7 @@ from tests.gateway.conftest import CreateTask
 from tests.gateway.test_streams import Watch
 from tests.support.credentials import Certificate
 from tests.support.databases import made_database
+from tests.support.ports import held_port
 from tests.support.rest import JSON, Gateway, has_envoy, running_gateway
 from tests.support.service import PATIENCE_SECONDS, environment, running_service, wait_until
 
@@ -61,6 +62,19 @@ def test_a_mistaken_setting_is_named(tmp_path: Path, setting: str, value: str) -
     result = run_gateway(tmp_path, "config", **{setting: value})
     assert result.returncode == 2
     assert setting in result.stderr
+
+
+def test_a_taken_port_is_refused(tmp_path: Path) -> None:
+    """Also one that its process shares, or calls would reach either of them."""
+    has_envoy()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        ran = run_gateway(tmp_path, "serve", HTTP_PORT=str(port))
+    assert ran.returncode == 1
+    assert f"cannot bind '127.0.0.1:{port}': Address already in use" in ran.stdout + ran.stderr
 
 
 def test_a_call_without_a_token_is_challenged(tmp_path: Path, postgres_url: str) -> None:
@@ -193,24 +207,27 @@ def test_service_and_gateway_start_and_end_together(
     tmp_path: Path, postgres_url: str, number: signal.Signals
 ) -> None:
     has_envoy()
-    ports = [_free_port(), _free_port()]
     settings = {
-        "GRPC_PORT": str(ports[0]),
-        "HTTP_PORT": str(ports[1]),
         "AUTH_MODE": "none",
         "SHUTDOWN_DELAY_SECONDS": "0",
         "TLS_TERMINATED_UPSTREAM": "true",
     }
-    with made_database(postgres_url) as url, (tmp_path / "log").open("w") as log:
+    with (
+        held_port() as grpc_port,
+        held_port() as http_port,
+        made_database(postgres_url) as url,
+        (tmp_path / "log").open("w") as log,
+    ):
+        settings |= {"DATABASE_URL": url, "GRPC_PORT": str(grpc_port), "HTTP_PORT": str(http_port)}
         process = subprocess.Popen(
             [sys.executable, "-m", "gateway", "up"],
-            env=environment(tmp_path, settings | {"DATABASE_URL": url}),
+            env=environment(tmp_path, settings),
             cwd=tmp_path,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
         try:
-            gateway = Gateway(ports[1], tmp_path / "log")
+            gateway = Gateway(http_port, tmp_path / "log")
             wait_until(gateway.is_healthy, "both are ready")
             with Watch(gateway) as watch:
                 os.kill(process.pid, number)
@@ -218,14 +235,8 @@ def test_service_and_gateway_start_and_end_together(
             code = process.wait(PATIENCE_SECONDS)
         finally:
             process.kill()
+        for port in (grpc_port, http_port):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
     assert types == ["TYPE_ENDED"]
     assert code == 0
-    for port in ports:
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port))
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

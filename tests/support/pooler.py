@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg2
 from sqlalchemy import make_url
 
+from tests.support.ports import held_port
 from tests.support.programs import debian_program
 from tests.support.service import wait_until
 
@@ -30,22 +31,21 @@ def running_pgbouncer(folder: Path, url: str, settings: dict[str, str]) -> Itera
     It has three connections to a database, so that its clients share them.
     """
     program = debian_program("/usr/sbin/pgbouncer", "pgbouncer")
-    port = int(settings.get("listen_port") or _free_port())
     folder.mkdir(exist_ok=True)
     config = folder / "pgbouncer.ini"
-    config.write_text(_config(url, port, settings))
+    log = folder / "pgbouncer.log"
     command = [*(_AS_MAPPED_USER if os.geteuid() == 0 else ()), program, str(config)]
-    with (folder / "pgbouncer.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        user = make_url(url).username
-        pooled = make_url(f"postgresql+psycopg2://{user}@127.0.0.1:{port}/{make_url(url).database}")
-        wait_until(lambda: _answers(port) or process.poll() is not None, "PgBouncer answers")
-        assert process.poll() is None, (folder / "pgbouncer.log").read_text()
-        yield pooled.render_as_string(hide_password=False)
-    finally:
-        process.kill()
-        process.wait()
+    with held_port(int(settings.get("listen_port", 0))) as port, log.open("wb") as output:
+        config.write_text(_config(url, port, settings))
+        process = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            wait_until(lambda: _answers(port) or process.poll() is not None, "PgBouncer answers")
+            assert process.poll() is None, log.read_text()
+            to = make_url(url)
+            yield f"postgresql+psycopg2://{to.username}@127.0.0.1:{port}/{to.database}"
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _config(url: str, port: int, settings: dict[str, str]) -> str:
@@ -67,11 +67,6 @@ def _config(url: str, port: int, settings: dict[str, str]) -> str:
     } | settings
     own = "\n".join(f"{name} = {value}" for name, value in lines.items())
     return f"[databases]\n* = {there}\n\n[pgbouncer]\n{own}\n"
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

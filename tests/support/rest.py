@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support.ports import held_port
 from tests.support.service import PATIENCE_SECONDS, ServiceProcess, environment, wait_until
 
 ENVOY = Path(sys.executable).parent / "envoy"
@@ -92,13 +92,10 @@ def running_gateway(
 ) -> Iterator[Gateway]:
     """Run a gateway beside a service, ready."""
     has_envoy()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    given = {"GRPC_PORT": str(service.port), "HTTP_PORT": str(port), **settings}
     folder.mkdir(exist_ok=True)
     log = folder / "log"
-    with log.open("w") as output:
+    with held_port() as port, log.open("w") as output:
+        given = {"GRPC_PORT": str(service.port), "HTTP_PORT": str(port), **settings}
         process = subprocess.Popen(
             [sys.executable, "-m", "gateway", "serve"],
             env=environment(folder, given),
@@ -106,11 +103,12 @@ def running_gateway(
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    gateway = Gateway(port, log, tls)
-    try:
-        wait_until(gateway.is_healthy, f"the gateway is healthy: {log.read_text()}")
-        yield gateway
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_SECONDS)
+        gateway = Gateway(port, log, tls)
+        try:
+            wait_until(lambda: gateway.is_healthy() or process.poll() is not None, "it is healthy")
+            assert process.poll() is None, log.read_text()
+            yield gateway
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_SECONDS)
     assert "script log" not in log.read_text(), "rest.lua failed"

@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,6 +29,7 @@ from server.network.health import LIVENESS, READINESS
 from taskservice.v1.task_service_pb2 import GetTaskStatsRequest
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.support.forking import Command, fork
+from tests.support.ports import held_port
 
 PATIENCE_SECONDS = 60.0
 
@@ -114,6 +116,7 @@ class ServiceProcess:
         self._process = fork(Command(["serve"], given, folder, program, dict(constants)), [end])
         self.lines: list[str] = []
         self._channels: list[grpc.Channel] = []
+        self._held = ExitStack()
         self._reader = threading.Thread(target=self._read, args=[_opened(output)], daemon=True)
         self._reader.start()
 
@@ -144,9 +147,9 @@ class ServiceProcess:
         wait_until(lambda: text in self.log or not self._reader.is_alive(), f"{text!r} at the end")
         assert text in self.log, self.log
 
-    @property
+    @cached_property
     def port(self) -> int:
-        """The port that it serves on, once it does."""
+        """The port that it serves on, once it does; held until the end of the test."""
 
         def found() -> list[str]:
             return [line for line in self.lines.copy() if "serving" in line and "address" in line]
@@ -154,7 +157,8 @@ class ServiceProcess:
         lines = wait_until(
             lambda: found() or ([self.log] if self.ended else []), "the service serves"
         )
-        return int(re.findall(r'address\W+[^\s",]*:(\d+)', lines[0])[0])
+        port = int(re.findall(r'address\W+[^\s",]*:(\d+)', lines[0])[0])
+        return self._held.enter_context(held_port(port))
 
     @property
     def health_port(self) -> int:
@@ -215,6 +219,7 @@ class ServiceProcess:
         if not self.ended:
             self._process.kill()
         self.wait()
+        self._held.close()
 
 
 def _command(process: psutil.Process) -> list[str]:

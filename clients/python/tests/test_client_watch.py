@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,8 @@ class Restartable:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._context = running_service(folder)
-        self.process = self._context.__enter__()
+        self._processes = ExitStack()
+        self.process = self._processes.enter_context(running_service(folder))
         self.port = self.process.port
         self.address = f"127.0.0.1:{self.port}"
 
@@ -59,12 +60,11 @@ class Restartable:
 
     def restart(self, **settings: str) -> None:
         self.process.stop()
-        self.close()
-        self._context = running_service(self._folder, GRPC_PORT=str(self.port), **settings)
-        self.process = self._context.__enter__()
+        another = running_service(self._folder, GRPC_PORT=str(self.port), **settings)
+        self.process = self._processes.enter_context(another)
 
     def close(self) -> None:
-        self._context.__exit__(None, None, None)
+        self._processes.close()
 
 
 @pytest.fixture
