@@ -236,7 +236,7 @@ terraform-check: $(INSTALLED) $(NPM_TOOLS)/installed ## Check the form, argument
 	@$(BIN)/python -m pytest -q -m deploy tests/deploy/test_terraform.py
 	@$(TOOLS)/bin/checkov --directory deploy/terraform --framework terraform --skip-download --quiet --compact
 
-IGNORED := .venv,.tools,.npm-tools,.proto-deps,.data,.bench,.cache,.site,**/node_modules
+IGNORED := .venv,.tools,.npm-tools,.proto-deps,.data,.bench,.cache,.images,.site,**/node_modules
 
 .PHONY: scan
 scan: sbom ## Look for secrets, unsafe code and unsafe workflows
@@ -328,7 +328,7 @@ lock: ## Write the locked requirements anew from pyproject.toml (needs uv)
 # Another builder: BUILDER="buildah build --format docker", for the image's HEALTHCHECK.
 BUILDER ?= docker build
 TAG ?= latest
-IMAGES := .cache/image
+IMAGES := .images
 BUILDAH := buildah --root $(CURDIR)/$(IMAGES)/storage --runroot $(CURDIR)/$(IMAGES)/run --storage-driver overlay
 STANDIN := $(BUILDAH) build --isolation chroot --format docker --layers --volume /etc/ssl/certs:/etc/ssl/certs:ro
 
@@ -346,7 +346,7 @@ image-test: $(INSTALLED) $(IMAGES)/base/base.tar ## Build the images with builda
 	@$(STANDIN) --quiet --tag localhost/python:standin --file deploy/docker/standin.Dockerfile $(IMAGES)/base >/dev/null
 	@$(MAKE) --no-print-directory image TAG=test \
 		BUILDER="$(STANDIN) --quiet --build-arg PYTHON_IMAGE=localhost/python:standin" >/dev/null
-	@BUILDAH="$(BUILDAH)" unshare --net sh -c \
+	@BUILDAH="$(BUILDAH)" unshare --net --mount sh -c \
 		'ip link set lo up && $(BIN)/python -m pytest -q -m image tests/deploy/test_image.py'
 
 $(IMAGES)/base/base.tar: deploy/docker/standin.sh
