@@ -175,6 +175,21 @@ def authorised(channel: grpc.Channel, token: str) -> grpc.Channel:
     return grpc.intercept_channel(channel, WithMetadata(bearer(token)))
 
 
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    """Return what the key of a certificate is for, which Python 3.13 wants to know (RFC 5280)."""
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 class Certificate:
     """A certificate, its key, and all in PEM; signed by its issuer, or by itself."""
 
@@ -183,6 +198,7 @@ class Certificate:
         named = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
         self.subject = x509.Name(named)
         now, day = dt.datetime.now(dt.UTC), dt.timedelta(days=1)
+        of_issuer = (issuer or self).key.public_key()
         builder = (
             x509.CertificateBuilder()
             .subject_name(self.subject)
@@ -192,6 +208,9 @@ class Certificate:
             .not_valid_before(now - day)
             .not_valid_after(now + day)
             .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), True)
+            .add_extension(_usage(signs=issuer is None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(of_issuer), False)
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)

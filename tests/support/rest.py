@@ -73,6 +73,8 @@ class Gateway:
     def is_healthy(self) -> bool:
         try:
             return self.call("GET /health").status == 200
+        except ssl.SSLCertVerificationError:
+            raise
         except OSError:
             return False
 
