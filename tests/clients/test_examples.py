@@ -50,17 +50,6 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return BUILDERS[request.param](tmp_path_factory.mktemp("example"))
 
 
-@pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory, postgres_url: str
-) -> Iterator[ServiceProcess]:
-    with (
-        made_database(postgres_url) as url,
-        running_service(tmp_path_factory.mktemp("service"), DATABASE_URL=url) as service,
-    ):
-        yield service
-
-
 @pytest.fixture
 def server() -> Iterator[FailingServer]:
     with closing_server(FailingServer()) as server:

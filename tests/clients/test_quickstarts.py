@@ -13,16 +13,15 @@ import shlex
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import pytest
 
-from tests.support.databases import made_database
 from tests.support.examples import ROOT, require_go, require_npm
-from tests.support.service import ServiceProcess, running_service
+from tests.support.service import ServiceProcess
 
 PAGES = ROOT / "docs" / "clients"
 TOOLS = ROOT / ".tools" / "bin"
@@ -135,17 +134,6 @@ NEEDS: dict[str, Callable[[], None]] = {
     "python.md": lambda: None,
 }
 MARKS = {"grpcurl.md": [pytest.mark.deploy]}
-
-
-@pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory, postgres_url: str
-) -> Iterator[ServiceProcess]:
-    with (
-        made_database(postgres_url) as url,
-        running_service(tmp_path_factory.mktemp("service"), DATABASE_URL=url) as service,
-    ):
-        yield service
 
 
 @pytest.mark.timeout(2 * PATIENCE_SECONDS)

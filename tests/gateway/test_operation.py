@@ -192,6 +192,10 @@ def test_a_long_answer_is_compressed(gateway: Gateway, task: CreateTask) -> None
     assert len(json.loads(gzip.decompress(answer.body))["tasks"]) >= 5
 
 
+def test_a_gateway_starts_without_a_warning(gateway: Gateway) -> None:
+    assert '"level":"warning"' not in gateway.log.read_text()
+
+
 def test_the_access_log_is_json_without_queries_of_secrets(gateway: Gateway) -> None:
     headers = JSON | {"authorization": "Bearer hidden", "x-request-id": "logged"}
     gateway.call("GET /tasks?page_size=3", headers=headers)
