@@ -27,6 +27,7 @@ from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.support.access import StubOf
 from tests.support.credentials import SECRET_KEY, authorised, claims
 from tests.support.databases import made_database
+from tests.support.service import ServiceProcess, running_service
 from tests.support.workers import running_worker
 
 # Examples take calls of the service, whose time varies, and share the fixtures of their test.
@@ -71,6 +72,18 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("postgres")
     with EmbeddedPostgres(folder, settings={"fsync": "off"}) as embedded:
         yield embedded.url
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, postgres_url: str
+) -> Iterator[ServiceProcess]:
+    """A service on a database of its own."""
+    with (
+        made_database(postgres_url) as url,
+        running_service(tmp_path_factory.mktemp("service"), DATABASE_URL=url) as service,
+    ):
+        yield service
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from server.network.health import READINESS
-from server.process.ports import reserve_port
 from storage import schema
 from tests.support.balancer import Balancer, running_balancer
+from tests.support.ports import held_port
 from tests.support.postgres import execute
 from tests.support.releases import CHECKOUT, next_release, program
 from tests.support.service import (
@@ -82,8 +82,7 @@ class Fleet:
         self._folder = folder
         self._url = url
         self._services = services
-        held = [services.enter_context(reserve_port("127.0.0.1", 0)) for _ in range(2)]
-        self.ports = [port.getsockname()[1] for port in held]
+        self.ports = [services.enter_context(held_port()) for _ in range(2)]
         self.balancer: Balancer = services.enter_context(running_balancer(folder, self.ports))
 
     def start(self, checkout: Path, port: int) -> Instance:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from server.network.health import READINESS, HealthServicer
-from server.process.ports import reserve_port
 from taskservice.v1 import task_service_pb2
 from taskservice.v1.task_service_pb2 import (
     GetTaskRequest,
     GetTaskStatsRequest,
 )
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
+from tests.support.ports import held_port
 from tests.support.service import (
     NOT_SERVING,
     PATIENCE_SECONDS,
@@ -206,15 +206,13 @@ def test_a_storm_of_retries_is_throttled(server: FailingServer) -> None:
 @pytest.mark.parametrize("method", READS + WITH_REQUEST_ID + OTHER_WRITES)
 def test_a_call_waits_for_a_connection(config: str, method: str) -> None:
     """A write, too: nothing of it was sent. Reconnecting takes gRPC a second and more."""
-    with closing(reserve_port("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
-        with client(config, port) as stub:
-            request: type[Message] = GetMessageClass(SERVICE.methods_by_name[method].input_type)
-            failed = getattr(stub, method).future(request(), wait_for_ready=False)
-            assert failed.code() is UNAVAILABLE  # The connection has failed by now.
-            waiting: Any = getattr(stub, method).future(request())
-            with closing_server(FailingServer(port)):
-                assert waiting.code() is grpc.StatusCode.OK
+    with held_port() as port, client(config, port) as stub:
+        request: type[Message] = GetMessageClass(SERVICE.methods_by_name[method].input_type)
+        failed = getattr(stub, method).future(request(), wait_for_ready=False)
+        assert failed.code() is UNAVAILABLE  # The connection has failed by now.
+        waiting: Any = getattr(stub, method).future(request())
+        with closing_server(FailingServer(port)):
+            assert waiting.code() is grpc.StatusCode.OK
 
 
 # Where to.

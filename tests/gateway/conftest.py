@@ -8,23 +8,11 @@ from playwright.sync_api import Browser, Page
 
 from taskservice.v1.task_service_pb2_grpc import TaskServiceStub
 from tests.support.browser import Faults, chromium, new_page
-from tests.support.databases import made_database
 from tests.support.rest import Gateway, running_gateway
-from tests.support.service import ServiceProcess, running_service
+from tests.support.service import ServiceProcess
 
 ORIGIN = "https://app.example"
 CreateTask = Callable[..., dict[str, str]]
-
-
-@pytest.fixture(scope="module")
-def service(
-    tmp_path_factory: pytest.TempPathFactory, postgres_url: str
-) -> Iterator[ServiceProcess]:
-    with (
-        made_database(postgres_url) as url,
-        running_service(tmp_path_factory.mktemp("service"), DATABASE_URL=url) as service,
-    ):
-        yield service
 
 
 @pytest.fixture(scope="module")

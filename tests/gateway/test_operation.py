@@ -8,6 +8,8 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -22,7 +24,13 @@ from tests.support.credentials import Certificate
 from tests.support.databases import made_database
 from tests.support.ports import held_port
 from tests.support.rest import JSON, Gateway, has_envoy, running_gateway
-from tests.support.service import PATIENCE_SECONDS, environment, running_service, wait_until
+from tests.support.service import (
+    PATIENCE_SECONDS,
+    ServiceProcess,
+    environment,
+    running_service,
+    wait_until,
+)
 
 
 def run_gateway(folder: Path, command: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -107,21 +115,30 @@ def test_a_limited_client_learns_when_to_come_back(tmp_path: Path, postgres_url:
         assert int(answers[0].headers["retry-after"]) >= 1
 
 
+@contextmanager
+def running_over_tls(
+    folder: Path, url: str, trusted: Certificate
+) -> Iterator[tuple[ServiceProcess, Gateway]]:
+    """Run a service and a gateway by the certificate and the key in a folder."""
+    tls = {
+        "TLS_CERT_FILE": str(folder / "cert.pem"),
+        "TLS_KEY_FILE": str(folder / "key.pem"),
+        "TLS_TERMINATED_UPSTREAM": "false",
+    }
+    context = ssl.create_default_context(cadata=trusted.pem.decode())
+    with (
+        made_database(url) as own_url,
+        running_service(folder / "service", DATABASE_URL=own_url, **tls) as service,
+        running_gateway(folder / "gateway", service, tls=context, **tls) as gateway,
+    ):
+        yield service, gateway
+
+
 def test_rest_is_served_over_tls(tmp_path: Path, postgres_url: str) -> None:
     certificate = Certificate("localhost", x509.IPAddress(ip_address("127.0.0.1")))
     (tmp_path / "cert.pem").write_bytes(certificate.pem)
     (tmp_path / "key.pem").write_bytes(certificate.key_pem)
-    tls = {
-        "TLS_CERT_FILE": str(tmp_path / "cert.pem"),
-        "TLS_KEY_FILE": str(tmp_path / "key.pem"),
-        "TLS_TERMINATED_UPSTREAM": "false",
-    }
-    context = ssl.create_default_context(cadata=certificate.pem.decode())
-    with (
-        made_database(postgres_url) as url,
-        running_service(tmp_path / "service", DATABASE_URL=url, **tls) as service,
-        running_gateway(tmp_path / "gateway", service, tls=context, **tls) as gateway,
-    ):
+    with running_over_tls(tmp_path, postgres_url, certificate) as (_, gateway):
         assert gateway.call("POST /tasks", {"title": "secret"}).status == 201
 
 
@@ -145,21 +162,9 @@ def test_a_renewed_certificate_is_served(tmp_path: Path, postgres_url: str) -> N
     names = "localhost", x509.IPAddress(ip_address("127.0.0.1"))
     ca = Certificate("a CA")
     old, new = Certificate(*names, issuer=ca), Certificate(*names, issuer=ca)
-    pair = tmp_path / "pair"
-    pair.mkdir()
-    _replace(pair, old)
-    tls = {
-        "TLS_CERT_FILE": str(pair / "cert.pem"),
-        "TLS_KEY_FILE": str(pair / "key.pem"),
-        "TLS_TERMINATED_UPSTREAM": "false",
-    }
-    context = ssl.create_default_context(cadata=ca.pem.decode())
-    with (
-        made_database(postgres_url) as url,
-        running_service(tmp_path / "service", DATABASE_URL=url, **tls) as service,
-        running_gateway(tmp_path / "gateway", service, tls=context, **tls) as gateway,
-    ):
-        _replace(pair, new)
+    _replace(tmp_path, old)
+    with running_over_tls(tmp_path, postgres_url, ca) as (service, gateway):
+        _replace(tmp_path, new)
         wait_until(lambda: _served_at(service.port) == new.pem, "the service serves the new one")
         wait_until(lambda: _served_at(gateway.port) == new.pem, "the gateway serves it, too")
         wait_until(gateway.is_healthy, "the gateway is healthy")

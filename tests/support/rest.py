@@ -73,7 +73,7 @@ class Gateway:
     def is_healthy(self) -> bool:
         try:
             return self.call("GET /health").status == 200
-        except ssl.SSLCertVerificationError:
+        except ssl.SSLCertVerificationError:  # It will not become valid.
             raise
         except OSError:
             return False
